@@ -1,0 +1,46 @@
+"""The errors tove raises: one base, and one class for each thing a caller may want to handle differently.
+
+Every message is one lower-case sentence: what was seen, what was wanted, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class ToveError(Exception):
+    """Base of every error tove raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(ToveError, ValueError):
+    """A configuration value is missing, misspelt or contradicts another."""
+
+
+class PluginError(ToveError):
+    """A plugin could not be loaded; the cause is chained."""
+
+
+class UnknownExpertError(ToveError, LookupError):
+    """No installed expert has the requested name."""
+
+
+class AmbiguousExpertError(ToveError, LookupError):
+    """Several distributions offer an expert of the requested name."""
+
+
+class ContractError(ToveError, TypeError):
+    """An expert's output differs from what its spec promises."""
+
+
+class WeightsError(ToveError, OSError):
+    """Weights are missing, truncated, of the wrong format, or do not have the expected hash."""
+
+
+class CheckpointError(ToveError, ValueError):
+    """A checkpoint cannot be read, or does not fit what it is loaded into."""
+
+
+class ImageError(ToveError, ValueError):
+    """An image cannot be read or is not usable."""
+
+
+class DataError(ToveError, ValueError):
+    """A data set is empty, malformed or refers to files that are not there."""

@@ -1,0 +1,203 @@
+"""What a vision expert declares about itself: plain data, readable without torch.
+
+Shape letters used throughout tove: B images, N tokens of the CLIP grid, K experts, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+API = 1
+"""Version of the contract between tove-core and its plugins; within one version fields are only added."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")]
+ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SafetensorsFile = Annotated[str, StringConstraints(pattern=r"^[^/\\].*\.safetensors$")]
+Positive = Annotated[int, Field(gt=0)]
+Channels3 = tuple[float, float, float]
+
+
+class Frozen(BaseModel):
+    """Base of everything declared: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(Frozen):
+    """The pixels an expert wants: the hub resamples the view to `size` and normalises it."""
+
+    size: tuple[Positive, Positive] = Field(description="height and width in pixels")
+    patch: Positive | None = Field(default=None, description="both sides of `size` are multiples of it")
+    mean: Channels3 = Field(default=(0.0, 0.0, 0.0), description="subtracted per channel, in units of `range`")
+    std: Channels3 = Field(default=(1.0, 1.0, 1.0), description="divided by per channel, in units of `range`")
+    range: tuple[float, float] = Field(default=(0.0, 1.0), description="black and white before mean and std")
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    dynamic: bool = Field(default=False, description="other sizes that are multiples of `patch` work too")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.patch and any(side % self.patch for side in self.size):
+            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}")
+        if any(s <= 0 for s in self.std):
+            raise ValueError(f"std {self.std} has an entry that is not positive")
+        if self.range[0] >= self.range[1]:
+            raise ValueError(f"range {self.range} is empty; give (black, white)")
+        return self
+
+
+class Grid(Frozen):
+    """A dense map `[B, C, H / stride, W / stride]` that covers the whole view."""
+
+    kind: Literal["grid"] = "grid"
+    channels: Positive
+    stride: Positive
+    norm: Literal["position", "fixed", "none"] = Field(
+        default="position",
+        description="position: each position over its channels (from 32 channels up); "
+        "fixed: statistics per channel, measured once and saved with the model; none: as it comes",
+    )
+    fold: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=1, description="resample to `fold` times CLIP's grid and fold space into channels"
+    )
+
+    @model_validator(mode="after")
+    def _enough_channels(self) -> Self:
+        if self.norm == "position" and self.channels < 32:
+            raise ValueError(
+                f"norm 'position' over {self.channels} channels would erase the map; from 32 channels up, else 'fixed'"
+            )
+        return self
+
+
+class Vector(Frozen):
+    """One descriptor per image, `[B, C]`; every token sees it."""
+
+    kind: Literal["vector"] = "vector"
+    channels: Positive
+    norm: Literal["position", "fixed", "none"] = "position"
+
+
+class Regions(Frozen):
+    """Up to `limit` boxes per image with features `[B, R, C]`, `boxes` `[B, R, 4]` (xyxy in 0..1) and `valid` `[B, R]`.
+
+    With `text=True` the expert gives a label or a word per region instead of features.
+    """
+
+    kind: Literal["regions"] = "regions"
+    channels: Annotated[int, Field(ge=0)] = 0
+    limit: Positive
+    text: bool = False
+
+
+Output = Annotated[Grid | Vector | Regions, Field(discriminator="kind")]
+
+
+class Weights(Frozen):
+    """Where the parameters come from: a hub repository, or a file inside the plugin's own package.
+
+    `revision` and `sha256` stay empty where the true value is not known; the first download then records both in the
+    user's lock file, and every later load is checked against it.
+    """
+
+    repo: str | None = Field(default=None, description="hub id, owner/name")
+    package: str | None = Field(default=None, description="import package that ships the file")
+    file: SafetensorsFile = "model.safetensors"
+    revision: Revision | None = None
+    sha256: Sha256 | None = None
+    size: Positive | None = Field(default=None, description="bytes")
+    license: str = Field(min_length=2, description="SPDX identifier of the weights, or LicenseRef-...")
+    license_url: str | None = None
+    commercial: bool | None = Field(default=None, description="whether the licence allows commercial use, if known")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo is None) == (self.package is None):
+            raise ValueError("give exactly one of repo (a hub id) and package (an import name)")
+        return self
+
+    @field_validator("license")
+    @classmethod
+    def _spdx(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*", value):
+            raise ValueError(f"{value!r} is not an SPDX identifier such as 'Apache-2.0'; others: 'LicenseRef-name'")
+        return value
+
+
+class Cost(Frozen):
+    """What one image costs at `Input.size`; checked by building the architecture without weights."""
+
+    params: Annotated[int, Field(ge=0)]
+    flops: Annotated[int, Field(ge=0)] | None = Field(default=None, description="multiply-adds counted as two")
+
+
+class Variant(Frozen):
+    """What a variant (a size, a training set) changes in its expert's spec."""
+
+    summary: str | None = None
+    input: Input | None = None
+    outputs: dict[Name, Output] | None = None
+    weights: Weights | None = None
+    cost: Cost | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ExpertSpec(Frozen):
+    """A vision expert: data, plus the name of a function that builds its architecture."""
+
+    api: Literal[1] = Field(description="contract version; 1 is what this tove-core knows")
+    name: Name
+    summary: Annotated[str, StringConstraints(min_length=1, max_length=80)]
+    factory: ImportPath = Field(description="module:function, called with a BuildContext; builds architecture only")
+    convert: ImportPath | None = Field(default=None, description="module:function, state dict to state dict")
+    input: Input
+    outputs: dict[Name, Output] = Field(min_length=1)
+    weights: Weights | None = Field(default=None, description="None: the expert has no parameters to load")
+    cost: Cost | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="handed to the factory")
+    variants: dict[Name, Variant] = Field(default_factory=dict)
+    default: Name | None = Field(default=None, description="variant taken when none is named")
+    homepage: str | None = None
+    citation: str | None = None
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> Self:
+        if self.default is not None and self.default not in self.variants:
+            raise ValueError(f"default {self.default!r} is not one of the variants {sorted(self.variants)}")
+        return self
+
+    @model_validator(mode="after")
+    def _strides_divide(self) -> Self:
+        for name, output in self.outputs.items():
+            if isinstance(output, Grid) and any(side % output.stride for side in self.input.size):
+                raise ValueError(f"outputs.{name}: stride {output.stride} does not divide the input {self.input.size}")
+        return self
+
+    def variant(self, name: str | None = None) -> ExpertSpec:
+        """Return the spec with variant `name` (or the default one) applied and no variants left.
+
+        Raises:
+            KeyError: there is no such variant.
+        """
+        name = name if name is not None else self.default
+        if name is None:
+            return self.model_copy(update={"variants": {}, "default": None})
+        changed = self.variants[name].model_dump(exclude_none=True, exclude={"options"})
+        merged = self.model_dump(exclude={"variants", "default"}) | changed
+        merged["options"] = self.options | self.variants[name].options
+        return ExpertSpec.model_validate(merged)
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a factory is told: the resolved spec and its options. No paths: factories build architecture only."""
+
+    spec: ExpertSpec
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
