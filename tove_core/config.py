@@ -69,9 +69,15 @@ class FusionConfig(Frozen):
     residual: Annotated[float, Field(gt=0)] = 0.5
     rule: Rule = "zero"
     gate: GateConfig = GateConfig()
-    match_parameters: bool = Field(
-        default=True, description="baselines choose their width so that they train as many parameters as the gate would"
+    parameters: Positive | None = Field(
+        default=None, description="choose `hidden` so that the fusion trains about this many parameters"
     )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.hidden is not None and self.parameters is not None:
+            raise ValueError("hidden and parameters both fix the projector's width; give one of them")
+        return self
 
 
 class DecoderConfig(Frozen):
@@ -101,7 +107,9 @@ class DecoderConfig(Frozen):
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         if self.train == "cross-attention" and self.kind == "prefix":
-            raise ValueError("train 'cross-attention' needs kind 'cross-attention'; a prefix decoder has no such layers")
+            raise ValueError(
+                "train 'cross-attention' needs kind 'cross-attention'; a prefix decoder has no such layers"
+            )
         return self
 
 

@@ -1,0 +1,32 @@
+"""The operators at the centre of tove: gate weights, gated activation mix, token alignment.
+
+Importing this package imports neither torch nor triton; the operators load when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tove_kernels.align import align_tokens
+    from tove_kernels.activation_mix import gate_weights, gated_activation_mix
+
+__all__ = ["align_tokens", "gate_weights", "gated_activation_mix"]
+
+_LAZY = {
+    "align_tokens": "tove_kernels.align.reference",
+    "gate_weights": "tove_kernels.activation_mix.reference",
+    "gated_activation_mix": "tove_kernels.activation_mix.reference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

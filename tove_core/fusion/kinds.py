@@ -1,0 +1,45 @@
+"""Build the fusion a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import nn
+
+from tove_core.config import FusionConfig
+from tove_core.errors import ConfigError
+from tove_core.fusion.baselines import ClipMlp, ConcatTransfer
+from tove_core.fusion.gated import GatedTransfer
+from tove_core.fusion.transfer import Transfer
+
+
+def build_transfer(
+    config: FusionConfig, width: int, experts: Mapping[str, int], ghosts: Sequence[str] = ()
+) -> Transfer | None:
+    """Build the configured fusion for tokens of `width` D and experts of the given aligned widths.
+
+    Args:
+        ghosts: names of detached experts whose gate rows still count in the softmax.
+
+    Returns:
+        None when there is nothing to fuse: no experts, and a kind that needs some.
+
+    Raises:
+        ConfigError: experts are given to a kind that uses none, or a name cannot be a module's.
+    """
+    _check_names([*experts, *ghosts])
+    if config.kind == "clip-mlp":
+        if experts:
+            raise ConfigError(f"fusion.kind 'clip-mlp' uses no experts, got {', '.join(experts)}; leave experts empty")
+        return ClipMlp(width, experts, config)
+    if not experts:
+        return None
+    if config.kind == "concat":
+        return ConcatTransfer(width, experts, config)
+    return GatedTransfer(width, experts, config, ghosts)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if "." in name or hasattr(nn.ModuleDict, name):
+            raise ConfigError(f"an expert cannot be called {name!r} inside a model; ask its author for another name")

@@ -1,0 +1,42 @@
+"""Randomness that belongs to a sample and not to a batch: gate noise and expert dropout.
+
+A sample gets the same noise whichever batch, process or order it comes in, so runs resume and scale exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MIX = 0x9E3779B97F4A7C15
+_MASK = (1 << 63) - 1
+
+
+def sample_keys(seed: int, epoch: Sequence[int], index: Sequence[int]) -> Tensor:
+    """Return one integer [B] per sample from the run's seed, the epoch and the sample's index."""
+    keys = [((seed * 1_000_003 + e) * _MIX + i * 0xD1B54A32D192ED03) & _MASK for e, i in zip(epoch, index, strict=True)]
+    return torch.tensor(keys, dtype=torch.int64)
+
+
+def sample_noise(keys: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return standard normal noise [B, *shape], each sample's drawn from its own key."""
+    return torch.stack([torch.randn(*shape, generator=_generator(key, 1)) for key in keys.tolist()]).to(device)
+
+
+def sample_mask(keys: Tensor, experts: int, dropout: float) -> Tensor:
+    """Return [B, K], False where a sample trains without an expert."""
+    drawn = [torch.rand(experts, generator=_generator(key, 2)) >= dropout for key in keys.tolist()]
+    return torch.stack(drawn) if drawn else torch.ones(0, experts, dtype=torch.bool)
+
+
+def _generator(key: int, stream: int) -> torch.Generator:
+    # Two streams, so that the noise of a sample says nothing about which experts it drops.
+    return torch.Generator().manual_seed((key ^ (stream * 0x5851F42D4C957F2D)) & _MASK)
+
+
+def annealed(value: float, step: int, steps: int) -> float:
+    """Return `value` falling to zero along half a cosine over the run."""
+    return value * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))

@@ -1,0 +1,136 @@
+"""Residual knowledge transfer: v' = v + W_s · Σ_k g_k · GELU(W_k u_k + b_k), and the baselines it is compared with.
+
+The second linear is shared by all experts and has no bias, so it commutes with the mix and runs once:
+K times less work than projecting every expert (ToVE shares it; its order here is ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tove_core.config import FusionConfig, Rule
+from tove_core.errors import ConfigError, UnknownExpertError
+from tove_core.fusion.size import projector_hidden
+
+
+class Fused(NamedTuple):
+    """Enhanced tokens [B, N, D] and, from a gate, the weights [B, N, K] in the order of `Transfer.experts`."""
+
+    tokens: Tensor
+    gates: Tensor | None
+
+
+class Transfer(nn.Module):
+    """What every fusion shares: which experts are on, the shared second linear, and the identity when all are off."""
+
+    def __init__(self, width: int, experts: Mapping[str, int], config: FusionConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, width
+        hidden = projector_hidden(config, width, list(experts.values()))
+        self.hidden = hidden
+        self.first = nn.ModuleDict({name: self._first_linear(size) for name, size in self._inputs(experts).items()})
+        self.second = nn.Linear(hidden, width, bias=False)
+        self.off: dict[str, Rule] = {}
+        self.calibrated = config.init == "zero"
+        if config.init == "zero":
+            nn.init.zeros_(self.second.weight)
+
+    def _inputs(self, experts: Mapping[str, int]) -> Mapping[str, int]:
+        return experts
+
+    def _first_linear(self, size: int) -> nn.Linear:
+        return nn.Linear(size, self.hidden)
+
+    @property
+    def experts(self) -> list[str]:
+        """The experts this fusion holds, on or off, in the order of the gates."""
+        return list(self.first)
+
+    @property
+    def has_softmax(self) -> bool:
+        """Whether experts share a softmax, so that the two switch-off rules differ."""
+        return False
+
+    @property
+    def ghosts(self) -> list[str]:
+        """Gate rows without an expert: they only count in the softmax."""
+        return []
+
+    @property
+    def active(self) -> list[str]:
+        """The experts that are on."""
+        return [name for name in self.experts if name not in self.off]
+
+    def forward(
+        self,
+        tokens: Tensor,
+        features: Mapping[str, Tensor],
+        *,
+        mask: Tensor | None = None,
+        keys: Tensor | None = None,
+        noise: float = 0.0,
+    ) -> Fused:
+        """Add the experts' residual to v.
+
+        Args:
+            tokens: v [B, N, D].
+            features: u_k [B, N, C_k] by expert name; those of experts that are off are not read.
+            mask: [B, K] over `experts`, False where a sample goes without an expert; switched off by `config.rule`.
+            keys: [B], the samples' keys for noise.
+            noise: standard deviation of the gate's noise.
+
+        Returns:
+            v' [B, N, D]; v itself, bit for bit, when every expert is off.
+        """
+        if not self.active:
+            return Fused(tokens, None)
+        mix, gates = self._mix(tokens, features, mask, keys, noise)
+        return Fused(tokens + self.second(mix).to(tokens.dtype), gates)
+
+    def _mix(
+        self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
+    ) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError
+
+    def _masked(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None:
+            return None
+        columns = [self.experts.index(name) for name in self.active]
+        return mask[:, columns]
+
+    @torch.no_grad()
+    def calibrate(self, tokens: Tensor, features: Mapping[str, Tensor]) -> None:
+        """Scale the second linear once, so that the residual has `config.residual` of the rms of v."""
+        if self.calibrated:
+            return
+        residual = self(tokens, features).tokens - tokens
+        wanted = self.config.residual * tokens.float().square().mean().sqrt()
+        self.second.weight.mul_(wanted / residual.float().square().mean().sqrt().clamp(min=1e-12))
+        self.calibrated = True
+
+    def switch_off(self, name: str, rule: Rule) -> None:
+        """Switch an expert off by a rule; its parameters stay."""
+        self._known(name)
+        if rule == "renormalise" and not self.has_softmax:
+            raise ConfigError(f"fusion {self.config.kind!r} has no softmax to renormalise; use rule 'zero'")
+        self.off[name] = rule
+
+    def switch_on(self, name: str) -> None:
+        """Switch an expert on again."""
+        self._known(name)
+        self.off.pop(name, None)
+
+    def prune(self) -> list[str]:
+        """Forget the parameters of experts that are off, ghost gate rows aside; return their names."""
+        gone = [name for name in self.experts if name in self.off]
+        for name in gone:
+            del self.first[name]
+        return gone
+
+    def _known(self, name: str) -> None:
+        if name not in self.first:
+            raise UnknownExpertError(f"the model holds no expert {name!r}; it has: {', '.join(self.experts) or 'none'}")

@@ -1,0 +1,219 @@
+"""Find plugins, read the experts they offer, and keep what failed until somebody asks for it. No torch.
+
+pluggy alone does not isolate plugins: one ImportError ends its loop, and of two equal names one silently vanishes.
+So each plugin gets a PluginManager of its own, and its offers are accepted together or not at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+
+import pluggy
+from pydantic import ValidationError
+
+from tove_core import environment, hookspecs
+from tove_core.errors import AmbiguousExpertError, PluginError, UnknownExpertError
+from tove_core.spec import API, ExpertSpec
+
+GROUP = "tove"
+OWN = "tove-core"
+"""The distribution whose expert names are reserved: a plugin's expert of the same name needs its qualified name."""
+
+
+def canonical(name: str) -> str:
+    """Return a distribution name in its PEP 503 form."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@dataclass(frozen=True, order=True)
+class Source:
+    """The plugin an expert comes from."""
+
+    distribution: str
+    version: str
+    entry_point: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An expert and where it comes from."""
+
+    spec: ExpertSpec
+    source: Source
+
+    @property
+    def qualified(self) -> str:
+        """`distribution/name`, which always resolves."""
+        return f"{self.source.distribution}/{self.spec.name}"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A requested name, resolved: the offer, the variant taken and the spec with that variant applied."""
+
+    offer: Offer
+    variant: str | None
+    spec: ExpertSpec
+
+
+@dataclass
+class Registry:
+    """Every expert that loaded, every plugin that did not, and why."""
+
+    offers: list[Offer] = field(default_factory=list)
+    failures: dict[Source, BaseException] = field(default_factory=dict)
+    blocked: dict[Source, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        """Names that resolve as they stand, qualified where a bare name would be ambiguous or reserved."""
+        return sorted(offer.spec.name if self._bare(offer.spec.name) == [offer] else offer.qualified
+                      for offer in self.offers)  # fmt: skip
+
+    def resolve(self, request: str) -> Resolved:
+        """Find the expert for `name`, `name:variant` or `distribution/name[:variant]`.
+
+        Raises:
+            AmbiguousExpertError: several distributions offer the bare name.
+            UnknownExpertError: nobody offers it, or it has no such variant; failed plugins are named and chained.
+        """
+        name, _, variant = request.partition(":")
+        offer = self._find(name)
+        known = sorted(offer.spec.variants)
+        if variant and variant not in known:
+            raise UnknownExpertError(
+                f"expert {name!r} has no variant {variant!r}; {_did_you_mean(variant, known)}it has: "
+                f"{', '.join(known) or 'none'}"
+            )
+        return Resolved(offer, variant or offer.spec.default, offer.spec.variant(variant or None))
+
+    def _find(self, name: str) -> Offer:
+        distribution, slash, bare = name.partition("/")
+        if slash:
+            hits = [o for o in self.offers if o.qualified == f"{canonical(distribution)}/{bare}"]
+        else:
+            hits = self._bare(name)
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            options = ", ".join(sorted(offer.qualified for offer in hits))
+            raise AmbiguousExpertError(
+                f"{len(hits)} distributions offer an expert named {name!r}; choose one of: {options}"
+            )
+        raise UnknownExpertError(self._unknown(name)) from next(iter(self.failures.values()), None)
+
+    def _bare(self, name: str) -> list[Offer]:
+        hits = [offer for offer in self.offers if offer.spec.name == name]
+        own = [offer for offer in hits if offer.source.distribution == OWN]
+        return own or hits
+
+    def _unknown(self, name: str) -> str:
+        known = self.names()
+        lines = [f"no expert named {name!r}; {_did_you_mean(name, known)}installed: {', '.join(known) or 'none'}"]
+        for source, error in sorted(self.failures.items()):
+            lines.append(f"{source} failed to load ({type(error).__name__}: {error}); 'tove doctor' tells more")
+        lines += [f"{source} is blocked by {variable}" for source, variable in sorted(self.blocked.items())]
+        return "\n  ".join(lines)
+
+
+def discover(env: Mapping[str, str] = os.environ) -> Registry:
+    """Load every allowed plugin of the entry-point group `tove`; one that fails is recorded, never raised.
+
+    `TOVE_PLUGINS` (allow list; empty: only tove's own) and `TOVE_BLOCK` hold distribution names and act before import.
+    With `TOVE_STRICT=1` the first failure is raised.
+
+    Raises:
+        PluginError: in strict mode, or when tove's own experts are broken.
+    """
+    registry = Registry()
+    allow, block = _names(env.get(environment.PLUGINS)), _names(env.get(environment.BLOCK)) or set()
+    found = sorted(_entry_points())
+    for name in sorted(((allow or set()) | block) - {source.distribution for source, _ in found}):
+        registry.notes.append(f"{environment.PLUGINS}/{environment.BLOCK} names {name!r}, which is not installed")
+    for source, entry_point in found:
+        own = source.distribution == OWN
+        if not own and source.distribution in block:
+            registry.blocked[source] = environment.BLOCK
+        elif not own and allow is not None and source.distribution not in allow:
+            registry.blocked[source] = environment.PLUGINS
+        else:
+            _accept(registry, source, entry_point, strict=own or environment.is_true(env.get(environment.STRICT)))
+    if OWN in block:
+        registry.notes.append(f"{environment.BLOCK} names {OWN!r}, whose own experts cannot be blocked")
+    return registry
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """Return this process's registry, discovered on first use."""
+    return discover()
+
+
+def experts() -> dict[str, Offer]:
+    """Return every usable expert by the name that resolves to it. Imports no torch."""
+    found = registry()
+    return {name: found.resolve(name).offer for name in found.names()}
+
+
+def _entry_points() -> Iterable[tuple[Source, metadata.EntryPoint]]:
+    # entry_points(), unlike distributions(), drops the twin that a leftover egg-info beside the sources would give.
+    for entry_point in metadata.entry_points(group=GROUP):
+        dist = entry_point.dist
+        name, version = (canonical(dist.name), dist.version) if dist else ("unknown", "0")
+        yield Source(name, version, entry_point.name), entry_point
+
+
+def _accept(registry: Registry, source: Source, entry_point: metadata.EntryPoint, *, strict: bool) -> None:
+    try:
+        specs = _read(entry_point, source)
+    except (Exception, SystemExit) as error:
+        if strict:
+            raise PluginError(f"{source}: {type(error).__name__}: {error}") from error
+        registry.failures[source] = error
+    else:
+        registry.offers += [Offer(spec, source) for spec in specs]
+
+
+def _read(entry_point: metadata.EntryPoint, source: Source) -> list[ExpertSpec]:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(entry_point.load(), name=source.entry_point)
+        manager.check_pending()
+        specs = [spec for given in manager.hook.tove_experts() for spec in given]
+    except ValidationError as error:
+        raise PluginError(_describe(error)) from error
+    for spec in specs:
+        if not isinstance(spec, ExpertSpec):
+            raise PluginError(f"tove_experts() gave {type(spec).__name__}, wanted ExpertSpec (contract api {API})")
+    names = [spec.name for spec in specs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PluginError(f"tove_experts() offers {', '.join(twice)} twice; give each expert a name of its own")
+    return specs
+
+
+def _describe(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        hint = f"; this tove-core knows api {API}, upgrade one of the two" if where == "api" else ""
+        problems.append(f"{error.title}.{where}: {problem['msg']}{hint}")
+    return "; ".join(problems)
+
+
+def _names(text: str | None) -> set[str] | None:
+    return None if text is None else {canonical(part.strip()) for part in text.split(",") if part.strip()}
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(close)}? " if close else ""

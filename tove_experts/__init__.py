@@ -1,0 +1,1 @@
+"""The experts that come with tove: one file each, registered through the same door as anybody's."""

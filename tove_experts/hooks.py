@@ -1,0 +1,13 @@
+"""Offer the built-in experts. Imported whenever experts are listed, so nothing heavy may be imported here."""
+
+from __future__ import annotations
+
+from tove_core.hookspecs import hookimpl
+from tove_core.spec import ExpertSpec
+from tove_experts.dinov2 import DINOV2
+
+
+@hookimpl
+def tove_experts() -> list[ExpertSpec]:
+    """Return the built-in experts."""
+    return [DINOV2]
