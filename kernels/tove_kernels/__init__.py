@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tove_kernels.align import align_tokens
     from tove_kernels.activation_mix import gate_weights, gated_activation_mix
+    from tove_kernels.align import align_tokens
 
 __all__ = ["align_tokens", "gate_weights", "gated_activation_mix"]
 

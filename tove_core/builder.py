@@ -1,0 +1,154 @@
+"""Build a model from names: resolve the experts, load and freeze every part, put the fusion and decoder on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from tove_core import plugins
+from tove_core.config import ClipConfig, DecoderConfig, ExpertConfig, FusionConfig, ModelConfig
+from tove_core.errors import ConfigError
+from tove_core.fusion import build_transfer
+from tove_core.fusion.align import aligned_width
+from tove_core.hub.expert import FrozenExpert
+from tove_core.hub.load import load_expert
+from tove_core.language.base import Decoder
+from tove_core.language.load import load_decoder
+from tove_core.model import ToveModel
+from tove_core.provenance import ExpertProvenance, PartProvenance, Provenance
+from tove_core.settings import describe
+from tove_core.tower.base import Tower
+from tove_core.tower.load import load_tower
+
+T = TypeVar("T", bound=BaseModel)
+WeightsChoice = Literal["pinned", "random"] | Path
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build(
+    experts: Sequence[str | ExpertConfig | Mapping[str, Any]] = (),
+    *,
+    clip: str | ClipConfig | Mapping[str, Any] = ClipConfig(),  # noqa: B008  # frozen
+    decoder: str | DecoderConfig | Mapping[str, Any] | None = DecoderConfig(),  # noqa: B008  # frozen
+    fusion: str | FusionConfig | Mapping[str, Any] = FusionConfig(),  # noqa: B008  # frozen
+    view: Literal["squash", "crop", "pad"] = "squash",
+    weights: WeightsChoice | str = "pinned",
+    device: str | torch.device | None = None,
+    seed: int = 0,
+) -> ToveModel:
+    """Build a model: a frozen CLIP, frozen experts, a fusion, and a language model that reads the enhanced tokens.
+
+    Args:
+        experts: names as `tove experts list` shows them; `name:variant` and `distribution/name` work too.
+        clip: see `ClipConfig.name`.
+        decoder: hub id or folder of a causal language model; None: enhanced tokens only.
+        fusion: a kind (`gate`, `uniform`, `concat`, `clip-mlp`) or a whole configuration.
+        view: which region of an image is seen.
+        weights: `pinned`: as the specs say; `random`: architectures with seeded random weights;
+            a folder: the experts' weights are taken from it.
+        device: where CLIP, the fusion and the decoder run; None: the CPU.
+        seed: of everything that starts random.
+
+    Returns:
+        A model in evaluation mode whose frozen parts need no gradient.
+
+    Raises:
+        ToveError: a name is unknown, weights are missing or differ from what is recorded, or options contradict.
+    """
+    config = ModelConfig(
+        clip=_as(ClipConfig, clip, "name"),
+        experts=tuple(_as(ExpertConfig, expert, "name") for expert in experts),
+        fusion=_as(FusionConfig, fusion, "kind"),
+        decoder=None if decoder is None else _as(DecoderConfig, decoder, "name"),
+        view=view,
+    )
+    return assemble(config, weights=weights, device=device, seed=seed)
+
+
+def assemble(
+    config: ModelConfig,
+    *,
+    weights: WeightsChoice | str = "pinned",
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    recorded: Provenance | None = None,
+    ghosts: Sequence[str] = (),
+) -> ToveModel:
+    """Build the model a resolved configuration describes.
+
+    Args:
+        recorded: provenance of a checkpoint; its hashes win over specs and lock file.
+        ghosts: detached experts whose gate rows still count.
+    """
+    source: WeightsChoice = weights if weights in ("pinned", "random") else Path(weights)  # type: ignore[assignment]
+    choice = "random" if source == "random" else "pinned"
+    tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
+    loaded, origins = _load_experts(config, source, device, seed, recorded)
+    widths = {key: aligned_width(expert.spec) for key, expert in loaded.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fusion = build_transfer(config.fusion, tower.width, widths, ghosts)
+    decoder = None
+    if config.decoder is not None:
+        decoder = load_decoder(config.decoder, width=tower.width, weights=choice, seed=seed, device=device)
+    if fusion is not None:
+        fusion.to(device)
+        fixed = config.fusion.model_copy(update={"hidden": fusion.hidden, "parameters": None})
+        config = config.model_copy(update={"fusion": fixed})
+    provenance = _provenance(tower, origins, decoder)
+    return ToveModel(tower, loaded, fusion, decoder, config, provenance).eval()
+
+
+def _load_experts(
+    config: ModelConfig, weights: WeightsChoice, device: Any, seed: int, recorded: Provenance | None
+) -> tuple[dict[str, FrozenExpert], dict[str, ExpertProvenance]]:
+    registry = plugins.registry()
+    resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
+    loaded, origins = {}, {}
+    for wanted in config.experts:
+        found = resolved[wanted.key]
+        known = recorded.experts.get(wanted.key) if recorded else None
+        expert, digest = load_expert(
+            found.spec,
+            name=wanted.key,
+            weights=weights,
+            device=wanted.device or device,
+            dtype=DTYPES[wanted.dtype],
+            seed=seed,
+            expected_sha256=known.sha256 if known else None,
+        )
+        loaded[wanted.key] = expert
+        origins[wanted.key] = ExpertProvenance(
+            reference=found.offer.qualified,
+            sha256=digest,
+            name=found.spec.name,
+            variant=found.variant,
+            distribution=found.offer.source.distribution,
+            version=found.offer.source.version,
+            license=found.spec.weights.license if found.spec.weights else None,
+        )
+    return loaded, origins
+
+
+def _provenance(tower: Tower, experts: dict[str, ExpertProvenance], decoder: Decoder | None) -> Provenance:
+    from tove_core import __version__
+
+    language = None
+    if decoder is not None:
+        language = PartProvenance(reference=decoder.reference, sha256=decoder.weights_sha256)
+    clip = PartProvenance(reference=tower.reference, sha256=tower.weights_sha256)
+    return Provenance(tove=__version__, clip=clip, experts=experts, decoder=language)
+
+
+def _as(kind: type[T], value: Any, main: str) -> T:
+    if isinstance(value, kind):
+        return value
+    given = {main: value} if isinstance(value, (str, Path)) else value
+    try:
+        return kind.model_validate(given if not isinstance(given.get(main), Path) else given | {main: str(given[main])})
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from error

@@ -1,0 +1,197 @@
+"""A checkpoint is one folder: `tove.json`, what was trained by name, and the frozen parts by reference or inside.
+
+The manifest holds hashes of every file beside it, so a truncated or altered file is noticed before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tove_core.builder import assemble
+from tove_core.config import ModelConfig, Rule
+from tove_core.errors import CheckpointError
+from tove_core.hub.weights import read_safetensors, sha256
+from tove_core.model import ToveModel
+from tove_core.provenance import Provenance
+from tove_core.settings import describe
+from tove_core.spec import Frozen
+
+MANIFEST = "tove.json"
+TENSORS = "model.safetensors"
+FROZEN = "frozen"
+
+
+class Manifest(Frozen):
+    """The content of `tove.json`."""
+
+    format: Literal[1] = Field(description="version of this file's layout")
+    config: ModelConfig
+    provenance: Provenance
+    off: dict[str, Rule] = Field(default_factory=dict, description="experts that are switched off, and how")
+    ghosts: tuple[str, ...] = Field(default=(), description="detached experts that still count in the softmax")
+    calibrated: bool = False
+    trained: bool = False
+    full: bool = Field(default=False, description="whether the frozen parts are inside")
+    files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file, by relative path")
+
+
+def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
+    """Write a checkpoint; an existing checkpoint at that place is replaced once the new one is complete.
+
+    Raises:
+        CheckpointError: something that is not a checkpoint is in the way.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
+    with replacing(folder) as place:
+        save_file(trained_tensors(model), place / TENSORS)
+        if full:
+            _save_frozen(model, place / FROZEN)
+        files = {str(p.relative_to(place)): sha256(p) for p in sorted(place.rglob("*")) if p.is_file()}
+        fusion = model.fusion
+        manifest = Manifest(
+            format=1,
+            config=model.config,
+            provenance=model.provenance,
+            off=dict(fusion.off) if fusion else {},
+            ghosts=tuple(fusion.ghosts) if fusion else (),
+            calibrated=fusion.calibrated if fusion else False,
+            trained=model.trained,
+            full=full,
+            files=files,
+        )
+        (place / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def load(folder: Path, *, device: str | torch.device | None = None) -> ToveModel:
+    """Read a checkpoint; bit for bit what was saved.
+
+    Raises:
+        CheckpointError: it is not a checkpoint, was altered, or its tensors do not fit the model it describes.
+        WeightsError: a frozen part it refers to is missing or has other weights.
+    """
+    manifest = read_manifest(folder)
+    for name, digest in manifest.files.items():
+        _verify(folder / name, digest)
+    config = _inside(manifest.config, folder) if manifest.full else manifest.config
+    weights = folder / FROZEN / "experts" if manifest.full else "pinned"
+    recorded = manifest.provenance
+    model = assemble(config, weights=weights, device=device, recorded=recorded, ghosts=manifest.ghosts)
+    if not manifest.full and (found := recorded.differences(model.provenance)):
+        raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; restore those weights")
+    model.config, model.provenance = manifest.config, recorded
+    _restore(model, read_safetensors(folder / TENSORS), folder)
+    if model.fusion is not None:
+        model.fusion.calibrated = manifest.calibrated
+        model.fusion.off = dict(manifest.off)
+    model.trained = manifest.trained
+    return model
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `tove.json`.
+
+    Raises:
+        CheckpointError: there is none, or it is not one this version understands.
+    """
+    path = folder / MANIFEST
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a tove checkpoint (it has no {MANIFEST})") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); restore the checkpoint from a copy") from error
+    version = data.get("format") if isinstance(data, dict) else None
+    if version != 1:
+        raise CheckpointError(f"{path} has format {version!r}; this tove reads format 1, upgrade tove or convert it")
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is not valid: {describe(error)}") from error
+
+
+def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
+    """Return every tensor that training or calibration sets, by name."""
+    tensors = {f"align.{name}": buffer for name, buffer in model.align.named_buffers()}
+    for part in ("fusion", "decoder"):
+        module = getattr(model, part)
+        if module is not None:
+            tensors |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder` that takes its place when the block ends well, and vanishes otherwise."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
+    try:
+        yield place
+        place.chmod(0o755)
+        if folder.exists():
+            old = place.with_suffix(".old")
+            folder.rename(old)
+            place.rename(folder)
+            shutil.rmtree(old)
+        else:
+            place.rename(folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None:
+    wanted = trained_tensors(model)
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    shapes = [
+        f"{name} is {list(tensors[name].shape)} where the model has {list(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & tensors.keys())
+        if tensors[name].shape != wanted[name].shape
+    ]
+    problems = [f"it lacks {missing[0]}" if len(missing) == 1 else f"it lacks {len(missing)} tensors, first {missing[0]}"] * bool(missing)  # fmt: skip # noqa: E501
+    problems += [f"it has {len(extra)} the model does not, first {extra[0]}"] * bool(extra) + shapes[:3]
+    if problems:
+        raise CheckpointError(f"{folder / TENSORS} does not fit the model {MANIFEST} describes: {'; '.join(problems)}")
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].copy_(tensor)
+
+
+def _verify(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; restore the checkpoint from a copy")
+    if sha256(path) != digest:
+        raise CheckpointError(f"{path} was altered or truncated since it was saved; restore it from a copy")
+
+
+def _save_frozen(model: ToveModel, folder: Path) -> None:
+    from tove_core.export.open_clip_dir import write_open_clip
+    from tove_core.language.load import save_decoder
+
+    (folder / "experts").mkdir(parents=True)
+    write_open_clip(model.tower, folder / "clip")
+    for key, expert in model.experts.items():
+        state = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in expert.module.state_dict().items()
+        }  # type: ignore[union-attr] # noqa: E501
+        save_file(state, folder / "experts" / f"{key}.safetensors")
+    if model.decoder is not None:
+        save_decoder(model.decoder, folder / "decoder")
+
+
+def _inside(config: ModelConfig, folder: Path) -> ModelConfig:
+    clip = config.clip.model_copy(update={"name": f"local-dir:{folder / FROZEN / 'clip'}"})
+    decoder = config.decoder and config.decoder.model_copy(update={"name": str(folder / FROZEN / "decoder")})
+    return config.model_copy(update={"clip": clip, "decoder": decoder})

@@ -1,0 +1,231 @@
+"""The model: images to enhanced tokens, captions and answers, with experts that can be switched off.
+
+B images, N tokens of CLIP's grid, D CLIP's width, K experts, C_k an expert's aligned channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tove_core.config import ModelConfig, Rule
+from tove_core.errors import ConfigError
+from tove_core.fusion import Align, Fused, Transfer
+from tove_core.hub.expert import FrozenExpert
+from tove_core.hub.images import ImageSource
+from tove_core.hub.view import Preprocessor
+from tove_core.language.base import Decoder
+from tove_core.provenance import Provenance
+from tove_core.report.parameters import ParametersReport, count_parameters
+from tove_core.tower.base import Tower
+
+CLIP = "clip"
+"""The key of CLIP's own tokens among the features."""
+
+
+class ToveModel(nn.Module):
+    """A frozen CLIP, frozen experts, a fusion and a decoder. Build it with `tove_core.build`.
+
+    Attributes:
+        config: resolved configuration.
+        provenance: where every frozen part came from.
+        trained: whether the fusion or the decoder has seen a training step.
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        experts: Mapping[str, FrozenExpert],
+        fusion: Transfer | None,
+        decoder: Decoder | None,
+        config: ModelConfig,
+        provenance: Provenance,
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.experts = nn.ModuleDict(experts)
+        self.align = nn.ModuleDict({key: Align(expert.spec, tower.grid) for key, expert in experts.items()})
+        self.fusion = fusion
+        self.decoder = decoder
+        self.config = config
+        self.provenance = provenance
+        self.trained = False
+        self._warned = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where CLIP runs and tokens are given."""
+        return next(self.tower.parameters()).device
+
+    @property
+    def active_experts(self) -> list[str]:
+        """Experts that are on and therefore run."""
+        return [] if self.fusion is None else self.fusion.active
+
+    # Seeing
+
+    @torch.no_grad()
+    def encode(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
+        """Run the frozen parts: `clip` v [B, N, D] and, by name, every active expert's u_k [B, N, C_k], float32."""
+        experts = self.active_experts
+        inputs = {CLIP: self.tower.input} | {key: self._expert(key).spec.input for key in experts}
+        pixels = Preprocessor(inputs, self.config.view)(_listed(images))
+        features = {CLIP: self.tower(pixels[CLIP].to(self.device)).patches.float()}
+        for key in experts:
+            features[key] = self.align[key](self._expert(key)(pixels[key].to(self.device)))
+        return features
+
+    def fuse(self, features: Mapping[str, Tensor], **options: Any) -> Fused:
+        """Enhance CLIP's tokens by the experts' features; options as for `Transfer.forward`. Gradients flow."""
+        if self.fusion is None:
+            return Fused(features[CLIP], None)
+        return self.fusion(features[CLIP], features, **options)
+
+    @torch.no_grad()
+    def tokens(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
+        """Return enhanced tokens v' [B, N, D]; CLIP's own, bit for bit, when every expert is off."""
+        return self.fuse(self.encode(images)).tokens
+
+    @torch.no_grad()
+    def gates(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
+        """Return each expert's gate map [B, rows, columns] on CLIP's grid; 1 is the weight of equal gates.
+
+        Raises:
+            ConfigError: the fusion has no gate.
+        """
+        fused = self.fuse(self.encode(images))
+        if fused.gates is None or self.fusion is None:
+            raise ConfigError(
+                f"the fusion is {self.config.fusion.kind!r} with no expert on, which has no gates to show"
+            )
+        maps = fused.gates.unflatten(1, self.tower.grid)
+        return {key: maps[..., k] for k, key in enumerate(self.fusion.experts)}
+
+    # Speaking
+
+    def caption(self, images: ImageSource | Sequence[ImageSource], **generation: Any) -> list[str]:
+        """Describe each image; options as for `Decoder.generate`."""
+        decoder, images = self._decoder(), _listed(images)
+        return self.generate(self.tokens(images), [decoder.config.caption_prompt] * len(images), **generation)
+
+    def answer(
+        self, images: ImageSource | Sequence[ImageSource], questions: str | Sequence[str], **generation: Any
+    ) -> list[str]:
+        """Answer one question per image; a single question is asked of every image.
+
+        Raises:
+            ConfigError: there are not as many questions as images.
+        """
+        images = _listed(images)
+        asked = [questions] * len(images) if isinstance(questions, str) else list(questions)
+        if len(asked) != len(images):
+            raise ConfigError(f"{len(asked)} questions were given for {len(images)} images; wanted one for each")
+        return self.generate(self.tokens(images), asked, **generation)
+
+    def generate(self, tokens: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
+        """Let the decoder write from enhanced tokens [B, N, D]."""
+        decoder = self._decoder()
+        if not (self.trained or self._warned):
+            self._warned = True
+            warnings.warn(
+                "this model was never trained: what it says has nothing to do with the image; run 'tove train' first",
+                stacklevel=3,
+            )
+        return decoder.generate(tokens, list(prompts), **generation)
+
+    # Switching experts
+
+    def detach(self, name: str, rule: Rule | None = None) -> None:
+        """Switch an expert off; it no longer runs. `rule`: see `tove_core.config.Rule`; None: as configured.
+
+        Raises:
+            UnknownExpertError: the model holds no such expert.
+        """
+        self._fusion().switch_off(name, rule or self.config.fusion.rule)
+
+    def attach(self, name: str) -> None:
+        """Switch a detached expert on again.
+
+        Raises:
+            UnknownExpertError: the model does not hold it, or not any more.
+        """
+        self._fusion().switch_on(name)
+
+    def prune(self) -> list[str]:
+        """Unload detached experts with everything that belongs to them; return their names."""
+        gone = self._fusion().prune()
+        for name in gone:
+            del self.experts[name], self.align[name]
+        kept = tuple(expert for expert in self.config.experts if expert.key in self.experts)
+        self.config = self.config.model_copy(update={"experts": kept})
+        origins = {key: part for key, part in self.provenance.experts.items() if key in self.experts}
+        self.provenance = self.provenance.model_copy(update={"experts": origins})
+        return gone
+
+    # Before training
+
+    @torch.no_grad()
+    def calibrate(self, images: Sequence[ImageSource], batch_size: int = 64) -> None:
+        """Measure what is fixed before training, on a sample of images: channel statistics, then the residual's size.
+
+        Does nothing for parts that are calibrated already.
+        """
+        fusion = self.fusion
+        if fusion is None or (fusion.calibrated and not self._unmeasured()):
+            return
+        for key in self._unmeasured():
+            expert = self._expert(key)
+            preprocess = Preprocessor({key: expert.spec.input}, self.config.view)
+            starts = range(0, len(images), batch_size)
+            self.align[key].measure(expert(preprocess(images[i : i + batch_size])[key]) for i in starts)  # type: ignore[operator]
+        if not fusion.calibrated:
+            features = self.encode(images[:batch_size])
+            fusion.calibrate(features[CLIP], features)
+
+    def _unmeasured(self) -> list[str]:
+        return [key for key in self.active_experts if self.align[key].needs_measuring]  # type: ignore[truthy-function]
+
+    # Reporting, saving
+
+    def parameters_report(self) -> ParametersReport:
+        """Count parameters part by part, trained and frozen; `print` it."""
+        return count_parameters(self)
+
+    def save_pretrained(self, folder: str | Path, *, full: bool = False) -> Path:
+        """Write a checkpoint folder: what was trained, and the rest by reference or, with `full`, inside."""
+        from tove_core.checkpoint import save
+
+        return save(self, Path(folder), full=full)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ToveModel:
+        """Read a checkpoint folder; see `tove_core.checkpoint.load`."""
+        from tove_core.checkpoint import load
+
+        return load(Path(folder), device=device)
+
+    def _expert(self, key: str) -> FrozenExpert:
+        return self.experts[key]  # type: ignore[return-value]  # built from FrozenExperts
+
+    def _decoder(self) -> Decoder:
+        if self.decoder is None:
+            raise ConfigError("the model was built with decoder=None and cannot write text; build it with a decoder")
+        return self.decoder
+
+    def _fusion(self) -> Transfer:
+        if self.fusion is None:
+            raise ConfigError("the model has no experts to switch; build it with experts=[...]")
+        return self.fusion
+
+
+def _listed(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    if isinstance(images, Tensor) and images.dim() == 4:
+        return list(images)
+    return [images]  # type: ignore[list-item]

@@ -1,0 +1,43 @@
+"""Where every part of a model came from: saved with it, compared when it is loaded. No torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tove_core.spec import Frozen
+
+
+class PartProvenance(Frozen):
+    """A frozen part: how it was named and the hash of its weights, where one file held them."""
+
+    reference: str
+    sha256: str | None = None
+
+
+class ExpertProvenance(PartProvenance):
+    """An expert: also who offers it and under which licence its weights come."""
+
+    name: str
+    variant: str | None = None
+    distribution: str
+    version: str
+    license: str | None = None
+
+
+class Provenance(Frozen):
+    """Everything frozen that a model was built from."""
+
+    tove: str
+    clip: PartProvenance
+    experts: dict[str, ExpertProvenance] = Field(default_factory=dict)
+    decoder: PartProvenance | None = None
+
+    def differences(self, other: Provenance) -> list[str]:
+        """Name each part whose weights differ between this record and another; unknown hashes are not compared."""
+        found = []
+        pairs = [("clip", self.clip, other.clip), ("decoder", self.decoder, other.decoder)]
+        pairs += [(f"expert {key}", part, other.experts.get(key)) for key, part in self.experts.items()]
+        for label, mine, theirs in pairs:
+            if mine and theirs and mine.sha256 and theirs.sha256 and mine.sha256 != theirs.sha256:
+                found.append(f"{label}: weights {theirs.sha256[:12]} where {mine.sha256[:12]} were recorded")
+        return found

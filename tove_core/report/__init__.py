@@ -1,0 +1,1 @@
+"""What people read about a model or a run: tables and pictures."""

@@ -1,0 +1,100 @@
+"""Read configurations: YAML files, `--set a.b=v` overrides, and one line per problem. No torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tove_core.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def read_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read a configuration of the given kind from a YAML file (None: all defaults) and apply overrides.
+
+    Args:
+        overrides: `a.b=value`, the value in YAML; list items by index, `experts.1.dtype=bfloat16`.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or values do not fit; one line per problem, naming the key.
+    """
+    data: Any = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise ConfigError(f"there is no configuration file {str(path)!r}; give the path of a YAML file") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}; repair the file") from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds a {type(data).__name__}; wanted a mapping of keys to values")
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(describe(error, kind)) from error
+
+
+def write_config(config: BaseModel, path: Path) -> None:
+    """Write a resolved configuration as YAML that `read_config` reads back."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def describe(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
+    """Return one line per problem of a validation error, `key: what is wrong`."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or error.title
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: there is no such key{_suggest(kind, problem['loc'])}")
+        else:
+            lines.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
+    return "\n".join(lines)
+
+
+def _suggest(kind: type[BaseModel] | None, location: tuple[int | str, ...]) -> str:
+    for part in location[:-1]:
+        field = kind.model_fields.get(str(part)) if kind else None
+        annotation = field.annotation if field else None
+        kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    close = difflib.get_close_matches(str(location[-1]), list(kind.model_fields), n=1) if kind else []
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"cannot read override {override!r}; wanted key.subkey=value")
+    *parents, last = path.strip().split(".")
+    place: Any = data
+    for part in parents:
+        if isinstance(place, dict) and place.get(part) is None:
+            place[part] = {}
+        place = _step(place, part, override)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of override {override!r} is not YAML; quote it") from error
+    if isinstance(place, list):
+        _step(place, last, override)
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ConfigError(f"override {override!r} goes into a {type(place).__name__}, which has no keys")
+
+
+def _step(place: Any, part: str, override: str) -> Any:
+    try:
+        return place[int(part)] if isinstance(place, list) else place[part]
+    except (ValueError, IndexError, KeyError, TypeError):
+        raise ConfigError(f"override {override!r}: there is no {part!r} at that place") from None

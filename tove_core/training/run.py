@@ -1,0 +1,82 @@
+"""A whole run from one configuration: read, build, calibrate, cache, train, save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tove_core.builder import assemble
+from tove_core.config import RunConfig
+from tove_core.data.readers import read
+from tove_core.data.sample import Sample, load_image
+from tove_core.errors import CheckpointError
+from tove_core.model import ToveModel
+from tove_core.settings import read_config, write_config
+from tove_core.training.examples import Examples
+from tove_core.training.loop import fit
+from tove_core.training.metrics import Display
+from tove_core.training.state import STATE
+
+CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint"
+CALIBRATION_IMAGES = 256
+
+
+def train(config: RunConfig, *, device: str | None = None, quiet: bool = False) -> ToveModel:
+    """Start a run; its folder gets the resolved configuration, metrics, states and the final checkpoint.
+
+    Raises:
+        CheckpointError: the output folder holds a run already.
+    """
+    if (config.output / CONFIG).exists():
+        raise CheckpointError(f"{config.output} holds a run already; resume it, or set another output")
+    return _run(config, resume=False, device=device, quiet=quiet)
+
+
+def resume(folder: Path, *, device: str | None = None, quiet: bool = False) -> ToveModel:
+    """Go on with a stopped run from its last saved state, exactly as if it had not stopped.
+
+    Raises:
+        CheckpointError: the folder holds no run, or none of its states was saved.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} holds no run to resume ({CONFIG} is missing)")
+    if not (folder / STATE).is_dir():
+        raise CheckpointError(f"{folder} has no saved state; start it anew, with training.save_every set")
+    config = read_config(RunConfig, folder / CONFIG).model_copy(update={"output": folder})
+    return _run(config, resume=True, device=device, quiet=quiet)
+
+
+def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
+    samples = read(config.data)
+    model = assemble(config.model, device=device, seed=config.seed)
+    if not quiet:
+        print(model.parameters_report())
+    prepare(model, samples)
+    examples = make_examples(model, samples, cache=config.training.cache, quiet=quiet)
+    config.output.mkdir(parents=True, exist_ok=True)
+    write_config(config, config.output / CONFIG)
+    fit(model, examples, config.training, seed=config.seed, output=config.output, resume=resume, quiet=quiet)
+    model.save_pretrained(config.output / CHECKPOINT)
+    return model
+
+
+def prepare(model: ToveModel, samples: list[Sample]) -> None:
+    """Calibrate a model on the first distinct images of its training samples."""
+    first = {sample.image_key: sample.image for sample in samples[: CALIBRATION_IMAGES * 16]}
+    model.calibrate([load_image(image) for image in list(first.values())[:CALIBRATION_IMAGES]])
+
+
+def make_examples(
+    model: ToveModel, samples: list[Sample], *, cache: bool, quiet: bool, label: str = "encode"
+) -> Examples:
+    """Bind samples to a model, with features computed once per image when `cache` is set."""
+    if not cache:
+        return Examples(model, samples)
+    plain = Examples(model, samples)
+    with Display(len(plain.images), label, quiet=quiet, every=64 * 16) as display:
+        return Examples.cached(model, samples, progress=lambda done, _: display.update(done))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint folder that a run folder or a checkpoint folder means."""
+    return path / CHECKPOINT if (path / CHECKPOINT / "tove.json").is_file() else path

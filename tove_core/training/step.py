@@ -1,0 +1,76 @@
+"""One training step: fused tokens to answer loss, plus the term that keeps every expert explored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tove_core.fusion import Fused, Transfer
+from tove_core.fusion.noise import sample_mask
+from tove_core.language.base import Decoder
+from tove_core.model import CLIP
+
+
+class StepOutput(NamedTuple):
+    """Sums over the batch, so that they can be added over processes before they are divided."""
+
+    loss: Tensor
+    """Summed cross-entropy over answer tokens."""
+    tokens: Tensor
+    """How many answer tokens there were."""
+    mass: Tensor | None
+    """Gate mass per expert [K], summed over samples and tokens; None without a gate."""
+
+
+class TransferStep(nn.Module):
+    """The trainable parts together: what accelerate prepares."""
+
+    def __init__(self, fusion: Transfer | None, decoder: Decoder) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.decoder = decoder
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        keys: Tensor,
+        noise: float = 0.0,
+        dropout: float = 0.0,
+    ) -> StepOutput:
+        """Return the sums for one batch.
+
+        Args:
+            features: `clip` v [B, N, D] and u_k [B, N, C_k] by expert.
+            prompts, targets: B texts each.
+            keys: [B], one integer per sample that fixes its noise and dropped experts.
+            noise: standard deviation of the gate's noise.
+            dropout: chance that a sample goes without a given expert.
+        """
+        fused = self._fuse(features, keys, noise, dropout)
+        output = self.decoder(fused.tokens, list(prompts), list(targets))
+        mass = None if fused.gates is None else fused.gates.float().sum((0, 1))
+        return StepOutput(output.loss_sum, output.token_count, mass)
+
+    def _fuse(self, features: Mapping[str, Tensor], keys: Tensor, noise: float, dropout: float) -> Fused:
+        if self.fusion is None:
+            return Fused(features[CLIP], None)
+        mask = None
+        if dropout > 0 and self.fusion.experts:
+            mask = sample_mask(keys, len(self.fusion.experts), dropout).to(features[CLIP].device)
+        return self.fusion(features[CLIP], features, mask=mask, keys=keys, noise=noise)
+
+
+def importance(mass: Tensor) -> Tensor:
+    """Return the squared coefficient of variation of gate mass [K] (Shazeer et al. 2017, eq. 6): 0 when all are equal.
+
+    `mass` is summed over the global batch.
+    """
+    if len(mass) < 2:
+        return mass.sum() * 0
+    return mass.var(unbiased=False) / mass.mean().square().clamp(min=torch.finfo(mass.dtype).tiny)
