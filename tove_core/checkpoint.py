@@ -66,7 +66,7 @@ def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
             provenance=model.provenance,
             off=dict(fusion.off) if fusion else {},
             ghosts=tuple(fusion.ghosts) if fusion else (),
-            calibrated=fusion.calibrated if fusion else False,
+            calibrated=model.calibrated,
             trained=model.trained,
             full=full,
             files=files,
@@ -94,9 +94,8 @@ def load(folder: Path, *, device: str | torch.device | None = None) -> ToveModel
     model.config, model.provenance = manifest.config, recorded
     _restore(model, read_safetensors(folder / TENSORS), folder)
     if model.fusion is not None:
-        model.fusion.calibrated = manifest.calibrated
         model.fusion.off = dict(manifest.off)
-    model.trained = manifest.trained
+    model.calibrated, model.trained = manifest.calibrated, manifest.trained
     return model
 
 
@@ -134,7 +133,7 @@ def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder` that takes its place when the block ends well, and vanishes otherwise."""
+    """Yield a temporary folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
     try:
@@ -185,7 +184,7 @@ def _save_frozen(model: ToveModel, folder: Path) -> None:
     for key, expert in model.experts.items():
         state = {
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in expert.module.state_dict().items()
-        }  # type: ignore[union-attr] # noqa: E501
+        }  # type: ignore[union-attr]
         save_file(state, folder / "experts" / f"{key}.safetensors")
     if model.decoder is not None:
         save_decoder(model.decoder, folder / "decoder")

@@ -34,6 +34,7 @@ class ToveModel(nn.Module):
     Attributes:
         config: resolved configuration.
         provenance: where every frozen part came from.
+        calibrated: whether channel statistics and the residual's size have been set from images.
         trained: whether the fusion or the decoder has seen a training step.
     """
 
@@ -54,6 +55,7 @@ class ToveModel(nn.Module):
         self.decoder = decoder
         self.config = config
         self.provenance = provenance
+        self.calibrated = False
         self.trained = False
         self._warned = False
 
@@ -77,7 +79,7 @@ class ToveModel(nn.Module):
         pixels = Preprocessor(inputs, self.config.view)(_listed(images))
         features = {CLIP: self.tower(pixels[CLIP].to(self.device)).patches.float()}
         for key in experts:
-            features[key] = self.align[key](self._expert(key)(pixels[key].to(self.device)))
+            features[key] = self._align(key)(self._expert(key)(pixels[key].to(self.device)))
         return features
 
     def fuse(self, features: Mapping[str, Tensor], **options: Any) -> Fused:
@@ -173,22 +175,19 @@ class ToveModel(nn.Module):
     def calibrate(self, images: Sequence[ImageSource], batch_size: int = 64) -> None:
         """Measure what is fixed before training, on a sample of images: channel statistics, then the residual's size.
 
-        Does nothing for parts that are calibrated already.
+        Does nothing to a model that is calibrated already.
         """
-        fusion = self.fusion
-        if fusion is None or (fusion.calibrated and not self._unmeasured()):
+        if self.calibrated or self.fusion is None:
             return
-        for key in self._unmeasured():
-            expert = self._expert(key)
-            preprocess = Preprocessor({key: expert.spec.input}, self.config.view)
-            starts = range(0, len(images), batch_size)
-            self.align[key].measure(expert(preprocess(images[i : i + batch_size])[key]) for i in starts)  # type: ignore[operator]
-        if not fusion.calibrated:
-            features = self.encode(images[:batch_size])
-            fusion.calibrate(features[CLIP], features)
-
-    def _unmeasured(self) -> list[str]:
-        return [key for key in self.active_experts if self.align[key].needs_measuring]  # type: ignore[truthy-function]
+        for key in self.active_experts:
+            align, expert = self._align(key), self._expert(key)
+            if align.needs_measuring:
+                preprocess = Preprocessor({key: expert.spec.input}, self.config.view)
+                starts = range(0, len(images), batch_size)
+                align.measure(expert(preprocess(images[i : i + batch_size])[key]) for i in starts)
+        features = self.encode(images[:batch_size])
+        self.fusion.calibrate(features[CLIP], features)
+        self.calibrated = True
 
     # Reporting, saving
 
@@ -211,6 +210,9 @@ class ToveModel(nn.Module):
 
     def _expert(self, key: str) -> FrozenExpert:
         return self.experts[key]  # type: ignore[return-value]  # built from FrozenExperts
+
+    def _align(self, key: str) -> Align:
+        return self.align[key]  # type: ignore[return-value]  # built as Aligns
 
     def _decoder(self) -> Decoder:
         if self.decoder is None:

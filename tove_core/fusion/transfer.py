@@ -35,7 +35,6 @@ class Transfer(nn.Module):
         self.first = nn.ModuleDict({name: self._first_linear(size) for name, size in self._inputs(experts).items()})
         self.second = nn.Linear(hidden, width, bias=False)
         self.off: dict[str, Rule] = {}
-        self.calibrated = config.init == "zero"
         if config.init == "zero":
             nn.init.zeros_(self.second.weight)
 
@@ -104,13 +103,12 @@ class Transfer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, tokens: Tensor, features: Mapping[str, Tensor]) -> None:
-        """Scale the second linear once, so that the residual has `config.residual` of the rms of v."""
-        if self.calibrated:
+        """Scale the second linear so that the residual has `config.residual` of the rms of v (init `rms` only)."""
+        if self.config.init == "zero":
             return
         residual = self(tokens, features).tokens - tokens
         wanted = self.config.residual * tokens.float().square().mean().sqrt()
         self.second.weight.mul_(wanted / residual.float().square().mean().sqrt().clamp(min=1e-12))
-        self.calibrated = True
 
     def switch_off(self, name: str, rule: Rule) -> None:
         """Switch an expert off by a rule; its parameters stay."""
