@@ -131,6 +131,16 @@ def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
+def require_new(folder: Path) -> None:
+    """Refuse a folder that exists and holds something.
+
+    Raises:
+        CheckpointError: so that no work is done whose result could not be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists already; give a new folder")
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""

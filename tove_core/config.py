@@ -177,3 +177,22 @@ class RunConfig(Frozen):
     training: TrainingConfig = TrainingConfig()
     output: Path = Path("runs/tove")
     seed: int = 0
+
+
+class MergeConfig(Frozen):
+    """How a copy of the CLIP tower learns to give the enhanced tokens by itself."""
+
+    steps: Positive = 1000
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(default=None, description="None: learning_rate")
+    weight_decay: NonNegative = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    warmup: Annotated[int, Field(ge=0)] = 30
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    feature: NonNegative = Field(default=2.0, description="weight of the distance to v', in units of the power of v'")
+    language: NonNegative = Field(default=1.0, description="weight of the language loss")
+    alignment: NonNegative = Field(
+        default=0.5, description="weight of keeping the image embedding, and with it the text"
+    )
+    control: bool = Field(default=False, description="language loss alone: the fair comparison, no teacher")

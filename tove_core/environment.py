@@ -31,3 +31,8 @@ def home(env: Mapping[str, str] = os.environ) -> Path:
         return Path(env[HOME]).expanduser()
     cache = env.get("XDG_CACHE_HOME")
     return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "tove"
+
+
+def variable(name: str, env: Mapping[str, str] = os.environ) -> str | None:
+    """Return an environment variable, None where it is not set."""
+    return env.get(name)

@@ -136,7 +136,7 @@ def discover(env: Mapping[str, str] = os.environ) -> Registry:
     """
     registry = Registry()
     allow, block = _names(env.get(environment.PLUGINS)), _names(env.get(environment.BLOCK)) or set()
-    found = sorted(_entry_points())
+    found = sorted(_entry_points(), key=lambda one: one[0])
     for name in sorted(((allow or set()) | block) - {source.distribution for source, _ in found}):
         registry.notes.append(f"{environment.PLUGINS}/{environment.BLOCK} names {name!r}, which is not installed")
     for source, entry_point in found:
@@ -162,6 +162,11 @@ def experts() -> dict[str, Offer]:
     """Return every usable expert by the name that resolves to it. Imports no torch."""
     found = registry()
     return {name: found.resolve(name).offer for name in found.names()}
+
+
+def installed() -> list[Source]:
+    """Return every plugin that is installed, without importing any."""
+    return [source for source, _ in sorted(_entry_points(), key=lambda found: found[0])]
 
 
 def _entry_points() -> Iterable[tuple[Source, metadata.EntryPoint]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tove_kernels import gate_weights, gated_activation_mix
@@ -60,6 +61,16 @@ class GatedTransfer(Transfer):
         )
         weights = gate_weights(logits, len(hidden), mask=on, rule=rule, activation=kind)
         return mix, self._all_columns(weights)
+
+    @torch.no_grad()
+    def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
+        """Return, for each active expert, its name, gate [B, N] and activated hidden tokens [B, N, H]."""
+        gates = self(tokens, features).gates
+        found = []
+        for name in self.active:
+            hidden = F.gelu(self.first[name](features[name]))
+            found.append((name, gates[..., self.experts.index(name)], hidden))
+        return found
 
     def _all_columns(self, weights: Tensor) -> Tensor:
         if len(self.active) == len(self.experts):

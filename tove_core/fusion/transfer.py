@@ -110,6 +110,10 @@ class Transfer(nn.Module):
         wanted = self.config.residual * tokens.float().square().mean().sqrt()
         self.second.weight.mul_(wanted / residual.float().square().mean().sqrt().clamp(min=1e-12))
 
+    def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
+        """Return, for each active expert of a gated fusion, its name, gate [B, N] and hidden tokens [B, N, H]."""
+        return []
+
     def switch_off(self, name: str, rule: Rule) -> None:
         """Switch an expert off by a rule; its parameters stay."""
         self._known(name)

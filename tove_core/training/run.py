@@ -80,3 +80,18 @@ def make_examples(
 def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint folder that a run folder or a checkpoint folder means."""
     return path / CHECKPOINT if (path / CHECKPOINT / "tove.json").is_file() else path
+
+
+def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list[Sample]:
+    """Read a run's validation samples, or its training samples where it has none or `train` is set.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} holds no run ({CONFIG} is missing), so its data are unknown; give a run folder"
+        )
+    config = read_config(RunConfig, folder / CONFIG)
+    data = config.data if train or config.validation is None else config.validation
+    return read(data.model_copy(update={"limit": limit or data.limit}))

@@ -1,0 +1,54 @@
+"""`tove doctor`: versions, devices, and every plugin that failed with its traceback."""
+
+from __future__ import annotations
+
+import platform
+import traceback
+from importlib import metadata
+
+from tove_core import environment, plugins
+
+LIBRARIES = ("torch", "torchvision", "transformers", "open_clip_torch", "timm", "accelerate", "triton", "pluggy")
+
+
+def doctor() -> None:
+    """Show versions, devices and what went wrong with plugins. Exit code 1 when a plugin failed."""
+    import typer
+
+    registry = plugins.registry()
+    print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for name in ("tove-core", *LIBRARIES):
+        print(f"{name} {_version(name)}")
+    print(f"lock file {environment.home() / 'weights.lock.json'}; network {_network()}")
+    _device()
+    print(f"{len(registry.offers)} experts from {len({offer.source for offer in registry.offers})} plugins")
+    for note in registry.notes:
+        print(f"note: {note}")
+    for source, variable in sorted(registry.blocked.items()):
+        print(f"blocked: {source} (by {variable})")
+    for source, error in sorted(registry.failures.items()):
+        print(f"failed: {source}, entry point {source.entry_point!r}")
+        print("".join(traceback.format_exception(error)).rstrip())
+    if registry.failures:
+        raise typer.Exit(1)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
+
+
+def _network() -> str:
+    return "forbidden (TOVE_OFFLINE or HF_HUB_OFFLINE)" if environment.offline() else "allowed"
+
+
+def _device() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        print(f"devices: {', '.join(names)}")
+    else:
+        print(f"devices: CPU only, {torch.get_num_threads()} threads")

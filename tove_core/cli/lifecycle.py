@@ -1,0 +1,87 @@
+"""`tove contributions`, `detach` and `merge`: take experts away again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tove_core.cli.runs import Device, Run, Set
+
+Out = Annotated[Path, typer.Option(help="folder for the result; it must not exist yet")]
+
+
+def contributions(
+    run: Run,
+    limit: Annotated[
+        int, typer.Option(min=1, help="samples of the validation (else training) data to measure on")
+    ] = 1000,
+    rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
+    device: Device = None,
+) -> None:
+    """Measure what each expert's absence costs, in nats per answer token."""
+    from tove_core.contribution import contributions as measure
+    from tove_core.model import ToveModel
+    from tove_core.training.run import find_checkpoint, make_examples, run_samples
+
+    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    examples = make_examples(model, run_samples(run, limit), cache=True, quiet=False)
+    print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
+    for one in measure(model, examples, rule=_rule(rule)):
+        norm, mass = (f"{value:.3f}" if value is not None else "-" for value in (one.norm, one.mass))
+        print(f"{one.expert:<28}{one.loss:>+16.4f}{norm:>12}{mass:>11}")
+    print("gate mass is not a measure of contribution; the loss is")
+
+
+def detach(
+    run: Run,
+    experts: Annotated[list[str], typer.Argument(help="names of experts to take out")],
+    out: Out,
+    rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
+) -> None:
+    """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
+    from tove_core.checkpoint import require_new
+    from tove_core.model import ToveModel
+    from tove_core.training.run import find_checkpoint
+
+    require_new(out)
+    model = ToveModel.from_pretrained(find_checkpoint(run))
+    for name in experts:
+        model.detach(name, _rule(rule))
+    model.prune()
+    model.save_pretrained(out)
+    print(f"wrote {out} with {', '.join(model.active_experts) or 'no experts'}")
+
+
+def merge(
+    run: Run,
+    out: Out,
+    set_: Set = None,
+    control: Annotated[bool, typer.Option("--control", help="language loss alone: the fair comparison")] = False,
+    seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
+    device: Device = None,
+) -> None:
+    """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as an open_clip folder."""
+    from tove_core.checkpoint import require_new
+    from tove_core.config import MergeConfig
+    from tove_core.merging.merge import merge as train_tower
+    from tove_core.merging.write import write_merged
+    from tove_core.model import ToveModel
+    from tove_core.settings import read_config
+    from tove_core.training.run import find_checkpoint, make_examples, run_samples
+
+    config = read_config(MergeConfig, None, [*(set_ or []), *(["control=true"] if control else [])])
+    require_new(out)
+    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    examples = make_examples(model, run_samples(run, None, train=True), cache=True, quiet=False)
+    write_merged(train_tower(model, examples, config, seed=seed), out)
+    print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
+
+
+def _rule(text: str | None):  # type: ignore[no-untyped-def]
+    from tove_core.errors import ConfigError
+
+    if text in (None, "zero", "renormalise"):
+        return text
+    raise ConfigError(f"there is no rule {text!r}; wanted zero or renormalise")

@@ -1,0 +1,66 @@
+"""Entry point of the `tove` command: collect the commands, and turn errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from tove_core import __version__, environment
+from tove_core.cli import bench, demo, doctor, experts, lifecycle, runs, weights
+from tove_core.errors import ToveError
+
+app = typer.Typer(
+    name="tove",
+    help="Route what vision experts know into a CLIP's tokens; then detach the experts, or merge them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(runs.train)
+app.command()(runs.evaluate)
+app.command()(runs.caption)
+app.command()(runs.answer)
+app.command()(lifecycle.contributions)
+app.command()(lifecycle.detach)
+app.command()(lifecycle.merge)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.add_typer(bench.app, name="bench")
+app.add_typer(experts.app, name="experts")
+app.add_typer(weights.app, name="weights")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tove {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Run the command line; errors of tove become one sentence on stderr and exit code 1."""
+    warnings.showwarning = _warn
+    try:
+        app()
+    except ToveError as error:
+        if environment.is_true(environment.variable("TOVE_TRACEBACK")):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"note: {message}", file=sys.stderr)

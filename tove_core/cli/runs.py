@@ -1,0 +1,114 @@
+"""`tove train`, `evaluate`, `caption` and `answer`: everything a run is used for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
+Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key, e.g. training.steps=50")
+]
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; with --resume, the folder of the run")],
+    set_: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on exactly where the run in this folder stopped")
+    ] = False,
+    device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Train the fusion and the decoder of the model a configuration describes."""
+    from tove_core.config import RunConfig
+    from tove_core.errors import ConfigError
+    from tove_core.settings import read_config
+
+    if resume and set_:
+        raise ConfigError("a resumed run keeps its configuration; --set and --resume exclude each other")
+    if resume:
+        from tove_core.training.run import resume as go_on
+
+        go_on(config, device=device, quiet=quiet)
+        print(f"wrote {config / 'checkpoint'}")
+        return
+    wanted = read_config(RunConfig, config, set_ or [])
+    from tove_core.training.run import train as start
+
+    start(wanted, device=device, quiet=quiet)
+    print(f"wrote {wanted.output / 'checkpoint'}")
+
+
+def evaluate(
+    run: Run,
+    data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
+    reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
+    split: Annotated[str, typer.Option(help="which part of the data set")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="write what the model said here, as JSONL")] = None,
+    device: Device = None,
+) -> None:
+    """Score a run on a data set: accuracy per kind of question, caption metrics, and the majority answer beside them."""
+    from tove_core.config import DataConfig, RunConfig
+    from tove_core.data.readers import read
+    from tove_core.evaluation.evaluate import evaluate as score
+    from tove_core.model import ToveModel
+    from tove_core.settings import read_config
+    from tove_core.training.run import CONFIG, find_checkpoint, make_examples
+
+    saved = read_config(RunConfig, run / CONFIG).data if (run / CONFIG).is_file() else DataConfig()
+    wanted = DataConfig(
+        reader=reader or saved.reader, path=data or saved.path, images=saved.images, split=split, limit=limit
+    )
+    samples = read(wanted)
+    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    scores = score(model, make_examples(model, samples, cache=True, quiet=False), quiet=False)
+    print(scores)
+    if predictions is not None:
+        lines = [
+            json.dumps({"id": key, "prediction": text}, ensure_ascii=False) for key, text in scores.predictions.items()
+        ]
+        predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"wrote {predictions}")
+
+
+def caption(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
+    device: Device = None,
+) -> None:
+    """Describe images."""
+    _say(run, images, None, beams, device)
+
+
+def answer(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    question: Annotated[str, typer.Option(help="asked of every image")],
+    beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
+    device: Device = None,
+) -> None:
+    """Answer a question about images."""
+    _say(run, images, question, beams, device)
+
+
+def _say(run: Path, images: list[Path], question: str | None, beams: int, device: str | None) -> None:
+    from tove_core.hub.images import read_image
+    from tove_core.model import ToveModel
+    from tove_core.training.run import find_checkpoint
+
+    decoded = [read_image(path) for path in images]  # a bad file is reported before anything is loaded
+    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    for path, pixels in zip(images, decoded, strict=True):
+        said = (
+            model.caption(pixels, num_beams=beams)
+            if question is None
+            else model.answer(pixels, question, num_beams=beams)
+        )
+        print(f"{path}: {said[0]}")

@@ -1,0 +1,7 @@
+"""How much each expert contributes: the loss its absence costs, and cheaper proxies beside it."""
+
+from __future__ import annotations
+
+from tove_core.contribution.leave_one_out import Contribution, contributions
+
+__all__ = ["Contribution", "contributions"]

@@ -1,0 +1,68 @@
+"""Switch each expert off in turn and see what it costs. This is the truth that proxies are measured against.
+
+Gate mass is given too, and is no measure of contribution: a random network has been seen to get the most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tove_core.config import Rule
+from tove_core.evaluation.loss import mean_loss
+from tove_core.model import CLIP, ToveModel
+from tove_core.training.examples import Examples
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one expert contributes.
+
+    Attributes:
+        expert: its name in the model.
+        loss: nats per answer token that its absence costs; negative: the model is better without it.
+        norm: mean norm of its gated term before the shared linear; a fair proxy.
+        mass: mean gate; 1 is the weight of equal gates. Not a measure of contribution.
+    """
+
+    expert: str
+    loss: float
+    norm: float | None
+    mass: float | None
+
+
+def contributions(
+    model: ToveModel, examples: Examples, *, rule: Rule | None = None, batch_size: int = 128
+) -> list[Contribution]:
+    """Return every active expert's contribution on some samples, the largest loss first.
+
+    Args:
+        rule: how an expert is switched off; None: as the model is configured.
+    """
+    full = mean_loss(model, examples, batch_size=batch_size)
+    norms, masses = _gate_statistics(model, examples, batch_size)
+    found = []
+    for name in model.active_experts:
+        model.detach(name, rule)
+        try:
+            without = mean_loss(model, examples, batch_size=batch_size)
+        finally:
+            model.attach(name)
+        found.append(Contribution(name, without - full, norms.get(name), masses.get(name)))
+    return sorted(found, key=lambda one: -one.loss)
+
+
+@torch.no_grad()
+def _gate_statistics(
+    model: ToveModel, examples: Examples, batch_size: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return mean norm of the gated hidden term, and mean gate, by expert; empty where there is no gate."""
+    fusion = model.fusion
+    indices = range(min(len(examples), 4 * batch_size))
+    if fusion is None:
+        return {}, {}
+    features = examples.features(list(indices))
+    terms = fusion.terms(features[CLIP], features)
+    norms = {name: (gate[..., None] * hidden).norm(dim=-1).mean().item() for name, gate, hidden in terms}
+    return norms, {name: gate.mean().item() for name, gate, _ in terms}

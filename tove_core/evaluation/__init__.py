@@ -1,0 +1,1 @@
+"""Score what a model says."""

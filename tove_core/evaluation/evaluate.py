@@ -1,0 +1,99 @@
+"""Score a model on a data set: answers by exact match, captions by the COCO metrics, guessing beside both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tove_core.data.sample import Sample
+from tove_core.evaluation.metrics import bleu, cider, exact_match, rouge_l
+from tove_core.evaluation.predict import predict
+from tove_core.model import ToveModel
+from tove_core.training.examples import Examples
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one model on one data set.
+
+    Attributes:
+        accuracy: mean exact match over all questions, None without questions.
+        by_kind: accuracy and number of questions per kind.
+        majority: accuracy of always giving the kind's most frequent answer of this data set.
+        captions: caption metrics by name, empty without captions.
+        predictions: what the model said, by sample id.
+    """
+
+    accuracy: float | None
+    by_kind: Mapping[str, tuple[float, int]]
+    majority: float | None
+    captions: Mapping[str, float]
+    predictions: Mapping[str, str] = field(repr=False)
+
+    def __str__(self) -> str:
+        """Return a table."""
+        lines = []
+        if self.accuracy is not None:
+            total = sum(count for _, count in self.by_kind.values())
+            lines += [f"{'kind':<16}{'accuracy':>9}{'n':>8}"]
+            lines += [f"{kind or '-':<16}{score:>9.3f}{count:>8}" for kind, (score, count) in self.by_kind.items()]
+            lines += [f"{'all':<16}{self.accuracy:>9.3f}{total:>8}", f"{'majority answer':<16}{self.majority:>9.3f}"]
+        lines += [f"{name:<16}{score:>9.3f}" for name, score in self.captions.items()]
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: ToveModel,
+    examples: Examples,
+    *,
+    batch_size: int = 128,
+    max_new_tokens: int | None = None,
+    num_beams: int = 1,
+    quiet: bool = True,
+) -> Scores:
+    """Let a model answer and score what it says."""
+    said = predict(
+        model, examples, batch_size=batch_size, max_new_tokens=max_new_tokens, num_beams=num_beams, quiet=quiet
+    )
+    return score(examples.samples, said)
+
+
+def score(samples: Sequence[Sample], said: Mapping[str, str]) -> Scores:
+    """Score predictions against the samples' targets.
+
+    Raises:
+        DataError: predictions are missing, or belong to no sample.
+    """
+    questions = {sample.id: sample for sample in samples if sample.prompt is not None}
+    captions = {sample.id: sample.targets for sample in samples if sample.prompt is None}
+    accuracy, by_kind, majority = None, {}, None
+    if questions:
+        result = exact_match(_of(said, questions), {key: sample.targets for key, sample in questions.items()})
+        accuracy, majority = result.score, majority_accuracy(list(questions.values()))
+        by_kind = _by_kind(questions, result.per_sample)
+    scores = {}
+    if captions:
+        texts = _of(said, captions)
+        scores = {"CIDEr": cider(texts, captions).score, "ROUGE-L": rouge_l(texts, captions).score}
+        scores |= {"BLEU-4": bleu(texts, captions).score}
+    return Scores(accuracy, by_kind, majority, scores, said)
+
+
+def majority_accuracy(samples: Sequence[Sample]) -> float:
+    """Return the accuracy of giving each kind's most frequent answer, whatever the image."""
+    answers: dict[str, Counter[str]] = {}
+    for sample in samples:
+        answers.setdefault(sample.kind, Counter())[sample.targets[0]] += 1
+    return sum(max(counter.values()) for counter in answers.values()) / len(samples)
+
+
+def _of(said: Mapping[str, str], wanted: Mapping[str, object]) -> dict[str, str]:
+    return {key: text for key, text in said.items() if key in wanted}
+
+
+def _by_kind(questions: Mapping[str, Sample], correct: Mapping[str, float]) -> dict[str, tuple[float, int]]:
+    groups: dict[str, list[float]] = {}
+    for key, sample in questions.items():
+        groups.setdefault(sample.kind, []).append(correct[key])
+    return {kind: (sum(values) / len(values), len(values)) for kind, values in sorted(groups.items())}

@@ -1,0 +1,116 @@
+"""Train a copy of the CLIP tower onto v', the enhanced tokens; its architecture stays as it is.
+
+ToVE calls the result a knowledge-merged CLIP. The loss is ours: distance to v' at the layer the tokens are taken from,
+the language loss through those tokens, and the distance between the old and new image embedding, so that the tower
+stays aligned with its text tower.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tove_core.config import MergeConfig, ModelConfig, TrainingConfig
+from tove_core.data.batches import BatchSampler
+from tove_core.data.sample import load_image
+from tove_core.errors import ConfigError
+from tove_core.fusion.noise import sample_keys
+from tove_core.hub.view import Preprocessor
+from tove_core.model import CLIP, ToveModel
+from tove_core.tower.base import Tower
+from tove_core.training.examples import Examples
+from tove_core.training.metrics import Display
+from tove_core.training.optimise import parameter_groups, schedule, set_rates
+from tove_core.training.step import TransferStep
+
+
+def merge(
+    model: ToveModel, examples: Examples, config: MergeConfig, *, seed: int = 0, quiet: bool = False
+) -> ToveModel:
+    """Return a new model without experts whose tower gives what `model` gives with its experts.
+
+    With `config.control` the tower is unfrozen and trained with the language loss alone, without a teacher.
+
+    Args:
+        model: stays as it is; its decoder is where the new model's starts.
+        examples: samples bound to `model`; with a feature table the experts do not run again.
+
+    Raises:
+        ConfigError: the model has no decoder, or nothing to merge.
+    """
+    if model.decoder is None:
+        raise ConfigError("merging needs the language loss; the model was built with decoder=None")
+    if model.fusion is None and not config.control:
+        raise ConfigError("there is nothing to merge: the model has no fusion")
+    student = _student(model)
+    optimizer = torch.optim.AdamW(_groups(student, config), betas=config.betas)
+    sampler = BatchSampler(len(examples), config.batch_size, seed)
+    preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
+    with Display(config.steps, "control" if config.control else "merge", quiet=quiet) as display:
+        for step in range(config.steps):
+            set_rates(optimizer, schedule(step, _as_training(config)))
+            torch.manual_seed(seed * 1_000_003 + step)
+            loss, note = _loss(model, student, examples, sampler.batch(step), preprocess, config, seed)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([p for p in student.parameters() if p.requires_grad], config.clip_norm)
+            optimizer.step()
+            display.update(step + 1, note)
+    student.tower.freeze()
+    student.trained = True
+    return student.eval()
+
+
+def _student(model: ToveModel) -> ToveModel:
+    config: ModelConfig = model.config.model_copy(update={"experts": ()})
+    origin = model.provenance.model_copy(update={"experts": {}})
+    tower: Tower = model.tower.trainable_copy()
+    student = ToveModel(tower, {}, None, copy.deepcopy(model.decoder), config, origin)
+    if student.decoder is not None:
+        student.decoder.train()
+    return student
+
+
+def _groups(student: ToveModel, config: MergeConfig) -> list[dict[str, object]]:
+    step = TransferStep(None, student.decoder)  # type: ignore[arg-type]  # merge refuses models without one
+    tower = [p for p in student.tower.parameters() if p.requires_grad]
+    language = config.decoder_learning_rate or config.learning_rate
+    training = TrainingConfig(learning_rate=language, decoder_learning_rate=language, weight_decay=config.weight_decay)
+    return [
+        {"params": tower, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        *parameter_groups(step, training),
+    ]
+
+
+def _as_training(config: MergeConfig) -> TrainingConfig:
+    return TrainingConfig(steps=config.steps, warmup=config.warmup)
+
+
+def _loss(
+    model: ToveModel,
+    student: ToveModel,
+    examples: Examples,
+    indices: Sequence[int],
+    preprocess: Preprocessor,
+    config: MergeConfig,
+    seed: int,
+) -> tuple[Tensor, str]:
+    images = [load_image(examples.images[examples.rows[i]]) for i in indices]
+    pixels = preprocess(images)[CLIP].to(model.device)
+    tokens = student.tower.features(pixels).patches.float()
+    keys = sample_keys(seed, [0] * len(indices), indices)
+    output = student.decoder(tokens, examples.prompts(indices), examples.targets(indices, keys))  # type: ignore[misc]
+    language = output.loss_sum / output.token_count
+    if config.control:
+        return language, f"language {language.item():.3f}"
+    with torch.no_grad():
+        wanted = model.fuse(examples.features(indices)).tokens
+        embedding = model.tower.embed(pixels)
+    distance = F.mse_loss(tokens, wanted) / wanted.square().mean()
+    turned = 1 - F.cosine_similarity(student.tower.embed(pixels), embedding).mean()
+    total = config.language * language + config.feature * distance + config.alignment * turned
+    return total, f"language {language.item():.3f} feature {distance.item():.3f} alignment {turned.item():.3f}"
