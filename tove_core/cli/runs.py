@@ -11,7 +11,7 @@ import typer
 Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key, e.g. training.steps=50")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")
 ]
 
 
@@ -19,7 +19,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file; with --resume, the folder of the run")],
     set_: Set = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on exactly where the run in this folder stopped")
+        bool, typer.Option("--resume", help="go on exactly where the run stopped")
     ] = False,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
@@ -53,7 +53,7 @@ def evaluate(
     predictions: Annotated[Path | None, typer.Option(help="write what the model said here, as JSONL")] = None,
     device: Device = None,
 ) -> None:
-    """Score a run on a data set: accuracy per kind of question, caption metrics, and the majority answer beside them."""
+    """Score a run: accuracy per kind of question with the majority answer beside it, and caption metrics."""
     from tove_core.config import DataConfig, RunConfig
     from tove_core.data.readers import read
     from tove_core.evaluation.evaluate import evaluate as score

@@ -12,7 +12,7 @@ app = typer.Typer(help="Pin, show, verify and renew weights.", no_args_is_help=T
 @app.command()
 def lock(
     experts: Annotated[
-        list[str] | None, typer.Argument(help="experts to download and pin; none: show the pins")
+        list[str] | None, typer.Argument(help="experts to pin; none: show the pins")
     ] = None,
 ) -> None:
     """Download and pin the weights of experts, or show what is pinned."""

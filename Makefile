@@ -1,0 +1,41 @@
+# Two commands are all the set-up: `make demo` and `make test`. Each makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint install clean help
+
+help:
+	@echo "make demo   train, detach and merge on the embedded world; writes runs/demo"
+	@echo "make test   run the tests"
+	@echo "make lint   ruff and pyright"
+
+demo: $(STAMP)
+	$(BIN)/tove demo --out runs/demo --overwrite
+
+test: $(STAMP)
+	$(BIN)/pytest $(TESTARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+install: $(STAMP)
+
+# uv is faster, pip reads the user's pip.conf: set UV= (empty) to use pip although uv is there.
+UV ?= $(shell command -v uv 2>/dev/null)
+
+$(STAMP): pyproject.toml
+	@echo "installing tove and its dependencies into $(VENV) (about 5.5 GB the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(UV),)
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+else
+	$(UV) pip install --quiet --python $(BIN)/python -e ".[dev]"
+endif
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache
