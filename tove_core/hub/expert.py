@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
@@ -84,7 +85,7 @@ class FrozenExpert(nn.Module):
         own = pixels.to(device=self.device or pixels.device, dtype=self.dtype)
         version = own._version
         # The caller's autocast must not decide in which precision a frozen expert computes.
-        with torch.autocast(own.device.type, enabled=False):
+        with _no_autocast(own.device.type):
             outputs = self.module(own)
         if own._version != version:
             raise ContractError(
@@ -141,6 +142,12 @@ class FrozenExpert(nn.Module):
         result = tensor.to(device=pixels.device, dtype=torch.float32)
         # An expert that runs in inference mode by itself gives tensors no trained layer could save.
         return result.clone() if result.is_inference() else result
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def promised_shape(output: Output, pixels: Tensor) -> tuple[int, ...]:
