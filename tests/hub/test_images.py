@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tove_core.errors import ImageError
+from tove_core.hub.images import read_image
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def noise(height: int = 5, width: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
+    array = noise()
+    picture = Image.fromarray(array)
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    expected = torch.from_numpy(array).permute(2, 0, 1)
+    for source in (path, str(path), path.read_bytes(), picture, array, expected):
+        result = read_image(source)
+        assert result.dtype == torch.uint8
+        assert torch.equal(result, expected)
+
+
+def test_an_array_with_negative_strides_or_read_only_is_copied() -> None:
+    array = noise()[:, ::-1]
+    array.flags.writeable = False
+    result = read_image(array)
+    result.zero_()
+    assert array.any()
+
+
+def test_floats_stay_floats_in_zero_to_one() -> None:
+    values = np.random.default_rng(1).random((4, 6, 3))
+    result = read_image(values)
+    assert result.dtype == torch.float32
+    assert torch.allclose(result, torch.from_numpy(values).permute(2, 0, 1).float())
+    assert read_image(torch.rand(3, 2, 9, dtype=torch.float64)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_tags_are_applied(orientation: int) -> None:
+    # A red corner at the top left of the picture as it should be seen, 6 high and 10 wide.
+    upright = np.zeros((6, 10, 3), dtype=np.uint8)
+    upright[0, 0] = (255, 0, 0)
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+    assert torch.equal(read_image(data), torch.from_numpy(upright).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_laid_over_white(mode: str) -> None:
+    picture = Image.new("RGBA", (3, 2), (0, 0, 0, 0))
+    picture.putpixel((1, 0), (0, 0, 0, 255))
+    result = read_image(picture.convert(mode))
+    assert result[:, 0, 1].tolist() == [0, 0, 0]
+    assert result[:, 1, 2].tolist() == [255, 255, 255]
+
+
+def test_half_transparency_mixes_with_white() -> None:
+    result = read_image(Image.new("RGBA", (1, 1), (200, 0, 100, 128)))
+    expected = torch.tensor([200, 0, 100]) * (128 / 255) + 255 * (127 / 255)
+    assert (result[:, 0, 0] - expected).abs().max() <= 1
+
+
+def test_a_transparent_palette_entry_becomes_white() -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putpixel((1, 0), 1)
+    result = read_image(encoded(picture, transparency=0))
+    assert result[:, 0].T.tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+    for source in (encoded(Image.fromarray(values)), encoded(Image.fromarray(values), "TIFF"), values):
+        assert read_image(source)[0, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_grey_binary_and_cmyk_become_rgb() -> None:
+    assert read_image(Image.new("L", (2, 3), 77)).unique().tolist() == [77]
+    assert read_image(Image.new("1", (2, 3), 1)).unique().tolist() == [255]
+    assert read_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"))[:, 4, 4].tolist() == [255, 0, 0]
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert torch.equal(read_image(grey), torch.from_numpy(grey).expand(3, 2, 3))
+
+
+def test_unreadable_files_are_errors_that_name_the_file(tmp_path: Path) -> None:
+    whole = encoded(Image.fromarray(noise(64, 64)), "JPEG")
+    broken = {"empty.jpg": b"", "text.jpg": b"not an image at all", "cut.jpg": whole[: len(whole) // 2]}
+    for name, data in broken.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageError, match=name.replace(".", r"\.")):
+            read_image(tmp_path / name)
+    for missing in (tmp_path / "absent.png", tmp_path):
+        with pytest.raises(ImageError, match=missing.name):
+            read_image(missing)
+
+
+def test_truncated_png_is_an_error() -> None:
+    whole = encoded(Image.fromarray(noise(40, 40)))
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        read_image(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("limit", [50, 90])
+def test_images_above_pillows_limit_are_refused(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(noise(10, 12)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with (
+        pytest.raises(ImageError, match="limit"),
+        pytest.warns(Image.DecompressionBombWarning) if limit == 90 else _nothing(),
+    ):
+        read_image(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_image(data).shape == (3, 10, 12)
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (torch.zeros(4, 5, dtype=torch.uint8), r"\[4, 5\].*give \[3, H, W\]"),
+        (torch.zeros(1, 4, 5), r"give \[3, H, W\]"),
+        (torch.zeros(3, 0, 5), "no pixels"),
+        (torch.zeros(3, 4, 5, dtype=torch.int64), "int64"),
+        (torch.full((3, 4, 5), 1.5), "0..1"),
+        (torch.full((3, 4, 5), -0.1), "0..1"),
+        (torch.full((3, 4, 5), float("nan")), "0..1"),
+        (np.zeros((4, 5, 4), dtype=np.uint8), r"\[4, 5, 4\]"),
+        (np.zeros((3, 4, 5), dtype=np.int32), r"\[3, 4, 5\]"),
+        (np.zeros((4, 5, 3), dtype=np.int32), "int32"),
+        (np.full((4, 5, 3), 200.0), "0..1"),
+        (None, "NoneType"),
+        ([1, 2], "list"),
+    ],
+)
+def test_other_forms_are_refused_with_what_to_give(source: object, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        read_image(source)  # type: ignore[arg-type]

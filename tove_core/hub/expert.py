@@ -1,0 +1,158 @@
+"""A vision expert at run time: frozen for good, in its own precision, held to what its spec promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tove_core.errors import ContractError
+from tove_core.spec import ExpertSpec, Grid, Output, Regions
+
+
+def require_usable(spec: ExpertSpec, name: str) -> None:
+    """Refuse outputs that can be declared but not yet used.
+
+    Raises:
+        ContractError: one of the outputs is `Regions`.
+    """
+    for key, output in spec.outputs.items():
+        if isinstance(output, Regions):
+            raise ContractError(
+                f"expert '{name}': output '{key}' is declared as regions but this version cannot use regions yet; "
+                f"choose an expert with grids or vectors"
+            )
+
+
+class FrozenExpert(nn.Module):
+    """Wraps the module an expert's factory built.
+
+    Parameters need no gradient, `train()` keeps evaluation mode, and the forward pass records nothing. It is not run
+    in inference mode, whose tensors the trained layers could not save for their backward pass.
+    """
+
+    def __init__(self, module: nn.Module, spec: ExpertSpec, name: str) -> None:
+        """Freeze `module` in place.
+
+        Args:
+            module: maps normalised pixels [B, 3, H, W] to a mapping of output name to tensor.
+            spec: what the expert promises, its variant applied.
+            name: the name under which the model knows the expert.
+
+        Raises:
+            ContractError: the spec declares an output that cannot be used yet.
+        """
+        require_usable(spec, name)
+        super().__init__()
+        self.module = module
+        self.spec = spec
+        self.name = name
+        self.module.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Keep evaluation mode whatever is asked for."""
+        return super().train(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision the expert computes in: that of its parameters, float32 where it has none."""
+        floating = (t.dtype for t in self._tensors() if t.is_floating_point())
+        return next(floating, torch.float32)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the expert lies; None where it holds no tensor and computes wherever its input is."""
+        return next((t.device for t in self._tensors()), None)
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.module.parameters(), *self.module.buffers()]
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return the expert's outputs in the order of its spec, in float32 on the device of the pixels.
+
+        Args:
+            pixels: [B, 3, H, W], resampled and normalised as `spec.input` says.
+
+        Raises:
+            ContractError: pixels or outputs are not what the spec says, or the expert wrote into its input.
+        """
+        self._check_pixels(pixels)
+        own = pixels.to(device=self.device or pixels.device, dtype=self.dtype)
+        version = own._version
+        # The caller's autocast must not decide in which precision a frozen expert computes.
+        with _no_autocast(own.device.type):
+            outputs = self.module(own)
+        if own._version != version:
+            raise ContractError(
+                f"expert '{self.name}' wrote into its input, which others may share; use an operation out of place"
+            )
+        self._check_names(outputs)
+        return {key: self._checked(key, promised, outputs[key], pixels) for key, promised in self.spec.outputs.items()}
+
+    def _check_pixels(self, pixels: Tensor) -> None:
+        input, shape = self.spec.input, list(pixels.shape)
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise ContractError(
+                f"expert '{self.name}' got pixels of shape {shape} and {pixels.dtype}; give floats [B, 3, H, W]"
+            )
+        size = (shape[2], shape[3])
+        if size == input.size:
+            return
+        if not input.dynamic:
+            raise ContractError(f"expert '{self.name}' got pixels of size {size}; its spec wants {input.size}")
+        strides = [o.stride for o in self.spec.outputs.values() if isinstance(o, Grid)]
+        step = next((s for s in (input.patch or 1, *strides) if any(side % s for side in size)), None)
+        if step is not None:
+            raise ContractError(
+                f"expert '{self.name}' got pixels of size {size}; both sides must be multiples of {step}"
+            )
+
+    def _check_names(self, outputs: object) -> None:
+        if not isinstance(outputs, Mapping):
+            raise ContractError(
+                f"expert '{self.name}' returned {type(outputs).__name__}; return a mapping of output name to tensor"
+            )
+        missing = sorted(map(str, self.spec.outputs.keys() - outputs.keys()))
+        extra = sorted(map(str, outputs.keys() - self.spec.outputs.keys()))
+        if missing or extra:
+            raise ContractError(
+                f"expert '{self.name}' returned outputs with {missing or 'none'} missing and {extra or 'none'} extra; "
+                f"its spec promises exactly {sorted(self.spec.outputs)}"
+            )
+
+    def _checked(self, key: str, promised: Output, tensor: object, pixels: Tensor) -> Tensor:
+        if not isinstance(tensor, Tensor):
+            raise ContractError(
+                f"expert '{self.name}': output '{key}' is {type(tensor).__name__}; the spec promises a tensor"
+            )
+        if tensor.is_complex():
+            raise ContractError(f"expert '{self.name}': output '{key}' is complex; the spec promises real numbers")
+        shape = promised_shape(promised, pixels)
+        if tuple(tensor.shape) != shape:
+            reason = f" (stride {promised.stride})" if isinstance(promised, Grid) else ""
+            raise ContractError(
+                f"expert '{self.name}': output '{key}' has shape {list(tensor.shape)}; the spec promises {list(shape)} "
+                f"for {pixels.shape[2]}x{pixels.shape[3]} input{reason}"
+            )
+        result = tensor.to(device=pixels.device, dtype=torch.float32)
+        # An expert that runs in inference mode by itself gives tensors no trained layer could save.
+        return result.clone() if result.is_inference() else result
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def promised_shape(output: Output, pixels: Tensor) -> tuple[int, ...]:
+    """Return the shape a grid or vector must have for pixels [B, 3, H, W]."""
+    batch, _, height, width = pixels.shape
+    if isinstance(output, Grid):
+        return batch, output.channels, height // output.stride, width // output.stride
+    return batch, output.channels

@@ -1,0 +1,125 @@
+"""Turns whatever a caller calls an image into one RGB tensor."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from tove_core.errors import ImageError
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+"""A file, the bytes of a file, a Pillow image, an array [H, W, 3] or [H, W], or a tensor [3, H, W]."""
+
+_SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+
+
+def read_image(source: ImageSource) -> Tensor:
+    """Return an image as RGB, [3, H, W]: uint8, or float32 in 0..1 where the source holds floats.
+
+    Orientation tags are applied; transparency is laid over white; 16-bit grey is scaled to 8 bits. Of several frames
+    the first is taken.
+
+    Raises:
+        ImageError: the source is missing, empty, truncated, too large or of a form that is not listed above.
+    """
+    if isinstance(source, Tensor):
+        return _checked(source.detach(), "tensor")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _decode(source, "the Pillow image")
+    if isinstance(source, bytes):
+        return _open(source, f"the image of {len(source)} bytes")
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        try:
+            return _open(path.read_bytes(), str(path))
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            raise ImageError(f"{path} cannot be read ({reason}); give a path to an image file") from error
+    raise ImageError(
+        f"an image of type {type(source).__name__} was given; give a path, bytes, Pillow image, array or tensor"
+    )
+
+
+def _open(data: bytes, name: str) -> Tensor:
+    if not data:
+        raise ImageError(f"{name} is empty; give an image file such as PNG or JPEG")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name} is larger than Pillow's limit; raise PIL.Image.MAX_IMAGE_PIXELS or shrink") from error
+    except Exception as error:  # Pillow's parsers raise many kinds on malformed headers
+        raise ImageError(f"{name} is not an image that Pillow can open; give a file such as PNG or JPEG") from error
+    with image:
+        return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> Tensor:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        size = f"{image.width}x{image.height}"
+        raise ImageError(f"{name} has {size} pixels, above Pillow's limit of {limit}; shrink it or raise that limit")
+    try:
+        image.load()
+        array = _to_rgb(ImageOps.exif_transpose(image), name)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on truncated data
+        raise ImageError(f"{name} is truncated or damaged ({error}); fetch or write the file again") from error
+    return _from_array(array)
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode in _SIXTEEN_BIT:
+        return _eight_bit(np.asarray(image), name)
+    if image.mode == "F":
+        return np.array(image, dtype=np.float32)
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return np.array(image.convert("RGB"))
+
+
+def _eight_bit(values: np.ndarray, name: str) -> np.ndarray:
+    """Scale 0..65535 to 0..255; Pillow's own conversion would clip everything above 255 to white."""
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ImageError(f"{name} holds integers outside 0..65535; scale it to 8 or 16 bits first")
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray) -> Tensor:
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ImageError(f"an array of shape {list(array.shape)} was given as an image; give [H, W, 3] or [H, W]")
+    if array.dtype == np.uint16:
+        array = _eight_bit(array, "the array")
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise ImageError(f"an array of {array.dtype} was given as an image; give uint8, uint16, or floats in 0..1")
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+    return _checked(torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C")), "array")
+
+
+def _checked(tensor: Tensor, name: str) -> Tensor:
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ImageError(f"a {name} of shape {list(tensor.shape)} was given as an image; give [3, H, W]")
+    if tensor.numel() == 0:
+        raise ImageError(f"a {name} of shape {list(tensor.shape)} has no pixels; give at least one row and one column")
+    if tensor.dtype == torch.uint8:
+        return tensor
+    if not tensor.is_floating_point():
+        raise ImageError(f"a {name} of {tensor.dtype} was given as an image; give uint8, or floats in 0..1")
+    low, high = tensor.aminmax()
+    # The comparison is also false for NaN.
+    if not (low >= 0 and high <= 1):
+        raise ImageError(f"a {name} with values from {low:.4g} to {high:.4g} was given; floats must lie in 0..1")
+    return tensor.float()

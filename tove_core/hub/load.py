@@ -1,0 +1,144 @@
+"""Builds one expert from its spec: architecture, weights, freezing, precision and place."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tove_core.errors import PluginError, WeightsError
+from tove_core.hub.digest import sha256
+from tove_core.hub.expert import FrozenExpert, require_usable
+from tove_core.hub.isolation import isolated
+from tove_core.hub.lock import Lock
+from tove_core.hub.weights import WeightsSource, locate, read_safetensors
+from tove_core.spec import BuildContext, ExpertSpec
+
+
+def load_expert(
+    spec: ExpertSpec,
+    *,
+    name: str,
+    weights: WeightsSource = "pinned",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    expected_sha256: str | None = None,
+    lock: Lock | None = None,
+) -> tuple[FrozenExpert, str | None]:
+    """Return a frozen expert and the sha256 of the weight file that was loaded (None: none was).
+
+    Args:
+        spec: what the expert declares; its default variant is applied if none was.
+        name: the name under which the model knows it.
+        weights: see `tove_core.hub.weights.locate`.
+        device: where it is put. None: it stays on the CPU.
+        dtype: precision it computes in.
+        seed: of random weights, which depend on it and on the expert's own name only.
+        expected_sha256: the hash a checkpoint was made with; it takes the place of the spec's and the lock file's.
+        lock: the lock file; None: the user's.
+
+    Raises:
+        PluginError: the factory or the conversion cannot be imported, fails, or gives something else.
+        WeightsError: the weights are not there, not as expected, or do not fit the architecture.
+        ContractError: the spec declares an output that cannot be used yet.
+    """
+    spec = spec.variant()
+    require_usable(spec, name)
+    path = locate(spec, weights, expected_sha256=expected_sha256, lock=lock)
+    with isolated(spec.name, seed):
+        factory = import_function(spec.factory, name)
+    # A fresh seed: what a first import draws must not change the weights that follow.
+    with isolated(spec.name, seed):
+        module = _build(factory, spec, name)
+        if path is not None:
+            state = read_safetensors(path)
+            _load(module, _convert(spec, name, state), name)
+    module = module.to(device=device, dtype=dtype)
+    return FrozenExpert(module, spec, name), None if path is None else sha256(path)
+
+
+def import_function(path: str, expert: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names.
+
+    Raises:
+        PluginError: the module cannot be imported or has no such function; the cause is chained.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # whatever a plugin's module does when it is imported
+        raise PluginError(
+            f"expert '{expert}': {path} cannot be imported ({type(error).__name__}: {error}); "
+            f"repair or reinstall its plugin"
+        ) from error
+    if not callable(function):
+        raise PluginError(f"expert '{expert}': {path} is {type(function).__name__}, not a function; tell its author")
+    return function
+
+
+def _build(factory: Callable[..., Any], spec: ExpertSpec, name: str) -> nn.Module:
+    try:
+        module = factory(BuildContext(spec, MappingProxyType(dict(spec.options))))
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"expert '{name}': {spec.factory} failed ({type(error).__name__}: {error}); repair or reinstall its plugin"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise PluginError(
+            f"expert '{name}': {spec.factory} returned {module!r:.80}; it must return a torch.nn.Module instance"
+        )
+    on_meta = [key for key, tensor in module.state_dict(keep_vars=True).items() if tensor.is_meta]
+    if on_meta:
+        raise PluginError(f"expert '{name}': {spec.factory} left {on_meta[0]} on meta; it must build on the CPU")
+    return module
+
+
+def _convert(spec: ExpertSpec, name: str, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    if spec.convert is None:
+        return state
+    convert = import_function(spec.convert, name)
+    try:
+        converted = convert(state)
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"expert '{name}': {spec.convert} failed ({type(error).__name__}: {error}); its weights may have changed"
+        ) from error
+    if not isinstance(converted, Mapping) or not all(isinstance(value, Tensor) for value in converted.values()):
+        raise PluginError(f"expert '{name}': {spec.convert} must return a mapping of name to tensor; tell its author")
+    return converted
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"weights of expert '{name}' do not fit its architecture: {_differences(module, state, error)}; "
+            f"use the weights its spec names, or give it a convert function"
+        ) from error
+
+
+def _differences(module: nn.Module, state: Mapping[str, Tensor], error: RuntimeError) -> str:
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    shapes = [
+        f"{key} {list(given[key])} for {list(wanted[key])}"
+        for key in wanted
+        if given.get(key, wanted[key]) != wanted[key]
+    ]
+    kinds = {
+        "missing": [key for key in wanted if key not in given],
+        "unexpected": [key for key in given if key not in wanted],
+        "of another shape": shapes,
+    }
+    parts = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in kinds.items() if keys]
+    return ", ".join(parts) or " ".join(str(error).split())[:200]
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -1,0 +1,153 @@
+"""The per-user lock file: which commit of each repository is used, and the hash of each file taken from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tove_core import environment
+from tove_core.errors import WeightsError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of one commit, as it was when it was first used."""
+
+    repo: str
+    revision: str
+    """The commit, 40 hex digits."""
+    file: str
+    sha256: str
+    size: int
+    """Bytes."""
+    date: str
+    """When it was recorded, ISO 8601 in UTC."""
+
+
+class Lock:
+    """The lock file: commits and hashes that were unknown at first and are held to from then on.
+
+    Readers see either the old or the new file, never half of one; writers wait for each other.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Name the file; it is made by the first record. None: `weights.lock.json` in the user's tove folder."""
+        self.path = path if path is not None else environment.home() / "weights.lock.json"
+
+    def pin(self, repo: str) -> str | None:
+        """Return the commit a repository is pinned to, or None."""
+        return self._read()["pins"].get(repo)
+
+    def pins(self) -> dict[str, str]:
+        """Return the pinned commit of every repository."""
+        return dict(sorted(self._read()["pins"].items()))
+
+    def get(self, repo: str, file: str, revision: str | None = None) -> Entry | None:
+        """Return what is known of a file at a commit (None: the pinned one), or None."""
+        content = self._read()
+        revision = revision or content["pins"].get(repo)
+        return next((e for e in _entries(content) if (e.repo, e.file, e.revision) == (repo, file, revision)), None)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return every recorded file, sorted by repository and name."""
+        return tuple(sorted(_entries(self._read()), key=lambda e: (e.repo, e.file, e.revision)))
+
+    def record_pin(self, repo: str, revision: str) -> str:
+        """Pin a repository unless it is pinned already; return the commit that now holds."""
+        with self._writing() as content:
+            return content["pins"].setdefault(repo, revision)
+
+    def record(self, repo: str, file: str, revision: str, sha256: str, size: int) -> Entry:
+        """Record a file's hash at a commit.
+
+        Raises:
+            WeightsError: another hash is recorded for the same file and commit.
+        """
+        entry = Entry(repo, revision, file, sha256, size, datetime.now(UTC).isoformat(timespec="seconds"))
+        with self._writing() as content:
+            for known in _entries(content):
+                if (known.repo, known.file, known.revision) != (repo, file, revision):
+                    continue
+                if known.sha256 != sha256:
+                    raise WeightsError(
+                        f"{repo} {file} has sha256 {sha256[:16]}..., {self.path} says {known.sha256[:16]}...; "
+                        f"if the change is wanted run 'tove weights update {repo}'"
+                    )
+                return known
+            content["files"].append(asdict(entry))
+        return entry
+
+    def forget(self, repo: str) -> bool:
+        """Remove a repository's pin and hashes, so that the next use pins it afresh; tell whether there were any."""
+        with self._writing() as content:
+            kept = [raw for raw in content["files"] if raw["repo"] != repo]
+            known = content["pins"].pop(repo, None) is not None or len(kept) < len(content["files"])
+            content["files"] = kept
+        return known
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise WeightsError(
+                    f"{self.path} has format {content['format']}, this version reads {FORMAT}; upgrade tove-core"
+                )
+            _ = content["pins"].items(), _entries(content)
+        except FileNotFoundError:
+            return {"format": FORMAT, "pins": {}, "files": []}
+        except WeightsError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"{self.path} cannot be read as a lock file ({type(error).__name__}); delete it to pin weights afresh"
+            ) from error
+        return content
+
+    @contextmanager
+    def _writing(self) -> Iterator[dict[str, Any]]:
+        """Give the content to change; write it back atomically if the block does not raise."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            guard = FileLock(self.path.with_name(self.path.name + ".guard"))
+            guard.acquire()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            content = self._read()
+            yield content
+            self._replace(content)
+        finally:
+            guard.release()
+
+    def _replace(self, content: dict[str, Any]) -> None:
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        temporary = None
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            Path(temporary).replace(self.path)
+        except OSError as error:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> WeightsError:
+        return WeightsError(
+            f"{self.path} cannot be written ({error.strerror}); set {environment.HOME} to a folder you own"
+        )
+
+
+def _entries(content: dict[str, Any]) -> list[Entry]:
+    return [Entry(**raw) for raw in content["files"]]

@@ -1,0 +1,101 @@
+"""Cuts the region of an image that is seen and resamples it once for each input that wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tove_core.errors import ConfigError, ImageError
+from tove_core.hub.images import ImageSource, read_image
+from tove_core.spec import Input
+
+View = Literal["squash", "crop", "pad"]
+"""squash: the whole image; crop: its central square; pad: the whole image, centred in a square."""
+
+VIEWS: tuple[View, ...] = ("squash", "crop", "pad")
+
+
+def resample(image: Tensor, view: View, input: Input) -> Tensor:
+    """Return what `input` sees of an image: float32 [3, h, w], resampled once, antialiased, and normalised.
+
+    The region depends on the image and the view alone, so every input covers the same extent whatever its size.
+
+    Args:
+        image: uint8 [3, H, W], or float [3, H, W] in 0..1, as `read_image` gives it.
+        view: the region that is seen.
+        input: size (h, w), interpolation and normalisation wanted.
+    """
+    low, high = input.range
+    mean = torch.tensor(input.mean, device=image.device)[:, None, None]
+    std = torch.tensor(input.std, device=image.device)[:, None, None]
+    # Padding has the value that normalisation takes to zero.
+    pixels = _cut(image, view, fill=(mean - low) / (high - low))
+    if tuple(pixels.shape[1:]) != input.size:
+        pixels = F.interpolate(
+            pixels[None], size=input.size, mode=input.interpolation, antialias=True, align_corners=False
+        )[0].clamp(0, 1)
+    return (pixels * (high - low) + low - mean) / std
+
+
+def _cut(image: Tensor, view: View, fill: Tensor) -> Tensor:
+    """Return the region as float32 in 0..1."""
+    height, width = image.shape[1:]
+    if view == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return _to_float(image[:, top : top + side, left : left + side])
+    if view == "pad" and height != width:
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        canvas = fill.expand(3, side, side).clone()
+        canvas[:, top : top + height, left : left + width] = _to_float(image)
+        return canvas
+    return _to_float(image)
+
+
+def _to_float(image: Tensor) -> Tensor:
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+class Preprocessor:
+    """Prepares a batch of images for every input of a model at once.
+
+    What one key gets is a function of its own input and of the view, never of the other keys.
+    """
+
+    def __init__(self, inputs: Mapping[str, Input], view: View = "squash") -> None:
+        """Remember what is wanted.
+
+        Args:
+            inputs: what each key (CLIP, an expert) wants to see.
+            view: the region of every image that is seen.
+
+        Raises:
+            ConfigError: there is no such view.
+        """
+        if view not in VIEWS:
+            raise ConfigError(f"view {view!r} is not known; choose one of {', '.join(VIEWS)}")
+        self.inputs = dict(inputs)
+        self.view: View = view
+
+    def __call__(self, images: Sequence[ImageSource]) -> dict[str, Tensor]:
+        """Return for each key a float32 tensor [B, 3, h, w] on the CPU.
+
+        Keys with equal inputs share one tensor, so it must not be written to.
+
+        Raises:
+            ImageError: there are no images, or one of them cannot be read.
+        """
+        if isinstance(images, (str, bytes)) or len(images) == 0:
+            raise ImageError("no images were given; give a sequence of at least one image")
+        wanted: dict[Input, list[Tensor]] = {input: [] for input in self.inputs.values()}
+        for source in images:
+            image = read_image(source).cpu()
+            for input, rows in wanted.items():
+                rows.append(resample(image, self.view, input))
+        batches = {input: torch.stack(rows) for input, rows in wanted.items()}
+        return {key: batches[input] for key, input in self.inputs.items()}
