@@ -15,6 +15,7 @@ from transformers import (
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     SiglipModel,
     SiglipVisionModel,
 )
@@ -47,7 +48,7 @@ class HfTower(Tower):
         super().__init__(reference=reference, **face)
         self.model = model
         self.files = files
-        self._tokenizer: Any = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
     def vision(self) -> nn.Module:
@@ -55,6 +56,17 @@ class HfTower(Tower):
         # The projection belongs to image embedding but lies beside the tower in the model.
         projection = getattr(self.model, "visual_projection", None)
         return _vision(self.model) if projection is None else nn.ModuleList([_vision(self.model), projection])
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer the text tower was trained with.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self)
+        return self._tokenizer
 
     def _features(self, pixels: Tensor) -> Tokens:
         inner: Any = _vision(self.model)
@@ -81,12 +93,10 @@ class HfTower(Tower):
             raise ConfigError(
                 f"{self.reference!r} is an image tower without text tower; load a whole CLIP to embed text"
             )
-        if self._tokenizer is None:
-            self._tokenizer = _tokenizer(self)
         # SigLIP was trained on texts padded to full length and pools at the last place.
         padding = "max_length" if isinstance(self.model, SiglipModel) else True
         length = self.model.config.text_config.max_position_embeddings
-        batch = self._tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        batch = self.tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
         mask = None if isinstance(self.model, SiglipModel) else batch["attention_mask"].to(self.device)
         out = self.model.get_text_features(input_ids=batch["input_ids"].to(self.device), attention_mask=mask)
         return out.pooler_output  # type: ignore[union-attr, return-value]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
@@ -18,8 +20,8 @@ from tove_core import environment
 from tove_core.errors import ConfigError, WeightsError
 from tove_core.tower.activation import Activation, activation_of
 from tove_core.tower.base import Tokens, Tower, image_input
-from tove_core.tower.open_clip_source import Source
-from tove_core.tower.source import sha256_of
+from tove_core.tower.open_clip_source import Source, with_defaults
+from tove_core.tower.source import Files, sha256_of
 
 
 class OpenClipTower(Tower):
@@ -52,6 +54,36 @@ class OpenClipTower(Tower):
         self.model_cfg = source.model_cfg
         self.files = source.files
         self._tokenizer: HFTokenizer | SimpleTokenizer | None = None
+
+    @classmethod
+    def wrap(
+        cls,
+        model: nn.Module,
+        model_cfg: dict[str, Any],
+        *,
+        preprocess_cfg: dict[str, Any] | None = None,
+        tokenizer: Path | None = None,
+        layer: int = -2,
+        reference: str = "open_clip model",
+    ) -> OpenClipTower:
+        """Return a frozen tower around a model that is already built, such as one just trained with open_clip.
+
+        Args:
+            model: `open_clip.CLIP` or a relative of it; used as it is, not copied.
+            model_cfg: what it was built from: embed_dim, vision_cfg, text_cfg and flags.
+            preprocess_cfg: mean, std, interpolation, resize_mode; open_clip's defaults where silent.
+            tokenizer: folder of its tokenizer, where text_cfg names a transformers tokenizer.
+            layer: block whose output gives the tokens.
+            reference: name in messages and reports.
+
+        Raises:
+            ConfigError: the model has no blocks of patch tokens, or no such layer.
+        """
+        _require_plain(model, reference)
+        files = None if tokenizer is None else Files(folder=tokenizer)
+        cfg = copy.deepcopy(model_cfg)
+        source = Source(reference, cfg, with_defaults(preprocess_cfg or {}), files, None)
+        return cls(model, source, layer=layer, resized=False).freeze()
 
     @property
     def vision(self) -> nn.Module:
@@ -176,6 +208,11 @@ def _build(cfg: dict[str, Any], reference: str) -> nn.Module:
         raise ConfigError(
             f"open_clip cannot build {reference!r}: {str(error) or type(error).__name__}; check its model_cfg"
         ) from error
+    _require_plain(model, reference)
+    return model
+
+
+def _require_plain(model: nn.Module, reference: str) -> None:
     visual = model.visual
     plain = isinstance(visual, VisionTransformer) or (
         isinstance(visual, TimmModel) and isinstance(visual.trunk, (TimmVisionTransformer, Eva))
@@ -185,7 +222,6 @@ def _build(cfg: dict[str, Any], reference: str) -> nn.Module:
         raise ConfigError(
             f"the image tower of {reference!r} is a {seen}, which has no blocks of patch tokens; choose a ViT"
         )
-    return model
 
 
 def _load(model: nn.Module, source: Source) -> None:

@@ -44,6 +44,12 @@ class Source:
     weights: Path | None
 
 
+def with_defaults(preprocess_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return mean, std, interpolation and resize_mode, each open_clip's default where `preprocess_cfg` is silent."""
+    merged = {key: value for key, value in preprocess_cfg.items() if key in _PREPROCESS_DEFAULT and value is not None}
+    return _PREPROCESS_DEFAULT | merged
+
+
 def from_tag(name: str, weights: Literal["pinned", "random"]) -> Source:
     """Resolve `MODEL/TAG` of open_clip's registry; the tag `random` means no weights.
 
@@ -68,7 +74,7 @@ def from_tag(name: str, weights: Literal["pinned", "random"]) -> Source:
     if "quick_gelu" in published:
         cfg["quick_gelu"] = bool(published["quick_gelu"])
     path = None if weights == "random" else _tag_weights(name, str(published.get("hf_hub") or ""))
-    return Source(name, cfg, _preprocess(published), None, path)
+    return Source(name, cfg, with_defaults(published), None, path)
 
 
 def from_files(reference: str, files: Files, weights: Literal["pinned", "random"]) -> Source:
@@ -86,11 +92,7 @@ def from_files(reference: str, files: Files, weights: Literal["pinned", "random"
             "write it with open_clip or tove's export"
         )
     path = None if weights == "random" else files.weights(WEIGHTS_FILE)
-    return Source(reference, copy.deepcopy(cfg), _preprocess(preprocess), files, path)
-
-
-def _preprocess(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: given[key] if given.get(key) is not None else value for key, value in _PREPROCESS_DEFAULT.items()}
+    return Source(reference, copy.deepcopy(cfg), with_defaults(preprocess), files, path)
 
 
 def _tag_weights(name: str, hub: str) -> Path:
