@@ -1,0 +1,263 @@
+"""Towers of open_clip: its own vision transformers and timm's plain ones inside it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import open_clip
+import torch
+from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transformer import VisionTransformer
+from timm.models import Eva
+from timm.models import VisionTransformer as TimmVisionTransformer
+from torch import Tensor, nn
+
+from tove_core import environment
+from tove_core.errors import ConfigError, WeightsError
+from tove_core.tower.activation import Activation, activation_of
+from tove_core.tower.base import Tokens, Tower, image_input
+from tove_core.tower.open_clip_source import Source, with_defaults
+from tove_core.tower.source import Files, sha256_of
+
+
+class OpenClipTower(Tower):
+    """An open_clip model; `model` is the whole of it and `model_cfg` what open_clip needs to build it again."""
+
+    def __init__(self, model: nn.Module, source: Source, *, layer: int, resized: bool) -> None:
+        visual: Any = model.visual
+        trunk = visual if isinstance(visual, VisionTransformer) else visual.trunk
+        native = isinstance(visual, VisionTransformer)
+        blocks = list(trunk.transformer.resblocks if native else trunk.blocks)
+        super().__init__(
+            reference=source.reference,
+            input=image_input(
+                _pair(visual.image_size),
+                _pair(trunk.patch_size if native else trunk.patch_embed.patch_size),
+                source.preprocess_cfg,
+                wanted=resized,
+                reference=source.reference,
+            ),
+            resize_mode=source.preprocess_cfg["resize_mode"],
+            width=trunk.transformer.width if native else trunk.embed_dim,
+            grid=_pair(trunk.grid_size if native else trunk.patch_embed.grid_size),
+            embed_width=int(source.model_cfg["embed_dim"]),
+            layer=layer,
+            blocks=len(blocks),
+            activation=block_activation(blocks),
+            weights_sha256=None if source.weights is None else sha256_of([source.weights]),
+        )
+        self.model = model
+        self.model_cfg = source.model_cfg
+        self.files = source.files
+        self._tokenizer: HFTokenizer | SimpleTokenizer | None = None
+
+    @classmethod
+    def wrap(
+        cls,
+        model: nn.Module,
+        model_cfg: dict[str, Any],
+        *,
+        preprocess_cfg: dict[str, Any] | None = None,
+        tokenizer: Path | None = None,
+        layer: int = -2,
+        reference: str = "open_clip model",
+    ) -> OpenClipTower:
+        """Return a frozen tower around a model that is already built, such as one just trained with open_clip.
+
+        Args:
+            model: `open_clip.CLIP` or a relative of it; used as it is, not copied.
+            model_cfg: what it was built from: embed_dim, vision_cfg, text_cfg and flags.
+            preprocess_cfg: mean, std, interpolation, resize_mode; open_clip's defaults where silent.
+            tokenizer: folder of its tokenizer, where text_cfg names a transformers tokenizer.
+            layer: block whose output gives the tokens.
+            reference: name in messages and reports.
+
+        Raises:
+            ConfigError: the model has no blocks of patch tokens, or no such layer.
+        """
+        _require_plain(model, reference)
+        files = None if tokenizer is None else Files(folder=tokenizer)
+        cfg = copy.deepcopy(model_cfg)
+        source = Source(reference, cfg, with_defaults(preprocess_cfg or {}), files, None)
+        return cls(model, source, layer=layer, resized=False).freeze()
+
+    @property
+    def vision(self) -> nn.Module:
+        """open_clip's `visual`."""
+        return self.model.visual  # type: ignore[return-value]
+
+    @property
+    def tokenizer(self) -> HFTokenizer | SimpleTokenizer:
+        """The tokenizer the text tower was trained with.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self)
+        return self._tokenizer
+
+    def _features(self, pixels: Tensor) -> Tokens:
+        out = self.vision.forward_intermediates(  # type: ignore[operator]
+            pixels,
+            indices=[self.block],
+            stop_early=True,
+            normalize_intermediates=False,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        patches = out["image_intermediates"][0]
+        prefix = out.get("image_intermediates_prefix")
+        return Tokens(patches, prefix[0][:, 0] if prefix and self._has_class_token else None)
+
+    @property
+    def _has_class_token(self) -> bool:
+        # timm towers may have registers as their only prefix tokens.
+        visual: Any = self.vision
+        return isinstance(visual, VisionTransformer) or visual.trunk.cls_token is not None
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        pooled = self.model.encode_image(pixels, normalize=False)  # type: ignore[operator]
+        # Models configured with output_tokens answer (pooled, tokens).
+        return pooled[0] if isinstance(pooled, tuple) else pooled
+
+    def _embed_text(self, texts: list[str]) -> Tensor:
+        ids = self.tokenizer(texts)
+        vocabulary = int(self.model_cfg["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size))
+        if int(ids.max()) >= vocabulary:
+            raise ConfigError(
+                f"the tokenizer of {self.reference!r} gives ids up to {int(ids.max())} but its text tower knows "
+                f"{vocabulary}; name the right tokenizer in text_cfg.hf_tokenizer_name"
+            )
+        embedded = self.model.encode_text(ids.to(self.device), normalize=False)  # type: ignore[operator]
+        return embedded[0] if isinstance(embedded, tuple) else embedded
+
+
+def build_tower(
+    source: Source, *, layer: int, image_size: int | None, seed: int, dtype: torch.dtype, device: torch.device
+) -> OpenClipTower:
+    """Build, load and freeze an open_clip tower; `seed` decides its weights where the source has none.
+
+    Raises:
+        ConfigError: the architecture cannot be built, or is not one whose tokens lie on a grid.
+        WeightsError: the weights do not fit or cannot be read.
+    """
+    cfg = source.model_cfg
+    vision = cfg["vision_cfg"]
+    trained = _pair(vision.get("image_size", open_clip.CLIPVisionCfg.image_size))
+    size = trained if image_size is None else (image_size, image_size)
+    resized = size != trained
+    if resized and trained[0] != trained[1]:
+        raise ConfigError(
+            f"{source.reference!r} was trained at {trained[0]}x{trained[1]}; leave image_size empty for it"
+        )
+    # Dropping patches would break the grid, and base weights must never be downloaded on the side.
+    vision["patch_dropout"] = 0.0
+    inside_timm = "timm_model_name" in vision
+    if resized and not inside_timm:
+        # open_clip's own towers resample their positions while loading, timm's afterwards.
+        vision["image_size"] = image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(cfg, source.reference)
+    if source.weights is not None:
+        _load(model, source)
+    if resized and inside_timm:
+        model.visual.set_input_size(image_size)  # type: ignore[operator, union-attr]
+        vision["image_size"] = image_size
+    tower = OpenClipTower(model, source, layer=layer, resized=resized)
+    return tower.to(device=device, dtype=dtype).freeze()
+
+
+def block_activation(blocks: list[nn.Module]) -> Activation:
+    """Return what the MLPs of open_clip or timm blocks compute."""
+    found: list[nn.Module] = []
+    for block in blocks:
+        mlp: Any = block.mlp
+        act = mlp.gelu if hasattr(mlp, "gelu") else getattr(mlp, "act", None)
+        if act is None:
+            return "other"
+        found.append(act)
+    return activation_of(found)
+
+
+def _build(cfg: dict[str, Any], reference: str) -> nn.Module:
+    cfg = {**cfg, "vision_cfg": dict(cfg["vision_cfg"]), "text_cfg": dict(cfg["text_cfg"])}
+    text = cfg["text_cfg"]
+    if "timm_model_name" in cfg["vision_cfg"]:
+        cfg["vision_cfg"]["timm_model_pretrained"] = False
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = False
+        if environment.offline() and not huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise ConfigError(
+                f"the text tower of {reference!r} asks the hub for {text['hf_model_name']!r} but tove is offline; "
+                "set HF_HUB_OFFLINE=1 to take it from the local cache"
+            )
+    custom = cfg.pop("custom_text", False) or "hf_model_name" in text
+    kind = (
+        open_clip.CoCa if custom and "multimodal_cfg" in cfg else open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    )
+    try:
+        model = kind(**cfg)
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"open_clip cannot build {reference!r}: {str(error) or type(error).__name__}; check its model_cfg"
+        ) from error
+    _require_plain(model, reference)
+    return model
+
+
+def _require_plain(model: nn.Module, reference: str) -> None:
+    visual = model.visual
+    plain = isinstance(visual, VisionTransformer) or (
+        isinstance(visual, TimmModel) and isinstance(visual.trunk, (TimmVisionTransformer, Eva))
+    )
+    if not plain:
+        seen = type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
+        raise ConfigError(
+            f"the image tower of {reference!r} is a {seen}, which has no blocks of patch tokens; choose a ViT"
+        )
+
+
+def _load(model: nn.Module, source: Source) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        open_clip.load_checkpoint(model, str(source.weights), strict=True)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{source.weights} cannot be read ({error}); download or write it again") from error
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise WeightsError(
+            f"the weights of {source.reference!r} do not fit its configuration ({first}); check model_cfg"
+        ) from error
+
+
+def _tokenizer(tower: OpenClipTower) -> HFTokenizer | SimpleTokenizer:
+    text = tower.model_cfg["text_cfg"]
+    length = text.get("context_length", open_clip.CLIPTextCfg.context_length)
+    kwargs = dict(text.get("tokenizer_kwargs") or {})
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return SimpleTokenizer(context_length=length, **kwargs)
+    # As open_clip: a local folder brings its own tokenizer. A configuration file may not switch on remote code.
+    local = tower.files.folder if tower.files is not None else None
+    kwargs |= {"trust_remote_code": False, "local_files_only": local is not None or environment.offline()}
+    mode = text.get("tokenizer_mode")
+    try:
+        return HFTokenizer(str(local or name), context_length=length, tokenizer_mode=mode, **kwargs)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(
+            f"the tokenizer of {tower.reference!r} cannot be loaded from {str(local or name)!r} ({error}); "
+            "put its files there"
+        ) from error
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(height), int(width)

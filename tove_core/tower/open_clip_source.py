@@ -1,0 +1,111 @@
+"""Resolves an open_clip name (MODEL/TAG, local folder, hub repository) to its configuration and safetensors file."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+
+from tove_core.errors import ConfigError, WeightsError
+from tove_core.tower.source import Files, did_you_mean, hub_repository
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+# What open_clip calls the pickled form of WEIGHTS_FILE; a repository named without a file means it.
+_PICKLED_FILE = "open_clip_pytorch_model.bin"
+
+_PREPROCESS_DEFAULT: dict[str, Any] = {
+    "mean": open_clip.OPENAI_DATASET_MEAN,
+    "std": open_clip.OPENAI_DATASET_STD,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one open_clip model comes from.
+
+    Attributes:
+        reference: the name as configured.
+        model_cfg: open_clip's configuration of the architecture.
+        preprocess_cfg: mean, std, interpolation and resize_mode; open_clip's defaults where a file is silent.
+        files: the folder or repository of the model's files; None for a built-in architecture.
+        weights: the safetensors file; None for random weights.
+    """
+
+    reference: str
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    files: Files | None
+    weights: Path | None
+
+
+def with_defaults(preprocess_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return mean, std, interpolation and resize_mode, each open_clip's default where `preprocess_cfg` is silent."""
+    merged = {key: value for key, value in preprocess_cfg.items() if key in _PREPROCESS_DEFAULT and value is not None}
+    return _PREPROCESS_DEFAULT | merged
+
+
+def from_tag(name: str, weights: Literal["pinned", "random"]) -> Source:
+    """Resolve `MODEL/TAG` of open_clip's registry; the tag `random` means no weights.
+
+    Raises:
+        ConfigError: there is no such model or tag.
+        WeightsError: the tag has no safetensors file.
+    """
+    model, _, tag = name.partition("/")
+    cfg = open_clip.get_model_config(model) if model in open_clip.list_models() else None
+    if cfg is None:
+        raise ConfigError(f"open_clip has no model {model!r}; {did_you_mean(model, open_clip.list_models())}")
+    if tag == "random":
+        return Source(name, cfg, dict(_PREPROCESS_DEFAULT), None, None)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
+        raise ConfigError(
+            f"open_clip model {model!r} has no tag {tag!r}; {did_you_mean(tag, tags)} "
+            f"(the tag 'random' builds it without weights)"
+        )
+    published: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
+    # The architecture file of ViT-B-16 says GELU although its openai weights were trained with QuickGELU.
+    if "quick_gelu" in published:
+        cfg["quick_gelu"] = bool(published["quick_gelu"])
+    path = None if weights == "random" else _tag_weights(name, str(published.get("hf_hub") or ""))
+    return Source(name, cfg, with_defaults(published), None, path)
+
+
+def from_files(reference: str, files: Files, weights: Literal["pinned", "random"]) -> Source:
+    """Resolve a folder or repository in open_clip's layout: a configuration and one safetensors file.
+
+    Raises:
+        ConfigError: the configuration is not open_clip's.
+        WeightsError: the configuration or the weights are not there, or only as pickle.
+    """
+    config = files.json(CONFIG_FILE)
+    cfg, preprocess = config.get("model_cfg"), config.get("preprocess_cfg", {})
+    if not isinstance(cfg, dict) or not isinstance(preprocess, dict) or not {"vision_cfg", "text_cfg"} <= cfg.keys():
+        raise ConfigError(
+            f"{CONFIG_FILE!r} of {files.where} has no model_cfg with vision_cfg and text_cfg; "
+            "write it with open_clip or tove's export"
+        )
+    path = None if weights == "random" else files.weights(WEIGHTS_FILE)
+    return Source(reference, copy.deepcopy(cfg), with_defaults(preprocess), files, path)
+
+
+def _tag_weights(name: str, hub: str) -> Path:
+    repo, _, file = hub.rpartition("/")
+    if not repo or file not in {"", _PICKLED_FILE, WEIGHTS_FILE}:
+        raise WeightsError(
+            f"the weights of {name!r} are published as {file or 'a web address'!r} only, and tove reads safetensors; "
+            "convert them once with open_clip and load the folder as 'local-dir:FOLDER'"
+        )
+    try:
+        return hub_repository(repo).get(WEIGHTS_FILE)
+    except WeightsError as error:
+        raise WeightsError(
+            f"no safetensors weights for {name!r} could be had from {repo!r}; see the cause above, or give a converted "
+            "copy as 'local-dir:FOLDER'"
+        ) from error
