@@ -1,0 +1,74 @@
+"""Samples of unequal length as one padded batch in which padding never stands between image and text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tove_core.language.prompt import EncodedText
+
+IGNORE = -100
+"""Label of a position that has no loss."""
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """A padded batch of B sequences of length L, A answer tokens in all, predicted from U of the L positions."""
+
+    ids: Tensor
+    """[B, L] token ids; the padding id at padding and at the image's positions."""
+    attention_mask: Tensor
+    """[B, L] 1 where there is text or image."""
+    image_mask: Tensor
+    """[B, L] True at the image's positions."""
+    labels: Tensor
+    """[B, L] the ids of answer tokens, IGNORE elsewhere; not shifted."""
+    columns: Tensor
+    """[U] ascending positions from which some sample predicts an answer token: one before that token."""
+    sample: Tensor
+    """[A] which sample each answer token belongs to."""
+    column: Tensor
+    """[A] index into `columns` of each answer token."""
+    answer: Tensor
+    """[A] the answer tokens themselves."""
+
+    def to(self, device: torch.device) -> TextBatch:
+        """Return the batch on a device."""
+        return TextBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+def assemble(
+    texts: Sequence[EncodedText], *, image: int, pad: int, side: Literal["left", "right"] = "right"
+) -> TextBatch:
+    """Lay out [before, image, after, target] for each sample and pad to the longest.
+
+    Padding on the right keeps every position where it is without padding; training needs that (GPT-2 and BERT count
+    positions from the left). Generation needs the last position to be the last token: padding on the left.
+
+    Args:
+        texts: samples; those without a target simply have no answer tokens.
+        image: number of positions the image takes (0 where the language model sees it by cross-attention).
+        pad: token id written at padding and at the image's positions; masks hide it.
+        side: where padding goes.
+    """
+    rows = [list(t.before) + [pad] * image + list(t.after) + list(t.target) for t in texts]
+    size, length = len(rows), max(map(len, rows))
+    ids = torch.full((size, length), pad)
+    mask = torch.zeros(size, length, dtype=torch.long)
+    where = torch.zeros(size, length, dtype=torch.bool)
+    labels = torch.full((size, length), IGNORE)
+    for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        first = length - len(row) if side == "left" else 0
+        last = first + len(row)
+        ids[i, first:last] = torch.tensor(row, dtype=torch.long)
+        mask[i, first:last] = 1
+        where[i, first + len(text.before) : first + len(text.before) + image] = True
+        labels[i, last - len(text.target) : last] = ids[i, last - len(text.target) : last]
+    answers = labels[:, 1:] != IGNORE
+    columns = answers.any(0).nonzero().squeeze(1)
+    sample, column = answers[:, columns].nonzero(as_tuple=True)
+    return TextBatch(ids, mask, where, labels, columns, sample, column, labels[:, 1:][answers])

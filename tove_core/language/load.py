@@ -1,0 +1,133 @@
+"""Decoders from a hub id, a local folder or an installed package, and back to an ordinary Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from tove_core.config import DecoderConfig
+from tove_core.environment import offline
+from tove_core.errors import WeightsError
+from tove_core.language.base import Decoder, DecoderIdentity
+from tove_core.language.cross_attention import CrossAttentionDecoder, cross_attention_parameters
+from tove_core.language.prefix import PrefixDecoder
+from tove_core.language.randomness import seeded
+
+KINDS: dict[str, type[Decoder]] = {"prefix": PrefixDecoder, "cross-attention": CrossAttentionDecoder}
+"""The class behind each `DecoderConfig.kind`."""
+
+
+def load_decoder(
+    config: DecoderConfig,
+    *,
+    width: int,
+    weights: Literal["pinned", "random"] = "pinned",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Decoder:
+    """Return the decoder a configuration names, in evaluation mode.
+
+    Args:
+        config: `name` is a hub id, a local folder, or `package:MODULE/FOLDER`.
+        width: channels D of the vision tokens.
+        weights: `pinned` loads safetensors, hub ids at their pinned revision; `random` needs only the configuration
+            and the tokenizer, and draws the language model from `seed`.
+        seed: of all parameters that are not loaded: the projector, and cross-attention layers the files do not hold.
+        device: where it goes; None: the CPU.
+
+    Raises:
+        ConfigError: there is no such folder, or the model is not of the wanted kind.
+        WeightsError: files are missing, not safetensors, do not fit, or cannot be reached.
+    """
+    source, revision = _source(config.name)
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    where |= {"trust_remote_code": False, "local_files_only": offline() or revision is None}
+    try:
+        settings = AutoConfig.from_pretrained(source, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    except (OSError, ValueError) as error:
+        raise _unreachable(config.name, error) from error
+    fresh = _prepare(settings, config)
+    with seeded(seed):
+        if weights == "random":
+            model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
+        else:
+            model = _pretrained(source, settings, config, fresh, where)
+        identity = DecoderIdentity(config.name, config.kind, type(model).__name__, revision, weights)
+        decoder = KINDS[config.kind](model, tokenizer, config, width, identity)
+    return decoder.to(device or "cpu").eval()
+
+
+def save_decoder(decoder: Decoder, folder: Path) -> None:
+    """Write the language model and its tokenizer as an ordinary Hugging Face folder (safetensors).
+
+    The projector is not in it: it belongs to the transfer that was trained, not to the language model.
+    """
+    decoder.language_model.save_pretrained(folder)
+    decoder.tokenizer.save_pretrained(folder)
+
+
+def _source(name: str) -> tuple[str, str | None]:
+    """Return what transformers loads from, and the revision where that is a hub id."""
+    if Path(name).is_dir():
+        return name, None
+    from tove_core.hub.reference import resolve_folder
+
+    folder = resolve_folder(name)
+    if folder is not None:
+        return str(folder), None
+    from tove_core.hub.download import pinned_revision
+
+    return name, pinned_revision(name)
+
+
+def _prepare(settings: PretrainedConfig, config: DecoderConfig) -> frozenset[str]:
+    """Make the architecture a decoder of the wanted kind; return names of parameters that files need not hold."""
+    if hasattr(settings, "is_decoder"):
+        # BERT and its kin read both ways unless told otherwise.
+        settings.is_decoder = True  # type: ignore[attr-defined]
+    if config.kind == "prefix":
+        return frozenset()
+    fresh = cross_attention_parameters(settings)
+    settings.add_cross_attention = True  # type: ignore[attr-defined]
+    return fresh
+
+
+def _pretrained(
+    source: str, settings: PretrainedConfig, config: DecoderConfig, fresh: frozenset[str], where: dict[str, Any]
+) -> PreTrainedModel:
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise WeightsError(
+            f"decoder {config.name!r} has no .safetensors file in its folder; save it again with "
+            "save_pretrained, or choose a decoder that is published as safetensors"
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=settings,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreachable(config.name, error) from error
+    absent = sorted(set(report["missing_keys"]) - fresh)
+    if absent:
+        raise WeightsError(
+            f"decoder {config.name!r} lacks {len(absent)} parameters of {type(model).__name__}, such as {absent[0]!r}; "
+            "choose files of a causal language model"
+        )
+    return model
+
+
+def _unreachable(name: str, error: Exception) -> WeightsError:
+    reason = str(error).strip().split("\n")[0]
+    return WeightsError(
+        f"decoder {name!r} could not be loaded ({reason}); download it while online, give a local folder with "
+        "config.json, tokenizer and safetensors as decoder.name, or set decoder to null"
+    )

@@ -1,0 +1,170 @@
+"""Where image, prompt and answer stand in a decoder's sequence, in token ids."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from tove_core.errors import ConfigError, DataError
+
+IMAGE = "<image>"
+"""The image's place in rendered text; LLaVA's processor uses the same word."""
+PLAIN = "{image}\n{prompt}\n"
+"""What `auto` means for a tokenizer without a chat template."""
+_PROBE, _REPLY = "tove prompt probe", "tove reply probe"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """One sample's text in token ids; the image stands between `before` and `after`."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    target: tuple[int, ...] = ()
+    """The answer and its end token; empty where only a prompt was encoded."""
+
+
+class PromptLayout:
+    """Turns prompts and answers into token ids around an image.
+
+    All text is tokenised in one piece around an image token, which a private copy of the tokenizer knows, so ids are
+    those that a LLaVA processor with this tokenizer gives. Answers are tokenised on their own, hence the prompt's ids
+    never depend on the answer.
+
+    Args:
+        tokenizer: the language model's own; it is not changed.
+        template: `auto` (the chat template if there is one, else `PLAIN`) or text with {image} and {prompt}.
+        start: always begin with a special token, for decoders in which no image precedes the text.
+
+    Raises:
+        ConfigError: the tokenizer has no end token, or its chat template cannot place an image.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str = "auto", *, start: bool = False) -> None:
+        self.tokenizer = tokenizer
+        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        if end is None:
+            raise ConfigError("the tokenizer has neither an eos nor a sep token; choose one that can end an answer")
+        self.end: int = _one(end)
+        self._encoder = copy.deepcopy(tokenizer)
+        if IMAGE not in self._encoder.get_vocab():
+            self._encoder.add_tokens([IMAGE], special_tokens=True)
+        self._image = _one(self._encoder.convert_tokens_to_ids(IMAGE))
+        self.chat = template == "auto" and bool(tokenizer.chat_template)
+        self._template = PLAIN if template == "auto" else template
+        self._parts = self._chat_form() if self.chat else False
+        self._gap = self._gap_before_answer()
+        self.start: tuple[int, ...] = () if self.chat and not start else self._start(start)
+
+    def render(self, prompt: str) -> str:
+        """Return the text before the answer with `<image>` in its place, without the start tokens of `start`."""
+        if not self.chat:
+            # One pass: braces inside the prompt stay as they are.
+            head, tail = self._template.split("{prompt}")
+            return head.replace("{image}", IMAGE) + prompt + tail.replace("{image}", IMAGE)
+        return self._chat(prompt, self._parts)
+
+    def encode(self, prompts: Sequence[str], targets: Sequence[str] | None = None) -> list[EncodedText]:
+        """Return ids for each prompt, with the ids of its target and the end token where targets are given.
+
+        Raises:
+            DataError: the lists are empty or of different lengths, or a prompt holds the image's placeholder.
+        """
+        if not prompts:
+            raise DataError("the list of prompts is empty; give one prompt per image")
+        if targets is not None and len(targets) != len(prompts):
+            raise DataError(f"{len(prompts)} prompts came with {len(targets)} targets; give one target per prompt")
+        answers = [()] * len(prompts) if targets is None else [self._target(text) for text in targets]
+        sides = [
+            self._split(ids, text) for ids, text in zip(self._ids(map(self.render, prompts)), prompts, strict=True)
+        ]
+        return [EncodedText(before, after, answer) for (before, after), answer in zip(sides, answers, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the answer in generated ids: up to the end token, without special tokens or surrounding blanks."""
+        ids = list(ids)
+        if self.end in ids:
+            ids = ids[: ids.index(self.end)]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _split(self, ids: list[int], prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if ids.count(self._image) != 1:
+            raise DataError(f"prompt {prompt!r} holds {IMAGE!r}, which marks the image's place; take it out")
+        place = ids.index(self._image)
+        before = tuple(ids[:place])
+        if self.start and before[: len(self.start)] != self.start:
+            before = self.start + before
+        return before, tuple(ids[place + 1 :])
+
+    def _target(self, text: str) -> tuple[int, ...]:
+        text = text.strip()
+        if not text:
+            return (self.end,)
+        # The image token in front makes it text that goes on, so that no tokenizer treats it as a sequence's start.
+        ids = self._ids([IMAGE + self._gap + text])[0]
+        if ids.count(self._image) != 1:
+            raise DataError(f"target {text!r} holds {IMAGE!r}, which marks the image's place; take it out")
+        return (*ids[1:], self.end)
+
+    def _ids(self, texts: Any) -> list[list[int]]:
+        return self._encoder(list(texts), add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+
+    def _start(self, required: bool) -> tuple[int, ...]:
+        ids = list(self._encoder.encode(IMAGE, add_special_tokens=True))
+        added = tuple(ids[: ids.index(self._image)])
+        if added:
+            return added
+        if self.tokenizer.bos_token_id is not None:
+            return (_one(self.tokenizer.bos_token_id),)
+        return (self.end,) if required else ()
+
+    def _gap_before_answer(self) -> str:
+        """Return what separates prompt and answer: what the chat template writes there, else a space."""
+        shown = self.render(_PROBE)
+        if not self.chat:
+            return "" if shown.endswith(" ") else " "
+        full = self._chat(_PROBE, self._parts, reply=_REPLY)
+        gap = full[len(shown) :].partition(_REPLY)[0] if full.startswith(shown) else None
+        if gap is not None and not gap.strip():
+            return gap
+        return "" if shown[-1:].isspace() else " "
+
+    def _chat_form(self) -> bool:
+        """Return whether messages are lists of parts (as in LLaVA's template) rather than strings."""
+        for parts in (False, True):
+            try:
+                shown = self._chat(_PROBE, parts)
+            except (jinja2.TemplateError, TypeError):
+                continue
+            if shown.count(IMAGE) == 1 and shown.count(_PROBE) == 1:
+                return parts
+        raise ConfigError(
+            "the tokenizer's chat template does not show one image and one prompt; set decoder.prompt to a template "
+            "such as '{image}\\n{prompt}\\n'"
+        )
+
+    def _chat(self, prompt: str, parts: bool, reply: str | None = None) -> str:
+        content: Any = f"{IMAGE}\n{prompt}"
+        answer: Any = reply
+        if parts:
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            answer = [{"type": "text", "text": reply}]
+        messages = [{"role": "user", "content": content}]
+        if reply is not None:
+            messages.append({"role": "assistant", "content": answer})
+        # Templates of reasoning models read enable_thinking; all others ignore it.
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=reply is None, enable_thinking=False
+            )
+        )
+
+
+def _one(value: Any) -> int:
+    """Return a token id; the library types it as one or several."""
+    return int(value[0] if isinstance(value, list) else value)

@@ -1,0 +1,35 @@
+"""Random numbers that depend on a seed alone and leave the global generators as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Seed the generators of the CPU and of `device` within the block and restore them after it.
+
+    Args:
+        seed: None changes nothing; the block then draws from the global generators.
+        device: a CUDA device whose generator is seeded too; None or the CPU: only the CPU's.
+    """
+    if seed is None:
+        yield
+        return
+    cuda = device if device is not None and device.type == "cuda" else None
+    host = torch.get_rng_state()
+    card = torch.cuda.get_rng_state(cuda) if cuda is not None else None
+    try:
+        # torch.manual_seed would reach every card, also those whose state is not kept here.
+        torch.default_generator.manual_seed(seed)
+        if cuda is not None:
+            with torch.cuda.device(cuda):
+                torch.cuda.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(host)
+        if card is not None and cuda is not None:
+            torch.cuda.set_rng_state(card, cuda)
