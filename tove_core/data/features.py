@@ -1,0 +1,196 @@
+"""A table of what the frozen networks say about each distinct image, so that training runs them once per image."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tove_core.data.fingerprint import canonical, difference
+from tove_core.errors import DataError
+
+Dtype = Literal["float16", "float32"]
+Encode = Callable[[Sequence[Any]], Mapping[str, Tensor]]
+"""Gives for B images each feature, [B, N, C]: "clip" and one per expert, by its key."""
+
+DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+HEADER = "tove_fingerprint"
+FORMAT = "tove-features-1"
+
+
+class FeatureTable:
+    """Features of M distinct images, [M, N, C] each, in main memory or on one device.
+
+    Args:
+        features: by name ("clip", an expert's key), all with the same M, of the same dtype.
+        fingerprint: what the features were computed from (towers, weights, view, images): JSON values. A table is
+            loaded only for an equal one.
+
+    Raises:
+        DataError: there are no features, or they differ in M, rank or dtype.
+    """
+
+    def __init__(self, features: Mapping[str, Tensor], fingerprint: Mapping[str, Any]) -> None:
+        if not features:
+            raise DataError("a feature table without features was asked for, but it needs at least one")
+        for name, feature in features.items():
+            if feature.ndim != 3 or feature.dtype not in DTYPES.values():
+                raise DataError(f"feature {name!r} is {_shape(feature)}, but [M, N, C] of float16 or float32 is wanted")
+        if len({(feature.shape[0], feature.dtype) for feature in features.values()}) > 1:
+            shapes = ", ".join(f"{name} {_shape(feature)}" for name, feature in features.items())
+            raise DataError(f"features differ in their number of images or dtype ({shapes}); build them together")
+        self.features = dict(features)
+        self.fingerprint = canonical(fingerprint)
+
+    def __len__(self) -> int:
+        """Return M, the number of images."""
+        return next(iter(self.features.values())).shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all features in bytes."""
+        return sum(feature.nbytes for feature in self.features.values())
+
+    def gather(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """Return the features of some images, [len(indices), N, C] float32, on the table's device.
+
+        Raises:
+            DataError: an index is not 0 to M - 1.
+        """
+        rows = torch.as_tensor(indices, dtype=torch.long).flatten()
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            worst = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
+            raise DataError(
+                f"image {worst} was asked of a table of {len(self)} images; indices are 0 to {len(self) - 1}"
+            )
+        return {name: f.index_select(0, rows.to(f.device)).float() for name, f in self.features.items()}
+
+    def to(self, device: torch.device | str) -> FeatureTable:
+        """Return the table on another device; gathering there saves one transfer per step."""
+        return FeatureTable({name: f.to(device) for name, f in self.features.items()}, self.fingerprint)
+
+    @classmethod
+    def build(
+        cls,
+        encode: Encode,
+        images: Sequence[Any],
+        fingerprint: Mapping[str, Any],
+        *,
+        batch_size: int = 32,
+        dtype: Dtype = "float16",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FeatureTable:
+        """Compute the features of M images, some at a time, without gradients.
+
+        Args:
+            encode: called with up to `batch_size` of the images.
+            images: the distinct images, as `encode` takes them.
+            fingerprint: see the class.
+            batch_size: images per call.
+            dtype: what is kept; float16 halves the memory at a relative error of about 0.0002.
+            progress: called with images done and M after each batch.
+
+        Raises:
+            DataError: there are no images; or a feature changes shape, is not finite, or is too large for `dtype`.
+        """
+        if dtype not in DTYPES:
+            raise DataError(f"features of dtype {dtype!r} were asked for; choose one of {', '.join(DTYPES)}")
+        if not images or batch_size < 1:
+            raise DataError(
+                f"features of {len(images)} images in batches of {batch_size} were asked for; both must be positive"
+            )
+        table: dict[str, Tensor] = {}
+        for first in range(0, len(images), batch_size):
+            chunk = images[first : first + batch_size]
+            with torch.no_grad():
+                encoded = encode(chunk)
+            if first == 0:
+                table = {n: torch.empty(len(images), *f.shape[1:], dtype=DTYPES[dtype]) for n, f in encoded.items()}
+            _check_shapes(encoded, table, first, len(chunk))
+            for name, feature in encoded.items():
+                table[name][first : first + len(chunk)] = _narrow(feature, DTYPES[dtype], name, first)
+            if progress is not None:
+                progress(first + len(chunk), len(images))
+        return cls(table, fingerprint)
+
+    def save(self, path: Path) -> None:
+        """Write the table as one safetensors file whose header holds the fingerprint as JSON; whole or not at all.
+
+        Raises:
+            DataError: the disk has too little room, or the file cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(path.parent).free
+            if free < self.nbytes:
+                raise DataError(f"{path} needs {self.nbytes:,} bytes, but its disk has {free:,} free; make room")
+            contents = {name: feature.contiguous().cpu() for name, feature in self.features.items()}
+            save_file(contents, temporary, {"format": FORMAT, HEADER: json.dumps(self.fingerprint)})
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path} cannot be written ({error}); choose another place") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, fingerprint: Mapping[str, Any]) -> FeatureTable:
+        """Read a table that was computed from what `fingerprint` says.
+
+        Raises:
+            DataError: the file is missing, damaged, no feature table, or of another fingerprint (the difference is named).
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT or HEADER not in header:
+                    raise DataError(f"{path} is not a feature table of this version; remove it and build it again")
+                differs = difference(json.loads(header[HEADER]), canonical(fingerprint))
+                if differs:
+                    raise DataError(f"{path} holds other features than wanted: {differs}; remove it and build it again")
+                return cls({name: file.get_tensor(name) for name in file.keys()}, fingerprint)  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise DataError(f"{path} does not exist; build the features first") from error
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise DataError(f"{path} is damaged ({error}); remove it and build it again") from error
+
+
+def _shape(feature: Tensor) -> str:
+    return f"{list(feature.shape)} {str(feature.dtype).removeprefix('torch.')}"
+
+
+def _check_shapes(encoded: Mapping[str, Tensor], table: Mapping[str, Tensor], first: int, count: int) -> None:
+    """Refuse a batch that does not fit the table; `first` and `count` say which images it holds."""
+    if encoded.keys() != table.keys():
+        names = ", ".join(sorted(encoded.keys() ^ table.keys()))
+        raise DataError(
+            f"features {names} are given for some images only (changed at image {first}); give all for each"
+        )
+    for name, feature in encoded.items():
+        wanted = [count, *table[name].shape[1:]]
+        if feature.ndim != 3 or list(feature.shape) != wanted:
+            raise DataError(
+                f"feature {name!r} of images {first} to {first + count - 1} is {_shape(feature)}, "
+                f"but {wanted if len(wanted) == 3 else '[B, N, C]'} is wanted"
+            )
+
+
+def _narrow(feature: Tensor, dtype: torch.dtype, name: str, first: int) -> Tensor:
+    """Return the feature [B, N, C] in `dtype` on the CPU, finite."""
+    narrow = feature.detach().to(device="cpu", dtype=dtype)
+    bad = (~torch.isfinite(narrow)).flatten(1).any(dim=1).nonzero().flatten()
+    if not len(bad):
+        return narrow
+    image = first + int(bad[0])
+    if torch.isfinite(feature).all():
+        largest = feature.abs().max().item()
+        raise DataError(f"feature {name!r} reaches {largest:.4g} at image {image}, too much for float16; use float32")
+    raise DataError(f"feature {name!r} of image {image} is not finite; check the image and the weights")

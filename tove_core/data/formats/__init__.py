@@ -1,0 +1,1 @@
+"""One module per data set format; `tove_core.data.readers` names them."""

@@ -1,0 +1,132 @@
+"""The one form every data set is read into: an image, perhaps a prompt, and the texts that are right."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tove_core.data.images import PackedImage
+from tove_core.errors import DataError
+
+ImageRef = Path | bytes | PackedImage | Any
+"""A file, encoded bytes, a member of a tar archive, or pixels (a CPU tensor, an array, a PIL image)."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is asked about it and what should be said.
+
+    Two samples are equal when everything but the pixels is; `image_key` tells images apart.
+
+    Attributes:
+        id: unique within its data set; errors and per-sample scores use it.
+        image: where the pixels are; `load` gives what an image reader takes.
+        prompt: the question, or None for a caption.
+        targets: every text that is right (five captions, ten answers); empty only where nothing is trained or scored.
+        kind: group that scores are broken down by (kind of question); "" for none.
+        meta: whatever else the data set says, JSON values only.
+    """
+
+    id: str
+    image: ImageRef = field(compare=False)
+    prompt: str | None = None
+    targets: tuple[str, ...] = ()
+    kind: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no later step could use."""
+        if not isinstance(self.id, str) or not self.id:
+            raise DataError(f"a sample has the id {self.id!r}, but ids are texts that are not empty; give it one")
+        if self.image is None:
+            raise DataError(f"sample {self.id!r} has no image, but every sample needs one; drop it or add the image")
+        if not isinstance(self.targets, tuple):
+            kind = type(self.targets).__name__
+            raise DataError(
+                f"sample {self.id!r} has targets of type {kind}, but a tuple of texts is wanted; convert it"
+            )
+        for text in (*self.targets, *(() if self.prompt is None else (self.prompt,))):
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"sample {self.id!r} has the text {text!r}, but prompt and targets must say something")
+
+    @cached_property
+    def image_key(self) -> str:
+        """Name of the image, the same for samples that share it: its place for files, its digest for pixels."""
+        if isinstance(self.image, Path):
+            return f"path:{self.image.absolute()}"
+        if isinstance(self.image, PackedImage):
+            return f"tar:{self.image.archive.absolute()}!{self.image.name}"
+        return f"sha256:{image_digest(self.image)}"
+
+    def load(self) -> Any:
+        """Return the image as a path, encoded bytes or pixels (a member of an archive is read now).
+
+        Raises:
+            DataError: the archive cannot be read any more.
+        """
+        return load_image(self.image)
+
+
+def load_image(image: ImageRef) -> Any:
+    """Return what an image reader takes for `image`: itself, or its bytes where it lies in an archive.
+
+    Raises:
+        DataError: the archive cannot be read.
+    """
+    return image.read() if isinstance(image, PackedImage) else image
+
+
+def image_digest(image: ImageRef) -> str:
+    """Return the sha256 (hex) of an image's encoded bytes, or of its pixels with their shape and type.
+
+    Raises:
+        DataError: the file cannot be read, or the object has no pixels in main memory.
+    """
+    image = load_image(image)
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    if isinstance(image, Path):
+        try:
+            return hashlib.sha256(image.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"image {image} cannot be read ({error.strerror}); check the path") from error
+    try:
+        pixels = np.asarray(image)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"an image of type {type(image).__name__} has no pixels in main memory ({error})") from error
+    if pixels.dtype == object:
+        raise DataError(f"an image of type {type(image).__name__} has no pixels; give a path, bytes or an array")
+    digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
+    digest.update(np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()
+
+
+def images_digest(images: Iterable[ImageRef]) -> str:
+    """Return one sha256 (hex) for a sequence of images, for the fingerprint of what was computed from them.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(bytes.fromhex(image_digest(image)))
+    return digest.hexdigest()
+
+
+def distinct_images(samples: Sequence[Sample]) -> tuple[list[ImageRef], list[int]]:
+    """Return the M different images, in order of first use, and for each sample which of them is its own."""
+    rows: dict[str, int] = {}
+    images: list[ImageRef] = []
+    of_sample = []
+    for sample in samples:
+        row = rows.setdefault(sample.image_key, len(images))
+        if row == len(images):
+            images.append(sample.image)
+        of_sample.append(row)
+    return images, of_sample
