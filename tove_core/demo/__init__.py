@@ -1,1 +1,1 @@
-"""A tiny world of rendered scenes, with its own CLIP and vision experts, on which all of tove runs without a download."""
+"""A tiny world of rendered scenes with its own CLIP and vision experts: all of tove runs on it without a download."""

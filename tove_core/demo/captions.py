@@ -1,4 +1,4 @@
-"""Says in words what a scene shows: what CLIP is pretrained on, what it must tell apart, and what a captioner should say."""
+"""Says in words what a scene shows: what CLIP is pretrained on, and what a captioner should say."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tove_core.demo.layout import COLOURS, KINDS
+from tove_core.demo.layout import KINDS
 from tove_core.demo.scene import Facts, Scenes, facts
 
 PLURALS = {"disc": "discs", "square": "squares", "triangle": "triangles", "ring": "rings", "cross": "crosses"}
@@ -172,7 +172,11 @@ _WORDINGS: dict[str, tuple[str, ...]] = {
         "is the {} one in front of or behind the {} one?",
         "is the {} one behind or in front of the {} one?",
     ),
-    "touch": ("is anything touching the {} one?", "does anything touch the {} one?", "is there contact with the {} one?"),
+    "touch": (
+        "is anything touching the {} one?",
+        "does anything touch the {} one?",
+        "is there contact with the {} one?",
+    ),
     "count": ("how many {} are there?", "what is the number of {}?", "count the {}."),
     "extreme": ("which colour is {}?", "what colour is the one {}?", "what is the colour of the thing {}?"),
 }

@@ -197,7 +197,9 @@ def _paint(layout: Layout, distance: Tensor, dx: Tensor, dy: Tensor, night: Tens
 def _stripes(dx: Tensor, dy: Tensor, g: torch.Generator) -> Tensor:
     """Return a factor near 1 per object and pixel, [n, SLOTS, SIZE, SIZE]; about half of the objects are striped."""
     angle, phase, frequency, strength, plain = torch.rand(5, *dx.shape[:2], 1, 1, generator=g)
-    wave = torch.sin((0.6 + 0.9 * frequency) * (dx * (torch.pi * angle).cos() + dy * (torch.pi * angle).sin()) + 6 * phase)
+    wave = torch.sin(
+        (0.6 + 0.9 * frequency) * (dx * (torch.pi * angle).cos() + dy * (torch.pi * angle).sin()) + 6 * phase
+    )
     return 1 + 0.18 * strength * (plain < 0.6) * wave
 
 
