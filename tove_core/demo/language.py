@@ -12,7 +12,7 @@ from tove_core.demo.scene import Facts, Scenes, facts
 
 PLURALS = {"disc": "discs", "square": "squares", "triangle": "triangles", "ring": "rings", "cross": "crosses"}
 
-_THIRDS = (17.5, 30.5)  # pixels at which an image is cut into three columns and three rows
+_THIRDS = (17.0, 31.0)  # pixels at which an image is cut into three columns and three rows
 _CLEAR = 1.0  # pixels around a cut that no question asks about
 _APART = 4.0  # pixels by which objects must differ to be left or right of, above or below, one another
 _NEAR, _FAR = 0.34, 0.66  # depths that end "near" and begin "far"
@@ -118,7 +118,7 @@ def _count(scene: Facts, rng: random.Random) -> Asked:
     # The number is drawn before the kind: otherwise 1 would be the answer most of the time.
     times = Counter(scene.kinds)
     present = sorted(set(times.values()))
-    number = 0 if rng.random() < 0.25 else rng.choices(present, weights=[n * n for n in present])[0]
+    number = 0 if rng.random() < 0.3 else rng.choices(present, weights=[n * n for n in present])[0]
     kind = rng.choice([k for k in KINDS if times[k] == number])
     return _word(rng, _WORDINGS["count"], PLURALS[kind]), str(number)
 

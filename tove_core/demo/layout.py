@@ -1,4 +1,4 @@
-"""Where the objects of a scene lie and what they are, drawn at random and accepted only if every question is clear-cut."""
+"""Draws what a scene contains and where it lies, so that every question about it is clear-cut."""
 
 from __future__ import annotations
 

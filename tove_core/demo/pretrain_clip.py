@@ -147,7 +147,7 @@ def _contrastive(features: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 
 
 def _region(model: CLIP, patches: Tensor, part: Scenes, instance: Tensor, named: Tensor) -> Tensor:
-    """Return the region term for `patches` [B, N, D]; patches are weighted by coverage and chance, so that few count."""
+    """Return the region term; `patches` [B, N, D] are weighted by coverage and by chance, so that few count."""
     weight = coverage(instance)
     live = weight.sum(-1) > 0.25
     weight = weight * torch.empty_like(weight).exponential_()

@@ -1,4 +1,4 @@
-"""Measures what CLIP's patch tokens and each expert's map know of the world, by ridge regression: `python -m tove_core.demo.probe`."""
+"""Measures by ridge regression what CLIP and each expert know: `python -m tove_core.demo.probe`."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def _chunk(seed: int, index: int) -> Scenes:
 
 
 def _night(n: int, g: torch.Generator) -> Tensor:
-    """Return where it is night, bool [n, SIZE, SIZE]: beyond a random line in half of the images, else all or nothing."""
+    """Return where it is night, bool [n, SIZE, SIZE]: beyond a random line in half of the images, else all or none."""
     axis = torch.arange(SIZE) + 0.5 - SIZE / 2
     angle = 2 * torch.pi * torch.rand(n, 1, 1, generator=g)
     offset = 20 * torch.rand(n, 1, 1, generator=g) - 10

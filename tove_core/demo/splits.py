@@ -1,4 +1,4 @@
-"""Names the parts of the world: what CLIP and the experts are pretrained on, and what tove trains, chooses and tests on."""
+"""Names the parts of the world: for pretraining, for training, for choosing settings and for the final test."""
 
 from __future__ import annotations
 
