@@ -8,18 +8,21 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
+from torch import nn
 
 from tove_core import plugins
 from tove_core.config import ClipConfig, DecoderConfig, ExpertConfig, FusionConfig, ModelConfig
-from tove_core.errors import ConfigError
+from tove_core.errors import ConfigError, WeightsError
 from tove_core.fusion import build_transfer
 from tove_core.fusion.align import aligned_width
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.load import load_expert
+from tove_core.hub.reference import package_path
+from tove_core.hub.weights import read_safetensors
 from tove_core.language.base import Decoder
 from tove_core.language.load import load_decoder
 from tove_core.model import ToveModel
-from tove_core.provenance import ExpertProvenance, PartProvenance, Provenance
+from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
 from tove_core.settings import describe
 from tove_core.tower.base import Tower
 from tove_core.tower.load import load_tower
@@ -76,18 +79,20 @@ def assemble(
     device: str | torch.device | None = None,
     seed: int = 0,
     recorded: Provenance | None = None,
+    states: Path | None = None,
     ghosts: Sequence[str] = (),
 ) -> ToveModel:
     """Build the model a resolved configuration describes.
 
     Args:
         recorded: provenance of a checkpoint; its hashes win over specs and lock file.
+        states: folder of a complete checkpoint with the experts' own states.
         ghosts: detached experts whose gate rows still count.
     """
     source: WeightsChoice = weights if weights in ("pinned", "random") else Path(weights)  # type: ignore[assignment]
     choice = "random" if source == "random" else "pinned"
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
-    loaded, origins = _load_experts(config, source, device, seed, recorded)
+    loaded, origins = _load_experts(config, source, device, seed, recorded, states)
     widths = {key: aligned_width(expert.spec) for key, expert in loaded.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -95,16 +100,24 @@ def assemble(
     decoder = None
     if config.decoder is not None:
         decoder = load_decoder(config.decoder, width=tower.width, weights=choice, seed=seed, device=device)
+        if config.decoder.projector is not None:
+            start_projector(decoder.projector, config.decoder.projector)
     if fusion is not None:
         fusion.to(device)
         fixed = config.fusion.model_copy(update={"hidden": fusion.hidden, "parameters": None})
         config = config.model_copy(update={"fusion": fixed})
     provenance = _provenance(tower, origins, decoder)
-    return ToveModel(tower, loaded, fusion, decoder, config, provenance).eval()
+    origin = Origin(weights=str(source), seed=seed)
+    return ToveModel(tower, loaded, fusion, decoder, config, provenance, origin).eval()
 
 
 def _load_experts(
-    config: ModelConfig, weights: WeightsChoice, device: Any, seed: int, recorded: Provenance | None
+    config: ModelConfig,
+    weights: WeightsChoice,
+    device: Any,
+    seed: int,
+    recorded: Provenance | None,
+    states: Path | None,
 ) -> tuple[dict[str, FrozenExpert], dict[str, ExpertProvenance]]:
     registry = plugins.registry()
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
@@ -120,6 +133,7 @@ def _load_experts(
             dtype=DTYPES[wanted.dtype],
             seed=seed,
             expected_sha256=known.sha256 if known else None,
+            state=state_file(states, wanted.key) if states else None,
         )
         loaded[wanted.key] = expert
         origins[wanted.key] = ExpertProvenance(
@@ -134,12 +148,36 @@ def _load_experts(
     return loaded, origins
 
 
+def start_projector(projector: nn.Module, reference: str) -> None:
+    """Load a projector trained before, as the first stage of LLaVA-style training leaves one.
+
+    Raises:
+        WeightsError: the file is missing, not safetensors, or does not fit.
+    """
+    module, slash, inside = reference.removeprefix("package:").partition("/")
+    path = package_path(module, inside) if reference.startswith("package:") and slash else Path(reference)
+    tensors = read_safetensors(path)
+    try:
+        projector.load_state_dict(tensors)
+    except RuntimeError as error:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
+        raise WeightsError(
+            f"decoder.projector {reference!r} does not fit this CLIP and language model (it holds {shapes}); "
+            "leave it out to start from random"
+        ) from error
+
+
+def state_file(folder: Path, key: str) -> Path:
+    """Return where a complete checkpoint keeps an expert's state; `/` and `:` of the name are no part of a file's."""
+    return folder / (key.replace("/", "__").replace(":", "--") + ".safetensors")
+
+
 def _provenance(tower: Tower, experts: dict[str, ExpertProvenance], decoder: Decoder | None) -> Provenance:
     from tove_core import __version__
 
     language = None
     if decoder is not None:
-        language = PartProvenance(reference=decoder.reference, sha256=decoder.weights_sha256)
+        language = PartProvenance(reference=decoder.identity.name, sha256=decoder.identity.sha256)
     clip = PartProvenance(reference=tower.reference, sha256=tower.weights_sha256)
     return Provenance(tove=__version__, clip=clip, experts=experts, decoder=language)
 

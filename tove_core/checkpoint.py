@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,12 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tove_core.builder import assemble
+from tove_core.builder import assemble, state_file
 from tove_core.config import ModelConfig, Rule
 from tove_core.errors import CheckpointError
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.model import ToveModel
-from tove_core.provenance import Provenance
+from tove_core.provenance import Origin, Provenance
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 
@@ -38,6 +38,7 @@ class Manifest(Frozen):
     format: Literal[1] = Field(description="version of this file's layout")
     config: ModelConfig
     provenance: Provenance
+    origin: Origin = Origin()
     off: dict[str, Rule] = Field(default_factory=dict, description="experts that are switched off, and how")
     ghosts: tuple[str, ...] = Field(default=(), description="detached experts that still count in the softmax")
     calibrated: bool = False
@@ -64,6 +65,7 @@ def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
             format=1,
             config=model.config,
             provenance=model.provenance,
+            origin=model.origin,
             off=dict(fusion.off) if fusion else {},
             ghosts=tuple(fusion.ghosts) if fusion else (),
             calibrated=model.calibrated,
@@ -86,9 +88,17 @@ def load(folder: Path, *, device: str | torch.device | None = None) -> ToveModel
     for name, digest in manifest.files.items():
         _verify(folder / name, digest)
     config = _inside(manifest.config, folder) if manifest.full else manifest.config
-    weights = folder / FROZEN / "experts" if manifest.full else "pinned"
-    recorded = manifest.provenance
-    model = assemble(config, weights=weights, device=device, recorded=recorded, ghosts=manifest.ghosts)
+    recorded, origin = manifest.provenance, manifest.origin
+    model = assemble(
+        config,
+        weights="pinned" if manifest.full else origin.weights,
+        device=device,
+        seed=origin.seed,
+        recorded=None if manifest.full else recorded,
+        states=folder / FROZEN / "experts" if manifest.full else None,
+        ghosts=manifest.ghosts,
+    )
+    model.origin = origin
     if not manifest.full and (found := recorded.differences(model.provenance)):
         raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; restore those weights")
     model.config, model.provenance = manifest.config, recorded
@@ -128,7 +138,7 @@ def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
         module = getattr(model, part)
         if module is not None:
             tensors |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return _on_cpu(tensors)
 
 
 def require_new(folder: Path) -> None:
@@ -161,21 +171,24 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None:
-    wanted = trained_tensors(model)
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    shapes = [
-        f"{name} is {list(tensors[name].shape)} where the model has {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & tensors.keys())
-        if tensors[name].shape != wanted[name].shape
-    ]
-    problems = [f"it lacks {missing[0]}" if len(missing) == 1 else f"it lacks {len(missing)} tensors, first {missing[0]}"] * bool(missing)  # fmt: skip # noqa: E501
-    problems += [f"it has {len(extra)} the model does not, first {extra[0]}"] * bool(extra) + shapes[:3]
-    if problems:
+    if problems := _misfits(trained_tensors(model), tensors):
         raise CheckpointError(f"{folder / TENSORS} does not fit the model {MANIFEST} describes: {'; '.join(problems)}")
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for name, tensor in tensors.items():
             state[name].copy_(tensor)
+
+
+def _misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Say how tensors differ from those a model has, names and shapes."""
+    problems = []
+    for verb, names in (("lacks", wanted.keys() - given.keys()), ("has beside them", given.keys() - wanted.keys())):
+        if names:
+            problems.append(f"it {verb} {len(names)}, first {min(names)}")
+    for name in sorted(wanted.keys() & given.keys()):
+        if wanted[name].shape != given[name].shape:
+            problems.append(f"{name} is {list(given[name].shape)} where the model has {list(wanted[name].shape)}")
+    return problems[:5]
 
 
 def _verify(path: Path, digest: str) -> None:
@@ -192,12 +205,14 @@ def _save_frozen(model: ToveModel, folder: Path) -> None:
     (folder / "experts").mkdir(parents=True)
     write_open_clip(model.tower, folder / "clip")
     for key, expert in model.experts.items():
-        state = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in expert.module.state_dict().items()
-        }  # type: ignore[union-attr]
-        save_file(state, folder / "experts" / f"{key}.safetensors")
+        save_file(_on_cpu(expert.module.state_dict()), state_file(folder / "experts", key))  # type: ignore[union-attr]
     if model.decoder is not None:
         save_decoder(model.decoder, folder / "decoder")
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that share no memory, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _inside(config: ModelConfig, folder: Path) -> ModelConfig:

@@ -95,6 +95,10 @@ class DecoderConfig(Frozen):
     )
     caption_prompt: str = "Describe the image."
     max_new_tokens: Positive = 32
+    projector: str | None = Field(
+        default=None,
+        description="safetensors file to start the projector from: a path, or 'package:MODULE/FILE'; None: random",
+    )
     dtype: Dtype = "float32"
 
     @field_validator("prompt")

@@ -20,7 +20,7 @@ from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor
 from tove_core.language.base import Decoder
-from tove_core.provenance import Provenance
+from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
 from tove_core.tower.base import Tower
 
@@ -46,6 +46,7 @@ class ToveModel(nn.Module):
         decoder: Decoder | None,
         config: ModelConfig,
         provenance: Provenance,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -55,6 +56,7 @@ class ToveModel(nn.Module):
         self.decoder = decoder
         self.config = config
         self.provenance = provenance
+        self.origin = origin or Origin()
         self.calibrated = False
         self.trained = False
         self._warned = False

@@ -24,6 +24,13 @@ class ExpertProvenance(PartProvenance):
     license: str | None = None
 
 
+class Origin(Frozen):
+    """How the frozen parts were asked for: needed to find, or draw, the same ones again."""
+
+    weights: str = Field(default="pinned", description="pinned, random, or the folder the experts' weights came from")
+    seed: int = 0
+
+
 class Provenance(Frozen):
     """Everything frozen that a model was built from."""
 

@@ -10,17 +10,13 @@ import typer
 
 Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")
-]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
 
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; with --resume, the folder of the run")],
     set_: Set = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on exactly where the run stopped")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on exactly where the run stopped")] = False,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:

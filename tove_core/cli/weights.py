@@ -11,9 +11,7 @@ app = typer.Typer(help="Pin, show, verify and renew weights.", no_args_is_help=T
 
 @app.command()
 def lock(
-    experts: Annotated[
-        list[str] | None, typer.Argument(help="experts to pin; none: show the pins")
-    ] = None,
+    experts: Annotated[list[str] | None, typer.Argument(help="experts to pin; none: show the pins")] = None,
 ) -> None:
     """Download and pin the weights of experts, or show what is pinned."""
     from tove_core import plugins

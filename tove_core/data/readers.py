@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -13,12 +14,13 @@ from tove_core.errors import ConfigError, DataError
 
 Reader = Callable[[DataConfig], list[Sample]]
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, Reader | str] = {
     "coco-captions": coco_captions.read,
     "easy-vqa": easy_vqa.read,
     "jsonl": jsonl.read,
+    "world": "tove_core.demo.reader:read",
 }
-"""Every reader tove has, by the name used in `data.reader`."""
+"""Every reader tove has, by the name used in `data.reader`; `module:function` where it is imported on first use."""
 
 
 def reader(name: str) -> Reader:
@@ -27,8 +29,12 @@ def reader(name: str) -> Reader:
     Raises:
         ConfigError: there is none; the nearest name is offered.
     """
-    if name in READERS:
-        return READERS[name]
+    found = READERS.get(name)
+    if isinstance(found, str):
+        module, _, function = found.partition(":")
+        return getattr(importlib.import_module(module), function)
+    if found is not None:
+        return found
     near = difflib.get_close_matches(name, READERS, n=1)
     advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(READERS))}"
     raise ConfigError(f"there is no data reader {name!r}; {advice}")

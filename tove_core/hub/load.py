@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +29,7 @@ def load_expert(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     expected_sha256: str | None = None,
+    state: Path | None = None,
     lock: Lock | None = None,
 ) -> tuple[FrozenExpert, str | None]:
     """Return a frozen expert and the sha256 of the weight file that was loaded (None: none was).
@@ -40,6 +42,8 @@ def load_expert(
         dtype: precision it computes in.
         seed: of random weights, which depend on it and on the expert's own name only.
         expected_sha256: the hash a checkpoint was made with; it takes the place of the spec's and the lock file's.
+        state: a file with the built module's own state, as a checkpoint holds it: loaded as it is, without conversion,
+            in place of whatever `weights` says.
         lock: the lock file; None: the user's.
 
     Raises:
@@ -49,15 +53,15 @@ def load_expert(
     """
     spec = spec.variant()
     require_usable(spec, name)
-    path = locate(spec, weights, expected_sha256=expected_sha256, lock=lock)
+    path = state or locate(spec, weights, expected_sha256=expected_sha256, lock=lock)
     with isolated(spec.name, seed):
         factory = import_function(spec.factory, name)
     # A fresh seed: what a first import draws must not change the weights that follow.
     with isolated(spec.name, seed):
         module = _build(factory, spec, name)
         if path is not None:
-            state = read_safetensors(path)
-            _load(module, _convert(spec, name, state), name)
+            tensors = read_safetensors(path)
+            _load(module, tensors if state else _convert(spec, name, tensors), name)
     module = module.to(device=device, dtype=dtype)
     return FrozenExpert(module, spec, name), None if path is None else sha256(path)
 

@@ -1,0 +1,50 @@
+"""Reads splits of the embedded world as samples: twelve questions and one caption for each scene."""
+
+from __future__ import annotations
+
+from tove_core.config import DataConfig
+from tove_core.data.sample import Sample
+from tove_core.demo.captions import scene_captions
+from tove_core.demo.language import Question
+from tove_core.demo.splits import Split, split
+from tove_core.errors import DataError
+
+QUESTIONS = 12
+CAPTION_PROMPT = "describe the scene:"
+
+
+def read(config: DataConfig) -> list[Sample]:
+    """Read the split named by `config.split`.
+
+    Raises:
+        DataError: a path is given, or there is no such split.
+    """
+    if config.path is not None or config.images is not None:
+        raise DataError("the world is rendered, not read: data.path and data.images do nothing; leave them out")
+    found = split(config.split)
+    per_scene = QUESTIONS + 1
+    scenes = found.size if config.limit is None else min(found.size, -(-config.limit // per_scene))
+    return samples(found, scenes)
+
+
+def samples(
+    part: Split, scenes: int | None = None, *, questions: int = QUESTIONS, captions: bool = True
+) -> list[Sample]:
+    """Return the samples of a split's first scenes: `questions` of each, and its caption.
+
+    Captions come in two wordings, so each caption sample has two targets.
+    """
+    rendered = part.scenes(0, scenes)
+    asked = part.questions(rendered, questions) if questions else [[] for _ in range(len(rendered))]
+    told = scene_captions(rendered)
+    found = []
+    for i, (about, references) in enumerate(zip(asked, told, strict=True)):
+        image = rendered.image[i]
+        found += [_question(f"{part.name}-{i}-{q}", image, one) for q, one in enumerate(about)]
+        if captions:
+            found.append(Sample(f"{part.name}-{i}-caption", image, None, tuple(references), "caption"))
+    return found
+
+
+def _question(name: str, image: object, one: Question) -> Sample:
+    return Sample(name, image, one.text, (one.answer,), one.type)
