@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 def pretrain(folder: Path, steps: int = STEPS, report: Report = print, seed: int = 0) -> None:
     """Train the language model on the pretraining split with CLIP's tokens and write it to `folder`/lm, in float16.
 
-    The projector is written beside it: a new one would have to be learned again before anything else.
+    The projector is written too: a new one would have to be learned again before anything else.
     """
     blank = folder / "lm"
     architecture(folder / "tokenizer", blank)
@@ -44,7 +44,7 @@ def pretrain(folder: Path, steps: int = STEPS, report: Report = print, seed: int
     report(f"language model: {len(examples)} samples")
     training = TrainingConfig(steps=steps, batch_size=BATCH, learning_rate=RATE, warmup=100)
     fit(model, examples, training, seed=seed, label="language model")
-    write(model, blank)
+    write(model, folder)
 
 
 def architecture(tokenizer: Path, folder: Path) -> None:
@@ -74,11 +74,11 @@ def architecture(tokenizer: Path, folder: Path) -> None:
 
 
 def write(model: ToveModel, folder: Path) -> None:
-    """Write the decoder's language model and projector to `folder` in float16."""
+    """Write the decoder's language model to `folder`/lm and its projector to `folder`, in float16."""
     decoder = model.decoder
     if decoder is None:
         raise ValueError("the model has no decoder to write")
     decoder.language_model.half()
-    save_decoder(decoder, folder)
+    save_decoder(decoder, folder / "lm")
     state = {name: value.detach().half().contiguous() for name, value in decoder.projector.state_dict().items()}
     save_file(state, folder / PROJECTOR)

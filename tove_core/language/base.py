@@ -34,6 +34,8 @@ class DecoderIdentity:
     architecture: str
     revision: str | None = None
     """Commit of the hub repository; None for a local folder."""
+    sha256: str | None = None
+    """Of the weight files, in order of their names; None for random weights."""
     weights: str = "pinned"
     """`pinned` (loaded) or `random`."""
 

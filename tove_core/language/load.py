@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from tove_core.config import DecoderConfig
 from tove_core.environment import offline
 from tove_core.errors import WeightsError
+from tove_core.hub.digest import sha256
 from tove_core.language.base import Decoder, DecoderIdentity
 from tove_core.language.cross_attention import CrossAttentionDecoder, cross_attention_parameters
 from tove_core.language.prefix import PrefixDecoder
@@ -56,7 +58,8 @@ def load_decoder(
             model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
         else:
             model = _pretrained(source, settings, config, fresh, where)
-        identity = DecoderIdentity(config.name, config.kind, type(model).__name__, revision, weights)
+        digest = None if weights == "random" else _digest(source)
+        identity = DecoderIdentity(config.name, config.kind, type(model).__name__, revision, digest, weights)
         decoder = KINDS[config.kind](model, tokenizer, config, width, identity)
     return decoder.to(device or "cpu").eval()
 
@@ -82,6 +85,14 @@ def _source(name: str) -> tuple[str, str | None]:
     from tove_core.hub.download import pinned_revision
 
     return name, pinned_revision(name)
+
+
+def _digest(source: str) -> str | None:
+    """Return one hash for a local folder's weight files; a hub repository is identified by its revision instead."""
+    files = sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []
+    if not files:
+        return None
+    return sha256(files[0]) if len(files) == 1 else hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 def _prepare(settings: PretrainedConfig, config: DecoderConfig) -> frozenset[str]:

@@ -1,0 +1,39 @@
+"""`tove demo`: the whole life cycle on the embedded world."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for checkpoint, pictures and report")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="repeat training with so many seeds")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier demo in that folder")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="a minute-long run that learns nothing; to try the machinery")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+    rebuild_weights: Annotated[
+        bool,
+        typer.Option("--rebuild-weights", help="train the world's CLIP, experts and language model anew, into OUT"),
+    ] = False,
+) -> None:
+    """Train CLIP only and the hub on the embedded world, detach, merge, and print what was measured. No download."""
+    from tove_core.checkpoint import require_new
+
+    if overwrite and (out / "report.json").is_file():
+        shutil.rmtree(out)
+    require_new(out)
+    if rebuild_weights:
+        from tove_core.demo.rebuild import rebuild
+
+        rebuild(out)
+        print(f"wrote {out}; to use it, put it in the place of tove_core/demo/assets")
+        return
+    from tove_core.demo import run, world
+
+    run.demo(out, seeds=seeds, size=world.SMALL if small else world.FULL, quiet=quiet)

@@ -1,0 +1,159 @@
+"""`tove demo`: the whole life cycle on the embedded world, in minutes and offline."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tove_core.config import MergeConfig
+from tove_core.contribution import Contribution, contributions
+from tove_core.demo.world import FULL, Size, World, training
+from tove_core.evaluation.evaluate import Scores, evaluate
+from tove_core.fusion import fusion_parameters
+from tove_core.merging import merge
+from tove_core.merging.write import write_merged
+from tove_core.model import ToveModel
+from tove_core.report.gate_maps import write_gate_maps
+from tove_core.training.loop import fit
+from tove_core.training.run import CHECKPOINT
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class SeedResult:
+    """What one seed of the demo measured, on the test split."""
+
+    seed: int
+    clip_only: Scores
+    hub: Scores
+    contributions: list[Contribution]
+    without_least: float
+    without_most: float
+    merged: float | None = None
+    control: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def demo(out: Path, *, seeds: int = 1, size: Size = FULL, quiet: bool = False, say: Say = print) -> list[SeedResult]:
+    """Run the demo and write `out`: checkpoint, metrics, pictures, merged CLIP, `report.md` and `report.json`.
+
+    Args:
+        out: folder for the results; exists and is empty, or does not exist.
+        seeds: how often training is repeated; merging and pictures are made for the first.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    say(f"rendering {size.train + size.validation + size.test} scenes, running CLIP and 5 experts once on each ...")
+    world = World(size)
+    for part in (world.train, world.validation, world.test):
+        world.examples(world.hub, part)
+    say(f"  {time.perf_counter() - began:.0f} s")
+    say(str(world.hub.parameters_report()))
+    results = [_seed(world, seed, out, quiet=quiet, say=say) for seed in range(seeds)]
+    text = report(results, world, time.perf_counter() - began)
+    (out / "report.md").write_text(text + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps([_plain(one) for one in results], indent=2) + "\n", encoding="utf-8")
+    say(text)
+    say(f"\nwrote {out}: checkpoint/, merged/ (open_clip loads it), gates.png, metrics.jsonl, report.md")
+    say(f"try: tove answer {out} IMAGE --question 'what shape is the red one?'    compare fusions: tove bench fusion")
+    return results
+
+
+def _seed(world: World, seed: int, out: Path, *, quiet: bool, say: Say) -> SeedResult:
+    size, clock = world.size, _Clock()
+    hub = world.hub if seed == 0 else world.model("gate", seed=seed)
+    parameters = fusion_parameters(hub.config.fusion, hub.tower.width, [a.width for a in hub.align.values()])  # type: ignore[union-attr,misc]
+    clip_only = world.model("clip-mlp", parameters=parameters, seed=seed)
+    say(
+        f"seed {seed}: training CLIP only, then the hub; {size.steps} steps each, {parameters:,} fusion parameters each"
+    )
+    with clock("train CLIP only"):
+        fit(
+            clip_only, world.examples(clip_only, world.train), training(size), seed=seed, quiet=quiet, label="CLIP only"
+        )
+    with clock("train hub"):
+        output = out if seed == 0 else None
+        fit(hub, world.examples(hub, world.train), training(size), seed=seed, output=output, quiet=quiet, label="hub")
+    with clock("evaluate"):
+        plain = evaluate(clip_only, world.examples(clip_only, world.test))
+        full = evaluate(hub, world.examples(hub, world.test))
+    with clock("contributions"):
+        found = contributions(hub, world.examples(hub, world.validation))
+    with clock("detach"):
+        least, most = (_accuracy_without(world, hub, one.expert) for one in (found[-1], found[0]))
+    result = SeedResult(seed, plain, full, found, least, most, seconds=clock.seconds)
+    if seed == 0:
+        hub.save_pretrained(out / CHECKPOINT)
+        write_gate_maps(hub, [sample.image for sample in world.test if sample.prompt is None][:6], out / "gates.png")
+        with clock("merge"):
+            result.merged, result.control = _merge(world, hub, clip_only, out, quiet=quiet)
+    return result
+
+
+def _accuracy_without(world: World, hub: ToveModel, expert: str) -> float:
+    hub.detach(expert)
+    try:
+        return evaluate(hub, world.examples(hub, _questions(world.test))).accuracy or 0.0
+    finally:
+        hub.attach(expert)
+
+
+def _merge(world: World, hub: ToveModel, clip_only: ToveModel, out: Path, *, quiet: bool) -> tuple[float, float]:
+    settings = MergeConfig(steps=world.size.merge_steps, batch_size=world.size.batch, learning_rate=1e-3)
+    accuracy = []
+    for model, config in ((hub, settings), (clip_only, settings.model_copy(update={"control": True}))):
+        student = merge(model, world.examples(model, world.train), config, quiet=quiet)
+        if not config.control:
+            write_merged(student, out / "merged")
+        part = _questions(world.test)
+        from tove_core.training.examples import Examples
+
+        accuracy.append(evaluate(student, Examples.cached(student, part, batch_size=256)).accuracy or 0.0)
+    return accuracy[0], accuracy[1]
+
+
+def _questions(part: list) -> list:  # type: ignore[type-arg]
+    return [sample for sample in part if sample.prompt is not None]
+
+
+class _Clock:
+    """Wall times by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name = ""
+
+    def __call__(self, name: str) -> _Clock:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self._name] = round(time.perf_counter() - self._start, 1)
+
+
+def report(results: Sequence[SeedResult], world: World, seconds: float) -> str:
+    """Return the demo's table in Markdown."""
+    from tove_core.demo.table import render
+
+    return render(results, world.size, seconds)
+
+
+def _plain(result: SeedResult) -> dict[str, Any]:
+    data = asdict(result)
+    for name in ("clip_only", "hub"):
+        data[name].pop("predictions")
+    return data
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean."""
+    return statistics.fmean(values)

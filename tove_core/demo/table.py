@@ -1,0 +1,73 @@
+"""The demo's report: what was measured, with the spread over seeds where there are several."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tove_core.demo.world import Size
+
+if TYPE_CHECKING:
+    from tove_core.demo.run import SeedResult
+
+
+def render(results: Sequence[SeedResult], size: Size, seconds: float) -> str:
+    """Return the report in Markdown."""
+    first = results[0]
+    kinds = [kind for kind in first.hub.by_kind if kind in first.clip_only.by_kind]
+    lines = [
+        f"## Embedded world, {size.test} held-out scenes, {len(results)} seed{'s' * (len(results) > 1)}",
+        "",
+        "| accuracy | majority answer | CLIP only | hub of experts |",
+        "|---|---|---|---|",
+        f"| **all questions** | {first.hub.majority:.3f} | {_spread([r.clip_only.accuracy or 0 for r in results])} "
+        f"| {_spread([r.hub.accuracy or 0 for r in results])} |",
+    ]
+    lines += [
+        f"| {kind} | {first.hub.majority_by_kind[kind]:.3f} | {_spread([r.clip_only.by_kind[kind][0] for r in results])} "
+        f"| {_spread([r.hub.by_kind[kind][0] for r in results])} |"
+        for kind in kinds
+    ]
+    lines.append(
+        f"| caption CIDEr | - | {_spread([r.clip_only.captions['CIDEr'] for r in results])} "
+        f"| {_spread([r.hub.captions['CIDEr'] for r in results])} |"
+    )
+    lines += ["", "| expert | loss without it (nats per answer token) | gated norm | gate mass |", "|---|---|---|---|"]
+    for one in first.contributions:
+        losses = [next(c.loss for c in r.contributions if c.expert == one.expert) for r in results]
+        lines.append(f"| {one.expert} | {_spread(losses, '+.3f')} | {_cell(one.norm)} | {_cell(one.mass)} |")
+    lines += ["", *_after(results, size), "", _times(first, seconds)]
+    return "\n".join(lines)
+
+
+def _after(results: Sequence[SeedResult], size: Size) -> list[str]:
+    first = results[0]
+    least, most = first.contributions[-1].expert, first.contributions[0].expert
+    lines = [
+        "| afterwards | accuracy |",
+        "|---|---|",
+        f"| least contributing expert detached ({least}) | {_spread([r.without_least for r in results])} |",
+        f"| most contributing expert detached ({most}) | {_spread([r.without_most for r in results])} |",
+    ]
+    if first.merged is not None and first.control is not None:
+        lines += [
+            f"| merged: one CLIP, no expert, {size.merge_steps} steps | {first.merged:.3f} |",
+            f"| its control: CLIP unfrozen, language loss alone, {size.merge_steps} steps | {first.control:.3f} |",
+        ]
+    return lines
+
+
+def _times(first: SeedResult, seconds: float) -> str:
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in first.seconds.items())
+    return f"wall time {seconds:.0f} s ({parts})"
+
+
+def _spread(values: Sequence[float], form: str = ".3f") -> str:
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{statistics.fmean(values):{form}} ± {statistics.stdev(values):.3f}"
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

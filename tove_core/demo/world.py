@@ -1,0 +1,100 @@
+"""The embedded world as tove sees it: its models by fusion, and its splits with features computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tove_core.builder import assemble
+from tove_core.config import DecoderConfig, ExpertConfig, FusionConfig, GateConfig, ModelConfig, TrainingConfig
+from tove_core.data.features import FeatureTable
+from tove_core.data.sample import Sample
+from tove_core.demo.hooks import EXPERTS
+from tove_core.demo.reader import CAPTION_PROMPT, samples
+from tove_core.demo.splits import TEST, TRAIN, VALIDATION
+from tove_core.model import ToveModel
+from tove_core.training.examples import Examples, build_table
+from tove_core.training.run import prepare
+
+ASSETS = "package:tove_core.demo/assets"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of the world is used, and for how long."""
+
+    train: int = 4000
+    validation: int = 400
+    test: int = 1000
+    questions: int = 8
+    steps: int = 800
+    batch: int = 64
+    merge_steps: int = 300
+
+
+FULL = Size()
+SMALL = Size(train=250, validation=60, test=60, questions=6, steps=30, batch=32, merge_steps=10)
+"""For tests: everything runs, nothing is learned."""
+
+
+def decoder() -> DecoderConfig:
+    """Return the configuration of the world's language model; all of it is trained."""
+    return DecoderConfig(
+        name=f"{ASSETS}/lm",
+        train="all",
+        prompt="{image}{prompt}",
+        caption_prompt=CAPTION_PROMPT,
+        projector=f"{ASSETS}/projector.safetensors",
+        max_new_tokens=40,
+    )
+
+
+def fusion(kind: str, parameters: int | None = None) -> FusionConfig:
+    """Return a fusion's configuration; its settings were chosen on the validation split."""
+    gate = GateConfig(noise=0.3, balance=0.01, balance_warmup=50, expert_dropout=0.05)
+    return FusionConfig.model_validate({"kind": kind, "parameters": parameters, "gate": gate})
+
+
+def model_config(kind: str, experts: Sequence[str] = EXPERTS, parameters: int | None = None) -> ModelConfig:
+    """Return the configuration of a world model.
+
+    Args:
+        parameters: what the fusion trains; None: as its kind has by itself.
+    """
+    named = () if kind == "clip-mlp" else tuple(ExpertConfig(name=name) for name in experts)
+    clip = {"name": f"{ASSETS}/clip"}
+    settings = {"clip": clip, "experts": named, "fusion": fusion(kind, parameters), "decoder": decoder()}
+    return ModelConfig.model_validate(settings)
+
+
+def training(size: Size) -> TrainingConfig:
+    """Return the training settings every fusion gets; chosen on the validation split."""
+    return TrainingConfig(
+        steps=size.steps, batch_size=size.batch, learning_rate=4e-3, decoder_learning_rate=2e-3, warmup=50
+    )
+
+
+class World:
+    """The splits with every expert's features, computed once and shared by all models that are compared."""
+
+    def __init__(self, size: Size = FULL) -> None:
+        self.size = size
+        self.train = samples(TRAIN, size.train, questions=size.questions)
+        self.validation = samples(VALIDATION, size.validation)
+        self.test = samples(TEST, size.test)
+        self._tables: dict[int, FeatureTable] = {}
+        self.hub = self.model("gate")
+
+    def model(
+        self, kind: str, experts: Sequence[str] = EXPERTS, parameters: int | None = None, seed: int = 0
+    ) -> ToveModel:
+        """Build a calibrated model."""
+        model = assemble(model_config(kind, experts, parameters), seed=seed)
+        prepare(model, self.train)
+        return model
+
+    def examples(self, model: ToveModel, part: list[Sample]) -> Examples:
+        """Bind one of the three splits to a model."""
+        if id(part) not in self._tables:
+            self._tables[id(part)] = build_table(self.hub, part, batch_size=256)
+        return Examples(model, part, self._tables[id(part)])

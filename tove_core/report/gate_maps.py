@@ -1,0 +1,64 @@
+"""Pictures of the gate: for each image, how much of each expert every token gets. Pillow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from tove_core.hub.images import ImageSource, read_image
+from tove_core.hub.view import resample
+from tove_core.model import ToveModel
+from tove_core.spec import Input
+
+CELL = 144
+GAP = 8
+HEAD = 22
+# Dark blue over green to yellow: order is readable without colour too.
+_STOPS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64)
+
+
+def write_gate_maps(model: ToveModel, images: Sequence[ImageSource], path: Path) -> Path:
+    """Write one picture: a row per image, the image itself and then the gate of each expert over it.
+
+    All maps share one scale, from no weight to the largest weight in the picture; the head names the experts and the
+    scale. The image is shown as the model sees it.
+
+    Args:
+        images: as `ToveModel.gates` takes them.
+        path: of a PNG.
+    """
+    gates = model.gates(list(images))
+    largest = max(float(grid.max()) for grid in gates.values())
+    width = (len(gates) + 1) * (CELL + GAP) + GAP
+    canvas = Image.new("RGB", (width, HEAD + len(images) * (CELL + GAP) + GAP), "white")
+    pen = ImageDraw.Draw(canvas)
+    for column, label in enumerate(["image", *gates]):
+        pen.text((GAP + column * (CELL + GAP), 5), label[:23], fill="black")
+    for row, source in enumerate(images):
+        seen = _seen(model, source)
+        top = HEAD + row * (CELL + GAP)
+        canvas.paste(seen, (GAP, top))
+        for column, grid in enumerate(gates.values(), start=1):
+            heat = colours(grid[row].float().cpu().numpy() / max(largest, 1e-9))
+            over = Image.fromarray(heat).resize((CELL, CELL), Image.Resampling.NEAREST)
+            canvas.paste(Image.blend(seen.convert("L").convert("RGB"), over, 0.6), (GAP + column * (CELL + GAP), top))
+    pen.text((width - 150, 5), f"dark 0, bright {largest:.2f}", fill="black")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+    return path
+
+
+def colours(values: np.ndarray) -> np.ndarray:
+    """Map values in 0..1 [h, w] to RGB, uint8 [h, w, 3]."""
+    place = np.clip(values, 0, 1) * (len(_STOPS) - 1)
+    low = np.minimum(place.astype(int), len(_STOPS) - 2)
+    part = (place - low)[..., None]
+    return np.round(_STOPS[low] * (1 - part) + _STOPS[low + 1] * part).astype(np.uint8)
+
+
+def _seen(model: ToveModel, source: ImageSource) -> Image.Image:
+    plain = resample(read_image(source), model.config.view, Input(size=(CELL, CELL)))
+    return Image.fromarray((plain.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
