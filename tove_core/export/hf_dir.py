@@ -78,8 +78,9 @@ def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
     tokenizer = _tokenizer(tower)
     if tokenizer is not None:
         tokenizer.save_pretrained(inside)
+    config = to_config(tower.model, tower.reference)
     with torch.device("meta"):
-        model = CLIPModel(to_config(tower.model, tower.reference))
+        model = CLIPModel(config)
     state = to_state(tower.model)
     expected = {name for name, _ in model.named_parameters()}
     if state.keys() != expected:
