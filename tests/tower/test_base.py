@@ -18,6 +18,7 @@ def test_forward_has_no_gradient_and_features_has(tower):
 def test_a_frozen_tower_stays_in_evaluation_whatever_is_called(tower):
     before = {name: p.clone() for name, p in tower.named_parameters()}
     outer = torch.nn.Sequential(torch.nn.Linear(2, 2), tower).train()
+    tower(torch.randn(1, 3, 40, 40))
     assert outer.training and not any(m.training for m in tower.modules())
     assert not any(p.requires_grad for p in tower.parameters())
     assert all(torch.equal(before[name], p) for name, p in tower.named_parameters())

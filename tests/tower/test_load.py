@@ -59,7 +59,7 @@ def test_a_bad_name_is_an_error_that_says_what_is_wrong(name, message):
 
 def test_a_tag_without_safetensors_is_refused_before_any_download(monkeypatch):
     monkeypatch.setattr(source, "fetch", lambda *_: pytest.fail("downloaded"))
-    with pytest.raises(WeightsError, match="pytorch_model.bin"):
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin"):
         load_tower(ClipConfig(name="ViTamin-S/datacomp1b"))
 
 

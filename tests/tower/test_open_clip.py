@@ -13,13 +13,6 @@ from tove_core.tower import load_tower
 from tove_core.tower.open_clip import OpenClipTower
 
 TINY = {"layers": 3, "width": 48, "head_width": 16, "patch_size": 8, "image_size": 40}
-# A timm tower as SigLIP's in open_clip: no class token, attention pooling.
-SIGLIP = {
-    "timm_model_name": "vit_base_patch16_siglip_224",
-    "timm_pool": "map",
-    "timm_proj": "none",
-    "image_size": 224,
-}
 
 
 def load(folder, **clip):
@@ -67,12 +60,15 @@ def test_later_blocks_are_not_computed(open_clip_folder):
 
 @pytest.mark.parametrize(
     "vision",
-    [TINY, TINY | {"pool_type": "avg", "final_ln_after_pool": True}, TINY | {"attentional_pool": True}]
-    + [TINY | {"output_tokens": True}, TINY | {"ls_init_value": 0.1, "no_ln_pre": True}],
+    [
+        TINY,
+        TINY | {"pool_type": "avg", "final_ln_after_pool": True},
+        TINY | {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 5},
+        TINY | {"output_tokens": True},
+        TINY | {"ls_init_value": 0.1, "no_ln_pre": True},
+    ],
 )
 def test_embeddings_are_those_of_the_saved_model(open_clip_folder, vision):
-    if vision.get("attentional_pool"):
-        vision = vision | {"attn_pooler_heads": 2, "attn_pooler_queries": 5}
     folder, model = open_clip_folder(vision=vision)
     pixels = torch.randn(2, 3, 40, 40)
     expected = model.encode_image(pixels)
@@ -80,8 +76,7 @@ def test_embeddings_are_those_of_the_saved_model(open_clip_folder, vision):
     tower = load(folder)
     torch.testing.assert_close(tower.embed(pixels), expected, rtol=1e-4, atol=1e-4)
     assert tower(pixels).patches.shape == (2, 25, 48)
-    if not vision.get("attentional_pool"):
-        assert tower.embed_width == expected.shape[-1]
+    assert tower.embed_width == expected.shape[-1]
 
 
 def test_patch_dropout_never_removes_tokens(open_clip_folder):
@@ -110,25 +105,6 @@ def test_a_tag_knows_its_activation_and_normalisation_better_than_the_architectu
     assert from_tag("ViT-B-16/openai", "random").model_cfg["quick_gelu"] is True
     siglip = from_tag("ViT-B-16-SigLIP/webli", "random").preprocess_cfg
     assert siglip["mean"] == (0.5, 0.5, 0.5) and siglip["resize_mode"] == "squash"
-
-
-def test_timm_towers_have_tokens_and_no_class_token():
-    vision = SIGLIP
-    cfg = {"embed_dim": 768, "vision_cfg": vision, "text_cfg": {"context_length": 4, "vocab_size": 9}}
-    cfg["text_cfg"] |= {"width": 16, "heads": 1, "layers": 1}
-    torch.manual_seed(0)
-    model = open_clip.CustomTextCLIP(**cfg)
-    trunk = model.visual.trunk
-    trunk.blocks = trunk.blocks[:2]
-    tower = OpenClipTower.wrap(model, cfg | {"quick_gelu": True, "custom_text": True})
-    pixels = torch.randn(1, 3, 224, 224)
-    tokens = tower(pixels)
-    with torch.no_grad():
-        expected = trunk.blocks[0](trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(pixels))))
-    torch.testing.assert_close(tokens.patches, expected)
-    assert tokens.cls is None and tower.grid == (14, 14)
-    # timm ignores open_clip's flag.
-    assert tower.activation in {"gelu", "gelu_tanh"}
 
 
 def test_another_image_size_resamples_the_positions(open_clip_folder):
