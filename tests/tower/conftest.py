@@ -10,16 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tove_core.config import ClipConfig
+from tove_core.tower import Tower, load_tower
+
 VISION = {"layers": 3, "width": 48, "head_width": 16, "patch_size": 8, "image_size": 40}
 TEXT = {"context_length": 9, "vocab_size": 61, "width": 32, "heads": 2, "layers": 2}
 
 
-def tiny_cfg(vision: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
-    return {"embed_dim": 20, "vision_cfg": VISION | (vision or {}), "text_cfg": dict(TEXT), **top}
-
-
-def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Enlarge the weights, so that the blocks do something and activations differ visibly."""
+def enlarge(model: Any) -> Any:
+    """Make the blocks matter: at their initial size they hardly change what passes through them."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -28,17 +27,24 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.fixture
-def open_clip_folder(tmp_path: Path) -> Callable[..., tuple[Path, torch.nn.Module]]:
-    """Write a tiny open_clip folder and return it with the model that was saved."""
+def open_clip_folder(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
+    """Write a tiny open_clip folder; return it with the model that was saved."""
 
-    def write(cfg: dict[str, Any] | None = None, name: str = "clip", **preprocess: Any):
-        cfg = cfg or tiny_cfg()
-        kind = open_clip.CustomTextCLIP if cfg.get("custom_text") else open_clip.CLIP
+    def write(
+        vision: dict | None = None,
+        text: dict | None = None,
+        preprocess: dict | None = None,
+        name: str = "clip",
+        **top: Any,
+    ) -> tuple[Path, Any]:
+        cfg = {"embed_dim": 20, "vision_cfg": vision or VISION, "text_cfg": TEXT | (text or {}), **top}
+        kind = open_clip.CustomTextCLIP if top.get("custom_text") else open_clip.CLIP
         torch.manual_seed(3)
-        model = spread(kind(**{k: v for k, v in cfg.items() if k != "custom_text"}))
+        model = enlarge(kind(**{k: v for k, v in cfg.items() if k != "custom_text"}))
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess}))
+        config = {"model_cfg": cfg, "preprocess_cfg": preprocess or {}}
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
         return folder, model
 
@@ -47,14 +53,18 @@ def open_clip_folder(tmp_path: Path) -> Callable[..., tuple[Path, torch.nn.Modul
 
 @pytest.fixture
 def hf_folder(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
-    """Write a tiny transformers folder and return it with the model that was saved."""
+    """Write a tiny transformers folder; return it with the model that was saved."""
 
-    def write(model: Any, processor: dict[str, Any] | None = None):
-        torch.manual_seed(4)
+    def write(model: Any, **processor: Any) -> tuple[Path, Any]:
         folder = tmp_path / "hf"
-        spread(model).save_pretrained(folder)
-        processor = processor or {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 3}
-        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        enlarge(model).save_pretrained(folder)
+        settings = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 3} | processor
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
         return folder, model
 
     return write
+
+
+@pytest.fixture
+def tower(open_clip_folder: Callable[..., tuple[Path, Any]]) -> Tower:
+    return load_tower(ClipConfig(name=f"local-dir:{open_clip_folder()[0]}"))

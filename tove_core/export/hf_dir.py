@@ -78,14 +78,15 @@ def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
     tokenizer = _tokenizer(tower)
     if tokenizer is not None:
         tokenizer.save_pretrained(inside)
+    config = to_config(tower.model, tower.reference)
     with torch.device("meta"):
-        model = CLIPModel(to_config(tower.model, tower.reference))
+        # Its dtype is what save_pretrained writes into the configuration.
+        model = CLIPModel(config).to(tower.dtype)
     state = to_state(tower.model)
     expected = {name for name, _ in model.named_parameters()}
     if state.keys() != expected:
         odd = sorted(state.keys() ^ expected)
         raise CheckpointError(f"converting {tower.reference!r} left {odd[:3]} over; report this as a bug")
-    model.config.dtype = tower.dtype
     model.save_pretrained(inside, state_dict=state)
     return model
 

@@ -54,8 +54,8 @@ def write_open_clip(
     """
     if not isinstance(tower, OpenClipTower):
         raise ConfigError(f"{tower.reference!r} is not an open_clip model; export it with write_hf")
-    # float32 on the CPU, so that both sides of the comparison compute alike.
-    source = copy.deepcopy(tower.model).to(device="cpu", dtype=torch.float32).eval()
+    # In float32 on the CPU, so that both sides of the comparison compute alike.
+    source = copy.deepcopy(tower.model).to(device="cpu", dtype=torch.float32).eval().requires_grad_(False)
     config = {
         "model_cfg": built_cfg(tower),
         "preprocess_cfg": {
@@ -131,6 +131,8 @@ def text_probe(tower: OpenClipTower) -> Tensor:
 def _load_back(source: nn.Module, tower: OpenClipTower, inside: Path) -> ExportReport:
     try:
         loaded: Any = open_clip.create_model(f"local-dir:{inside}", pretrained_text=False).eval()
+        # Frozen attention runs a fused path that rounds differently; both sides must take the same one.
+        loaded.requires_grad_(False)
     except (RuntimeError, ValueError, TypeError) as error:
         first = " ".join(str(error).split())[:300]
         raise CheckpointError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,7 @@ class Tower(nn.Module):
         self.weights_sha256 = weights_sha256
         self._frozen = False
         self._constant: frozenset[str] = frozenset()
+        self._tokenizer: Any = None
 
     # What an implementation gives.
 
@@ -170,6 +171,10 @@ class Tower(nn.Module):
         self.training = mode and not self._frozen
         self.vision.train(self.training)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies load their tokenizer when they need it: it is large and most copies never see text.
+        return {**self.__dict__, "_tokenizer": None}
 
     def _checked(self, pixels: Tensor) -> Tensor:
         height, width = self.input.size

@@ -48,7 +48,6 @@ class HfTower(Tower):
         super().__init__(reference=reference, **face)
         self.model = model
         self.files = files
-        self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
     def vision(self) -> nn.Module:
@@ -80,9 +79,7 @@ class HfTower(Tower):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         if self.embed_width is None:
-            raise ConfigError(
-                f"{self.reference!r} is an image tower without projection; load a whole CLIP to embed images"
-            )
+            raise ConfigError(f"{self.reference!r} has no image projection; load a whole CLIP to embed images")
         if isinstance(self.model, (CLIPModel, SiglipModel)):
             return self.model.get_image_features(pixel_values=pixels).pooler_output  # type: ignore[union-attr, return-value]
         out = self.model(pixel_values=pixels)
@@ -90,9 +87,7 @@ class HfTower(Tower):
 
     def _embed_text(self, texts: list[str]) -> Tensor:
         if not isinstance(self.model, (CLIPModel, SiglipModel)):
-            raise ConfigError(
-                f"{self.reference!r} is an image tower without text tower; load a whole CLIP to embed text"
-            )
+            raise ConfigError(f"{self.reference!r} has no text tower; load a whole CLIP to embed text")
         # SigLIP was trained on texts padded to full length and pools at the last place.
         padding = "max_length" if isinstance(self.model, SiglipModel) else True
         length = self.model.config.text_config.max_position_embeddings

@@ -53,7 +53,6 @@ class OpenClipTower(Tower):
         self.model = model
         self.model_cfg = source.model_cfg
         self.files = source.files
-        self._tokenizer: HFTokenizer | SimpleTokenizer | None = None
 
     @classmethod
     def wrap(

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+
+import open_clip
+import pytest
+import torch
+from open_clip.transformer import QuickGELU
+
+from tove_core.config import ClipConfig
+from tove_core.errors import ConfigError, WeightsError
+from tove_core.tower import load_tower
+from tove_core.tower.open_clip import OpenClipTower
+
+TINY = {"layers": 3, "width": 48, "head_width": 16, "patch_size": 8, "image_size": 40}
+
+
+def load(folder, **clip):
+    return load_tower(ClipConfig(name=f"local-dir:{folder}", **clip))
+
+
+def after_block(visual, pixels, count):
+    """Run a vision transformer of open_clip by hand through its first `count` blocks."""
+    x = visual.conv1(pixels).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
+    x = visual.ln_pre(x)
+    for block in visual.transformer.resblocks[:count]:
+        x = block(x)
+    return x
+
+
+@pytest.mark.parametrize(("layer", "count"), [(-2, 2), (-1, 3), (0, 1)])
+def test_tokens_are_the_output_of_the_chosen_block(open_clip_folder, layer, count):
+    folder, model = open_clip_folder()
+    pixels = torch.randn(2, 3, 40, 40)
+    tokens = load(folder, layer=layer)(pixels)
+    expected = after_block(model.visual, pixels, count)
+    torch.testing.assert_close(tokens.patches, expected[:, 1:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tokens.cls, expected[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_patches_are_in_row_major_order(open_clip_folder):
+    tower = load(open_clip_folder(vision=TINY | {"image_size": [40, 24]})[0], layer=0)
+    assert tower.grid == (5, 3) and tower.tokens == 15
+    pixels = torch.zeros(1, 3, 40, 24)
+    changed = pixels.clone()
+    changed[:, :, 8:16, 16:24] = 3.0
+    moved = (tower(changed).patches - tower(pixels).patches).abs().sum(-1)[0]
+    assert moved.argmax() == 1 * 3 + 2
+
+
+def test_later_blocks_are_not_computed(open_clip_folder):
+    tower = load(open_clip_folder()[0])
+    with torch.no_grad():
+        for parameter in tower.vision.transformer.resblocks[2].parameters():
+            parameter.fill_(float("nan"))
+    pixels = torch.randn(1, 3, 40, 40)
+    assert tower(pixels).patches.isfinite().all() and tower.embed(pixels).isnan().all()
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        TINY,
+        TINY | {"pool_type": "avg", "final_ln_after_pool": True},
+        TINY | {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 5},
+        TINY | {"output_tokens": True},
+        TINY | {"ls_init_value": 0.1, "no_ln_pre": True},
+    ],
+)
+def test_embeddings_are_those_of_the_saved_model(open_clip_folder, vision):
+    folder, model = open_clip_folder(vision=vision)
+    pixels = torch.randn(2, 3, 40, 40)
+    expected = model.encode_image(pixels)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    tower = load(folder)
+    torch.testing.assert_close(tower.embed(pixels), expected, rtol=1e-4, atol=1e-4)
+    assert tower(pixels).patches.shape == (2, 25, 48)
+    assert tower.embed_width == expected.shape[-1]
+
+
+def test_patch_dropout_never_removes_tokens(open_clip_folder):
+    tower = load(open_clip_folder(vision=TINY | {"patch_dropout": 0.5})[0]).trainable_copy()
+    assert tower.features(torch.randn(2, 3, 40, 40)).patches.shape == (2, 25, 48)
+
+
+def test_the_activation_is_read_from_the_blocks_and_not_from_the_flag(open_clip_folder):
+    folder, model = open_clip_folder()
+    cfg = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    assert load(folder).activation == "gelu"
+    for block in model.visual.transformer.resblocks:
+        block.mlp.gelu = QuickGELU()
+    assert not cfg.get("quick_gelu")
+    assert OpenClipTower.wrap(model, cfg).activation == "quick_gelu"
+
+
+def test_the_flag_of_the_configuration_is_followed(open_clip_folder):
+    assert load(open_clip_folder(quick_gelu=True)[0]).activation == "quick_gelu"
+
+
+def test_a_tag_knows_its_activation_and_normalisation_better_than_the_architecture():
+    from tove_core.tower.open_clip_source import from_tag
+
+    assert open_clip.get_model_config("ViT-B-16").get("quick_gelu", False) is False
+    assert from_tag("ViT-B-16/openai", "random").model_cfg["quick_gelu"] is True
+    siglip = from_tag("ViT-B-16-SigLIP/webli", "random").preprocess_cfg
+    assert siglip["mean"] == (0.5, 0.5, 0.5) and siglip["resize_mode"] == "squash"
+
+
+def test_another_image_size_resamples_the_positions(open_clip_folder):
+    folder, model = open_clip_folder()
+    tower = load(folder, image_size=56)
+    assert tower.grid == (7, 7) and tower.input.size == (56, 56)
+    old = model.visual.positional_embedding
+    grid = old[1:].T.reshape(1, 48, 5, 5)
+    new = torch.nn.functional.interpolate(grid, size=(7, 7), mode="bicubic", antialias=True, align_corners=False)
+    torch.testing.assert_close(tower.vision.positional_embedding[1:], new.reshape(48, 49).T)
+    assert torch.equal(tower.vision.positional_embedding[0], old[0])
+    assert tower(torch.randn(1, 3, 56, 56)).patches.shape == (1, 49, 48)
+
+
+def test_sizes_that_cannot_be_had_are_refused(open_clip_folder):
+    folder, _ = open_clip_folder()
+    with pytest.raises(ConfigError, match="multiple of the patch 8"):
+        load(folder, image_size=44)
+    folder, _ = open_clip_folder(vision=TINY | {"image_size": [16, 64]}, name="wide")
+    with pytest.raises(ConfigError, match="16x64"):
+        load(folder, image_size=32)
+
+
+def test_a_residual_network_is_refused():
+    with pytest.raises(ConfigError, match="ModifiedResNet"):
+        load_tower(ClipConfig(name="RN50/random"))
+
+
+def test_text_beyond_the_vocabulary_is_refused(open_clip_folder):
+    tower = load(open_clip_folder()[0])
+    with pytest.raises(ConfigError, match="knows 61"):
+        tower.embed_text(["a cat"])
+
+
+def test_text_is_embedded_with_the_models_own_tokenizer(open_clip_folder):
+    folder, model = open_clip_folder(text={"vocab_size": 49408})
+    texts = ["a red cube", "two dogs"]
+    tower = load(folder)
+    embedded = tower.embed_text(texts)
+    expected = model.encode_text(open_clip.SimpleTokenizer(context_length=9)(texts))
+    torch.testing.assert_close(embedded, expected, rtol=1e-4, atol=1e-4)
+    assert not embedded.requires_grad and embedded.shape == (2, tower.embed_width)
+
+
+def test_a_missing_tokenizer_is_named_when_text_is_wanted(open_clip_folder):
+    tower = load(open_clip_folder(text={"hf_tokenizer_name": "somewhere/else"})[0])
+    with pytest.raises(ConfigError, match="tokenizer"):
+        tower.embed_text(["a cat"])
+
+
+def test_half_precision_is_honoured(open_clip_folder):
+    folder, _ = open_clip_folder()
+    pixels = torch.randn(1, 3, 40, 40)
+    full, half = load(folder)(pixels).patches, load(folder, dtype="bfloat16")(pixels).patches
+    assert half.dtype == torch.bfloat16
+    assert 0 < (half.float() - full).abs().max() < 0.1 * full.abs().max()
+
+
+def test_pickled_weights_are_refused(open_clip_folder):
+    folder, model = open_clip_folder()
+    (folder / "open_clip_model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(WeightsError, match="safetensors only"):
+        load(folder)
+
+
+def test_truncated_weights_are_refused(open_clip_folder):
+    file = open_clip_folder()[0] / "open_clip_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load(file.parent)
+
+
+def test_weights_of_another_model_are_refused(open_clip_folder):
+    folder, _ = open_clip_folder()
+    other, _ = open_clip_folder(vision=TINY | {"width": 32}, name="other")
+    (other / "open_clip_model.safetensors").rename(folder / "open_clip_model.safetensors")
+    with pytest.raises(WeightsError, match="do not fit"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model_cfg": {"embed_dim": 3}}'])
+def test_a_configuration_that_is_not_open_clips_is_refused(open_clip_folder, content):
+    folder, _ = open_clip_folder()
+    (folder / "open_clip_config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"open_clip_config\.json"):
+        load(folder)
+
+
+def test_a_misspelt_architecture_key_is_named(open_clip_folder):
+    folder, _ = open_clip_folder()
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["widht"] = 3
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="widht"):
+        load(folder)
