@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import TextIteratorStreamer
+
+from tove_core.errors import ConfigError, DataError
+
+KINDS = [("llama", "prefix"), ("gpt2", "cross-attention"), ("bert", "cross-attention")]
+
+
+@pytest.mark.parametrize(("family", "kind"), KINDS)
+def test_streamed_pieces_join_to_the_whole_text(make, tokens, family, kind):
+    decoder = make(family, kind=kind, max_new_tokens=23)
+    for i, seed in enumerate((1, 2, 3)):
+        options = {"do_sample": True, "temperature": 1.5, "seed": seed}
+        whole = decoder.generate(tokens[i : i + 1], ["how many?"], **options)[0]
+        pieces = list(decoder.stream(tokens[i : i + 1], "how many?", **options))
+        assert "".join(pieces) == whole
+        assert whole
+
+
+def test_streaming_gives_text_in_more_than_one_piece(make, tokens):
+    decoder = make("llama", max_new_tokens=40)
+    assert len(list(decoder.stream(tokens[:1], "how many?", do_sample=True, seed=1))) > 1
+
+
+def test_errors_while_streaming_reach_the_reader(make, tokens):
+    decoder = make("llama")
+    with pytest.raises(DataError, match="take it out"):
+        list(decoder.stream(tokens[:1], "<image>"))
+
+
+def test_streamers_of_transformers_work(make, tokens, tokenizer):
+    decoder = make("llama")
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    whole = decoder.generate(tokens[:1], ["how many?"], streamer=streamer)[0]
+    assert "".join(streamer).strip() == whole
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(make, tokens, prompts):
+    decoder = make("llama", max_new_tokens=12)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = decoder.generate(tokens, prompts, do_sample=True, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert decoder.generate(tokens, prompts, do_sample=True, seed=7) == first
+    assert decoder.generate(tokens, prompts, do_sample=True, seed=8) != first
+
+
+def test_a_very_narrow_top_p_is_greedy(make, tokens, prompts):
+    decoder = make("gpt2")
+    assert decoder.generate(tokens, prompts, do_sample=True, top_p=1e-6, seed=3) == decoder.generate(tokens, prompts)
+
+
+def test_generation_defaults_of_the_language_model_do_not_leak_in(make, model_of, tokenizer, tokens, prompts):
+    plain = make("llama")
+    model = model_of("llama", tokenizer)
+    model.generation_config.update(do_sample=True, repetition_penalty=9.0, max_length=3, temperature=4.0)
+    coloured = type(plain)(model, tokenizer, plain.config, plain.width)
+    coloured.projector.load_state_dict(plain.projector.state_dict())
+    assert coloured.generate(tokens, prompts) == plain.generate(tokens, prompts)
+
+
+def test_length_is_the_number_of_new_tokens(make, tokens, prompts, tokenizer):
+    decoder = make("gpt2", max_new_tokens=5)
+    decoder.language_model.generation_config.eos_token_id = None
+    sizes: list[int] = []
+    decoder.layout.decode = lambda ids: str(sizes.append(len(ids)))
+    decoder.generate(tokens, prompts)
+    decoder.generate(tokens, prompts, max_new_tokens=9)
+    assert sizes == [5] * 3 + [9] * 3
+
+
+def test_generation_is_without_dropout_and_restores_the_mode(make, tokens, prompts):
+    decoder = make("gpt2", train="all").train()
+    assert decoder.generate(tokens, prompts) == decoder.eval().generate(tokens, prompts)
+    decoder.train()
+    decoder.generate(tokens, prompts)
+    assert decoder.language_model.training
+
+
+def test_contradicting_options_are_refused(make, tokens, prompts):
+    decoder = make("llama")
+    with pytest.raises(ConfigError, match="do_sample is off"):
+        decoder.generate(tokens, prompts, temperature=0.5)
+    with pytest.raises(ConfigError, match="stream one image"):
+        decoder.generate(tokens, prompts, streamer=object())
+    with pytest.raises(DataError, match="prompts is empty"):
+        decoder.generate(tokens, [])
