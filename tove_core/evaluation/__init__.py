@@ -1,0 +1,1 @@
+"""Scoring what a model says: metrics, and intervals for them."""
