@@ -146,7 +146,7 @@ class FeatureTable:
         """Read a table that was computed from what `fingerprint` says.
 
         Raises:
-            DataError: the file is missing, damaged, no feature table, or of another fingerprint (the difference is named).
+            DataError: the file is missing, damaged, no feature table, or of another fingerprint (differences named).
         """
         try:
             with safe_open(path, framework="pt") as file:

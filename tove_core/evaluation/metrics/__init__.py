@@ -1,0 +1,1 @@
+"""Caption and answer metrics in pure Python: no Java, no downloads."""

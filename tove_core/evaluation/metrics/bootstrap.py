@@ -1,0 +1,63 @@
+"""How far a mean over samples may be trusted: percentile bootstrap (Efron, 1979)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tove_core.errors import DataError
+
+_DRAWN_AT_ONCE = 4_000_000
+"""Sample numbers held in memory at a time, 32 MB."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the range that `level` of the resampled means fall into."""
+
+    mean: float
+    low: float
+    high: float
+    level: float
+
+
+def bootstrap(values: Sequence[float], *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return the confidence interval of a mean.
+
+    To compare two models on the same samples, give the differences of their per-sample scores.
+
+    Args:
+        values: per-sample scores, at least two, finite; samples that belong together (several per image) make the
+            interval too narrow, so give their means.
+        level: share of resampled means inside, between 0 and 1.
+        resamples: how often the samples are drawn again, with replacement.
+        seed: any number that is not negative; the same gives the same interval.
+
+    Raises:
+        DataError: there are fewer than two values, one is not finite, or an option is out of range.
+    """
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or len(scores) < 2:
+        raise DataError(
+            f"an interval of {scores.size} values was asked for, but it needs at least 2; score more samples"
+        )
+    if not np.isfinite(scores).all():
+        first = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise DataError(f"value {first} of {len(scores)} is {scores[first]}, but an interval needs finite values")
+    if not 0 < level < 1 or resamples < 1 or seed < 0:
+        raise DataError(
+            f"level {level}, resamples {resamples} and seed {seed} were given, but a level between 0 and 1, "
+            "at least 1 resample and a seed from 0 are wanted"
+        )
+    random = np.random.default_rng(seed)
+    rows = max(1, _DRAWN_AT_ONCE // len(scores))
+    means = np.concatenate(
+        [
+            scores[random.integers(len(scores), size=(min(rows, resamples - done), len(scores)))].mean(axis=1)
+            for done in range(0, resamples, rows)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(scores.mean()), float(low), float(high), level)

@@ -1,0 +1,17 @@
+"""Counting runs of words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+Ngram = tuple[str, ...]
+
+
+def count_ngrams(tokens: Sequence[str], longest: int) -> Counter[Ngram]:
+    """Return how often each run of 1 to `longest` tokens occurs."""
+    return Counter(
+        tuple(tokens[start : start + length])
+        for length in range(1, longest + 1)
+        for start in range(len(tokens) - length + 1)
+    )

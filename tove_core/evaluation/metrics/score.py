@@ -1,0 +1,110 @@
+"""What every metric takes and gives: texts by sample id in, one score with its per-sample parts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tove_core.errors import DataError
+
+T = TypeVar("T")
+
+Candidates = Mapping[str, str]
+"""What the model said, by sample id."""
+References = Mapping[str, Sequence[str]]
+"""What is right, by sample id: one text or more each."""
+Tokenizer = Callable[[str], list[str]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric over a set of samples.
+
+    Attributes:
+        name: metric with its variant, as it should be printed.
+        value: the score of the set. For BLEU it is not the mean of the samples.
+        samples: the score of each sample by id, in the order of the references.
+    """
+
+    name: str
+    value: float
+    samples: Mapping[str, float] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.samples)
+
+
+def mean_score(name: str, samples: Mapping[str, float]) -> Score:
+    """Return the score that is the mean of its samples."""
+    return Score(name, sum(samples.values()) / len(samples), samples)
+
+
+def by_id(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return a mapping from pairs of id and text.
+
+    Raises:
+        DataError: an id comes twice.
+    """
+    found: dict[str, T] = {}
+    twice: dict[str, None] = {}
+    for name, item in pairs:
+        if name in found:
+            twice[name] = None
+        found[name] = item
+    if twice:
+        raise DataError(f"{len(twice)} ids come more than once ({_first(list(twice))}); score each sample once")
+    return found
+
+
+def check_pairs(candidates: Candidates, references: References) -> None:
+    """Refuse candidates and references that are not about the same samples.
+
+    Raises:
+        DataError: there are none, ids are missing or extra, or a sample has no reference or is no text.
+    """
+    missing = [name for name in references if name not in candidates]
+    extra = [name for name in candidates if name not in references]
+    if missing or extra:
+        parts = [f"{len(ids)} {what} ({_first(ids)})" for ids, what in _faults(missing, extra) if ids]
+        raise DataError(
+            f"of {len(references)} samples to score {' and '.join(parts)}; "
+            "score exactly the samples that have references"
+        )
+    if not references:
+        raise DataError("no samples were given to score, but a score needs at least one; check the data set")
+    bare = [name for name, texts in references.items() if isinstance(texts, str) or not texts]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(references)} samples have no list of references ({_first(bare)}); "
+            "give at least one text each"
+        )
+    odd = [n for n, text in candidates.items() if not all(isinstance(t, str) for t in (text, *references[n]))]
+    if odd:
+        raise DataError(f"{len(odd)} of {len(references)} samples hold what is not text ({_first(odd)}); convert it")
+
+
+def group_means(score: Score, groups: Mapping[str, str]) -> dict[str, float]:
+    """Return the mean of the samples of each group (kind of question), groups sorted by name.
+
+    For metrics that are means of their samples, which BLEU is not.
+
+    Raises:
+        DataError: a sample has no group.
+    """
+    missing = [name for name in score.samples if name not in groups]
+    if missing:
+        raise DataError(f"{len(missing)} of {len(score)} samples have no group ({_first(missing)}); give each one")
+    members: dict[str, list[float]] = {}
+    for name, value in score.samples.items():
+        members.setdefault(groups[name], []).append(value)
+    return {group: sum(values) / len(values) for group, values in sorted(members.items())}
+
+
+def _faults(missing: list[str], extra: list[str]) -> tuple[tuple[list[str], str], ...]:
+    return (missing, "have no candidate"), (extra, "candidates have no references")
+
+
+def _first(ids: list[str]) -> str:
+    return "first: " + ", ".join(repr(name) for name in ids[:3])
