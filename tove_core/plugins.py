@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -172,14 +173,17 @@ def installed() -> list[Source]:
 def _entry_points() -> Iterable[tuple[Source, metadata.EntryPoint]]:
     # entry_points(), unlike distributions(), drops the twin that a leftover egg-info beside the sources would give.
     for entry_point in metadata.entry_points(group=GROUP):
-        dist = entry_point.dist
-        name, version = (canonical(dist.name), dist.version) if dist else ("unknown", "0")
-        yield Source(name, version, entry_point.name), entry_point
+        name = version = None
+        # A half-removed distribution has entry points and no metadata: None, or FileNotFoundError in later Pythons.
+        with suppress(FileNotFoundError):
+            name, version = (entry_point.dist.name, entry_point.dist.version) if entry_point.dist else (None, None)
+        yield Source(canonical(name or "unknown"), version or "0", entry_point.name), entry_point
 
 
 def _accept(registry: Registry, source: Source, entry_point: metadata.EntryPoint, *, strict: bool) -> None:
     try:
         specs = _read(entry_point, source)
+        _refuse_twins(registry, source, specs)
     except (Exception, SystemExit) as error:
         if strict:
             raise PluginError(f"{source}: {type(error).__name__}: {error}") from error
@@ -204,6 +208,16 @@ def _read(entry_point: metadata.EntryPoint, source: Source) -> list[ExpertSpec]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise PluginError(f"tove_experts() offers {', '.join(twice)} twice; give each expert a name of its own")
     return specs
+
+
+def _refuse_twins(registry: Registry, source: Source, specs: Iterable[ExpertSpec]) -> None:
+    # Names of one distribution are told apart by nothing else: a second one would make even dist/name ambiguous.
+    taken = {offer.spec.name for offer in registry.offers if offer.source.distribution == source.distribution}
+    if twice := sorted(taken & {spec.name for spec in specs}):
+        raise PluginError(
+            f"entry point {source.entry_point!r} offers {', '.join(twice)}, which another entry point of "
+            f"{source.distribution} offers already; give each expert a name of its own"
+        )
 
 
 def _describe(error: ValidationError) -> str:

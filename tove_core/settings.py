@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -27,13 +27,15 @@ def read_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ())
     data: Any = {}
     if path is not None:
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"there is no configuration file {str(path)!r}; give the path of a YAML file") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}; repair the file") from error
         except OSError as error:
             raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file") from error
+    if data is None:  # an empty file; other empty values are mistakes
+        data = {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds a {type(data).__name__}; wanted a mapping of keys to values")
     for override in overrides:
@@ -63,11 +65,20 @@ def describe(error: ValidationError, kind: type[BaseModel] | None = None) -> str
 
 def _suggest(kind: type[BaseModel] | None, location: tuple[int | str, ...]) -> str:
     for part in location[:-1]:
-        field = kind.model_fields.get(str(part)) if kind else None
-        annotation = field.annotation if field else None
-        kind = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        if isinstance(part, int):  # an item of a list, whose kind the list's annotation gave
+            continue
+        field = kind.model_fields.get(part) if kind else None
+        kind = _model_in(field.annotation) if field else None
     close = difflib.get_close_matches(str(location[-1]), list(kind.model_fields), n=1) if kind else []
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the one model in an annotation such as `X`, `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [model for part in get_args(annotation) if (model := _model_in(part))]
+    return found[0] if len(found) == 1 else None
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

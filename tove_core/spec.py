@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 API = 1
 """Version of the contract between tove-core and its plugins; within one version fields are only added."""
@@ -178,6 +186,17 @@ class ExpertSpec(Frozen):
         for name, output in self.outputs.items():
             if isinstance(output, Grid) and any(side % output.stride for side in self.input.size):
                 raise ValueError(f"outputs.{name}: stride {output.stride} does not divide the input {self.input.size}")
+        return self
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> Self:
+        # Told when declared: a variant that fails only when taken would break whoever lists the experts.
+        for name in self.variants:
+            try:
+                self.variant(name)
+            except ValidationError as error:
+                problems = "; ".join(problem["msg"] for problem in error.errors(include_url=False))
+                raise ValueError(f"variants.{name}: {problems}") from error
         return self
 
     def variant(self, name: str | None = None) -> ExpertSpec:

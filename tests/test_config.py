@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from tove_core.config import (
+    DecoderConfig,
+    ExpertConfig,
+    FusionConfig,
+    GateConfig,
+    MergeConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, RunConfig, MergeConfig, GateConfig])
+def test_defaults_are_complete_and_survive_json(kind):
+    assert kind.model_validate_json(kind().model_dump_json()) == kind()
+
+
+def test_experts_may_be_given_by_bare_name():
+    config = ModelConfig.model_validate(
+        {"experts": ["a", {"name": "b:small", "dtype": "bfloat16"}, ExpertConfig(name="c")]}
+    )
+    assert [expert.name for expert in config.experts] == ["a", "b:small", "c"]
+    assert config.experts[1].dtype == "bfloat16"
+
+
+def test_an_expert_requested_twice_is_refused_but_two_variants_are_not():
+    with pytest.raises(ValidationError, match=r"\['a'\] are requested twice"):
+        ModelConfig.model_validate({"experts": ["a", "b", "a"]})
+    assert len(ModelConfig.model_validate({"experts": ["a:x", "a:y"]}).experts) == 2
+
+
+def test_hidden_and_parameters_exclude_each_other():
+    with pytest.raises(ValidationError, match="give one of them"):
+        FusionConfig(hidden=8, parameters=1000)
+
+
+def test_training_layers_that_a_prefix_decoder_lacks_is_refused():
+    with pytest.raises(ValidationError, match="no such layers"):
+        DecoderConfig(kind="prefix", train="cross-attention")
+    assert DecoderConfig(kind="cross-attention", train="cross-attention").train == "cross-attention"
+
+
+@pytest.mark.parametrize("prompt", ["{image}", "{prompt} {prompt} {image}", "describe", ""])
+def test_a_prompt_template_holds_each_placeholder_once(prompt):
+    with pytest.raises(ValidationError, match="once each"):
+        DecoderConfig(prompt=prompt)
+    assert DecoderConfig(prompt="{image} Q: {prompt}").prompt.startswith("{image}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (GateConfig, {"temperature": 0}),
+        (GateConfig, {"noise": -0.1}),
+        (GateConfig, {"expert_dropout": 1.5}),
+        (FusionConfig, {"residual": 0}),
+        (FusionConfig, {"rule": "renormalize"}),
+        (FusionConfig, {"kind": "gates"}),
+        (TrainingConfig, {"steps": 0}),
+        (TrainingConfig, {"learning_rate": -1e-3}),
+        (TrainingConfig, {"precision": "fp16"}),
+        (ModelConfig, {"view": "stretch"}),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(kind, given):
+    with pytest.raises(ValidationError, match=next(iter(given))):
+        kind(**given)
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().seed = 1  # type: ignore[misc]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tove_core.config import ModelConfig, RunConfig
+from tove_core.errors import ConfigError
+from tove_core.settings import read_config, write_config
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write
+
+
+def test_no_file_means_all_defaults():
+    assert read_config(RunConfig, None) == RunConfig()
+
+
+def test_an_empty_file_means_all_defaults(written):
+    assert read_config(RunConfig, written("# nothing yet\n")) == RunConfig()
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    config = read_config(RunConfig, None, ["model.experts=[a, 'b:small']", "training.steps=7", "data.path=x/y.jsonl"])
+    write_config(config, tmp_path / "resolved.yaml")
+    assert read_config(RunConfig, tmp_path / "resolved.yaml") == config
+
+
+def test_overrides_reach_nested_keys_and_win_over_the_file(written):
+    path = written("training: {steps: 5, batch_size: 3}\nseed: 1\n")
+    config = read_config(RunConfig, path, ["training.steps=9", "seed=2", "seed=3", "model.fusion.gate.null=true"])
+    assert (config.training.steps, config.training.batch_size, config.seed) == (9, 3, 3)
+    assert config.model.fusion.gate.null is True
+
+
+def test_an_override_may_hold_an_equals_sign_and_a_list():
+    config = read_config(RunConfig, None, ["model.decoder.caption_prompt='a=b'", "training.betas=[0.8, 0.9]"])
+    assert config.model.decoder is not None
+    assert config.model.decoder.caption_prompt == "a=b"
+    assert config.training.betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0e-3"])
+def test_numbers_may_be_written_with_an_exponent(text):
+    assert read_config(RunConfig, None, [f"training.learning_rate={text}"]).training.learning_rate == 1e-3
+
+
+def test_overrides_reach_list_items_by_index(written):
+    path = written("experts: [{name: a}, {name: b}]\n")
+    config = read_config(ModelConfig, path, ["experts.1.dtype=bfloat16", "experts.0=c"])
+    assert [(expert.name, expert.dtype) for expert in config.experts] == [("c", "float32"), ("b", "bfloat16")]
+
+
+@pytest.mark.parametrize("override", ["experts.2.dtype=float16", "experts.2=c", "experts.first.dtype=float16"])
+def test_a_list_item_that_is_not_there_is_named(written, override):
+    with pytest.raises(ConfigError, match=r"there is no '(2|first)' at that place"):
+        read_config(ModelConfig, written("experts: [{name: a}, {name: b}]\n"), [override])
+
+
+def test_an_override_into_a_plain_value_is_refused(written):
+    with pytest.raises(ConfigError, match="which has no keys"):
+        read_config(RunConfig, written("seed: 3\n"), ["seed.x=1"])
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", " =3"])
+def test_an_override_without_key_or_value_says_the_form(override):
+    with pytest.raises(ConfigError, match=r"wanted key\.subkey=value"):
+        read_config(RunConfig, None, [override])
+
+
+def test_an_override_that_is_not_yaml_is_refused():
+    with pytest.raises(ConfigError, match="quote it"):
+        read_config(RunConfig, None, ["seed=[1, 2"])
+
+
+def test_every_problem_has_a_line_of_its_own_that_names_the_key(written):
+    path = written("sed: 3\ntraining: {steps: 0, precision: fp8}\nmodel: {view: zoom}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(RunConfig, path)
+    lines = str(caught.value).splitlines()
+    assert sorted(line.split(":")[0] for line in lines) == ["model.view", "sed", "training.precision", "training.steps"]
+    assert "got 0" in next(line for line in lines if line.startswith("training.steps"))
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("sed=3", "seed"),
+        ("training.step=3", "steps"),
+        ("model.fusion.gate.tempreature=1", "temperature"),
+        ("model.decoder.nmae=x", "name"),
+        ("validation.raeder=world", "reader"),
+        ("model.experts=[{name: a, dytpe: float16}]", "dtype"),
+    ],
+)
+def test_a_misspelt_key_is_answered_with_the_nearest_one(override, suggestion):
+    with pytest.raises(ConfigError, match=f"there is no such key; did you mean '{suggestion}'"):
+        read_config(RunConfig, None, [override])
+
+
+def test_a_key_like_no_other_is_answered_without_a_suggestion():
+    with pytest.raises(ConfigError, match=r"^zzz: there is no such key$"):
+        read_config(RunConfig, None, ["zzz=1"])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no configuration file .*none\.yaml"):
+        read_config(RunConfig, tmp_path / "none.yaml")
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(RunConfig, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["seed: [1", b"\xff\xfe\x00", "a: b: c"])
+def test_a_file_that_is_not_yaml_is_refused_in_one_line(written, content):
+    with pytest.raises(ConfigError, match="is not YAML") as caught:
+        read_config(RunConfig, written(content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["- seed\n", "3\n", "[]\n", "0\n", "false\n"])
+def test_a_file_that_is_no_mapping_is_refused(written, content):
+    with pytest.raises(ConfigError, match="wanted a mapping"):
+        read_config(RunConfig, written(content))
