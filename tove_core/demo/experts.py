@@ -78,7 +78,7 @@ class CentreExpert(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `centre` [B, 1, 24, 24]."""
-        return {"centre": self.mapper(pixels).sigmoid()}
+        return {"centre": 0.1 * nn.functional.softplus(self.mapper(pixels) - 3)}
 
 
 class ContactExpert(nn.Module):

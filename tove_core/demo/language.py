@@ -107,7 +107,7 @@ def _touch(scene: Facts, rng: random.Random) -> Asked:
     if len(scene) == 1:
         return None
     # Scenes where something touches are a little more frequent than scenes where something does not.
-    answer = "yes" if rng.random() < 0.44 else "no"
+    answer = "yes" if rng.random() < 0.46 else "no"
     fitting = [k for k, row in enumerate(scene.touches) if any(row) == (answer == "yes")]
     return (_word(rng, _WORDINGS["touch"], scene.colours[rng.choice(fitting)]), answer) if fitting else None
 

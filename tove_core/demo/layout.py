@@ -23,7 +23,6 @@ _RADII = (5.0, 8.5)
 _ATTACH = 0.06  # chance that an object is put beside an earlier one instead of anywhere
 _GAP = 0.12  # smallest difference in depth between two objects of one image
 _VISIBLE = 0.55  # share of an object's pixels that must be seen
-_TOUCH_PIXELS = 3  # shared border pixels from which two objects touch
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,28 @@ def instance_map(layout: Layout, distance: Tensor) -> Tensor:
     return torch.where(inside.any(1), nearest + 1, 0)
 
 
-def contact_matrix(instance: Tensor, reach: int = 1, pixels: int = _TOUCH_PIXELS) -> Tensor:
-    """Return which pairs of objects touch, bool [n, SLOTS, SLOTS].
+def contact_matrix(instance: Tensor) -> Tensor:
+    """Return which pairs of objects touch, bool [n, SLOTS, SLOTS]: what is seen of them meets, if only at corners.
 
-    Two objects touch if what is seen of them, each grown by `reach` pixels, shares at least `pixels` pixels.
+    Args:
+        instance: which object is seen at each pixel, [n, SIZE, SIZE].
     """
-    seen = torch.stack([instance == slot + 1 for slot in range(SLOTS)], 1).float()
-    grown = F.max_pool2d(seen, 2 * reach + 1, 1, reach).flatten(2)
-    touch = grown @ grown.transpose(1, 2) > pixels - 0.5
-    return touch & ~torch.eye(SLOTS, dtype=torch.bool)
+    seen = _masks(instance)
+    return _meet(_grow(seen, 1), seen)
+
+
+def _masks(instance: Tensor) -> Tensor:
+    return torch.stack([instance == slot + 1 for slot in range(SLOTS)], 1).float()
+
+
+def _grow(masks: Tensor, pixels: int) -> Tensor:
+    return F.max_pool2d(masks, 2 * pixels + 1, 1, pixels)
+
+
+def _meet(a: Tensor, b: Tensor) -> Tensor:
+    """Return which masks of `a` and `b` share a pixel, bool [n, SLOTS, SLOTS], not counting a slot with itself."""
+    shared = a.flatten(2) @ b.flatten(2).transpose(1, 2)
+    return (shared > 0.5) & ~torch.eye(SLOTS, dtype=torch.bool)
 
 
 def draw(n: int, generator: torch.Generator) -> Layout:
@@ -143,7 +155,7 @@ def _acceptable(layout: Layout) -> Tensor:
     distance, _, _ = signed_distance(layout)
     instance = instance_map(layout, distance)
     whole = (distance < 0).sum((2, 3))
-    seen = torch.stack([(instance == slot + 1).sum((1, 2)) for slot in range(SLOTS)], 1)
-    visible = ((seen >= _VISIBLE * whole) | ~layout.live).all(1)
-    doubtful = contact_matrix(instance, reach=2, pixels=1) & ~contact_matrix(instance)
+    seen = _masks(instance)
+    visible = ((seen.sum((2, 3)) >= _VISIBLE * whole) | ~layout.live).all(1)
+    doubtful = _meet(_grow(seen, 2), _grow(seen, 1)) & ~_meet(_grow(seen, 1), seen)
     return visible & ~doubtful.flatten(1).any(1)

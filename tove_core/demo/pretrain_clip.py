@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerFast
 from tove_core.demo.captions import clip_captions, name
 from tove_core.demo.layout import COLOURS, KINDS, SIZE, SLOTS
 from tove_core.demo.scene import Scenes
-from tove_core.demo.splits import PRETRAIN
 from tove_core.demo.tokenizer import CONTEXT, for_clip, save
 
 PATCH = 8
@@ -32,8 +31,10 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STEPS = 3000
 BATCH = 160
 RATE = 1.5e-3
-REGION_WEIGHT = 0.5
+REGION_WEIGHT = 1.0
 """Weight of the region term beside the contrastive loss; without it patch tokens hardly know kinds."""
+
+_SHIFT = 3  # pixels by which training images are moved at most
 
 Report = Callable[[str], None]
 
@@ -46,10 +47,10 @@ def model_config(vocabulary: int) -> dict[str, Any]:
     return {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text | {"hf_tokenizer_name": "tove-world"}}
 
 
-def pretrain(tokenizer: Tokenizer, steps: int = STEPS, report: Report = print, seed: int = 0) -> CLIP:
-    """Train a CLIP on the pretraining split and return it in eval mode.
+def pretrain(tokenizer: Tokenizer, scenes: Scenes, steps: int = STEPS, report: Report = print, seed: int = 0) -> CLIP:
+    """Train a CLIP on `scenes` (at least BATCH) and return it in eval mode.
 
-    The loss is CLIP's, with two wrong captions of each image as further negatives (another kind; exchanged colours),
+    The loss is CLIP's, with a wrong caption of each image as a further negative (another kind, or exchanged colours),
     plus a region term: patch tokens of the last-but-one block, pooled over an object, must be nearest to "a <colour>
     <kind>" of that object among all such names. Nothing about depth, centres or contacts enters.
     """
@@ -63,7 +64,7 @@ def pretrain(tokenizer: Tokenizer, steps: int = STEPS, report: Report = print, s
     optimizer = torch.optim.AdamW(groups, RATE, betas=(0.9, 0.98))
     names = tokens(words, [name(c, k) for c in COLOURS for k in KINDS])
     model.train()
-    began, scenes = time.monotonic(), PRETRAIN.scenes()
+    began = time.monotonic()
     for step, (part, captions) in zip(range(steps), _batches(scenes, words, seed), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
@@ -123,24 +124,32 @@ def _batches(scenes: Scenes, words: PreTrainedTokenizerFast, seed: int) -> Itera
 
 
 def _losses(model: CLIP, part: Scenes, captions: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-    image = pixels(part.image)
-    # Captions name no side, so a mirrored image has the same ones.
-    instance = part.instance
-    mirrored = torch.rand(len(image)) < 0.5
-    image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
-    instance = torch.where(mirrored[:, None, None], instance.flip(2), instance)
+    image, instance = _varied(pixels(part.image), part.instance)
     out = model.visual.forward_intermediates(image, indices=[PENULTIMATE], output_fmt="NLC")
     features = F.normalize(out["image_features"], dim=-1)
-    texts = model.encode_text(torch.cat([captions.flatten(0, 1), names]), normalize=True)
-    texts, named = texts[: -len(names)].unflatten(0, captions.shape[:2]), texts[-len(names) :]
+    wrong = captions[torch.arange(len(captions)), torch.randint(1, 3, (len(captions),))]
+    texts = model.encode_text(torch.cat([captions[:, 0], wrong, names]), normalize=True)
+    right, wrong, named = texts.split([len(captions), len(captions), len(names)])
     scale = model.logit_scale.exp()
-    return _contrastive(features, texts, scale), _region(model, out["image_intermediates"][0], part, instance, named)
+    region = _region(model, out["image_intermediates"][0], part, instance, named)
+    return _contrastive(features, right, wrong, scale), region
 
 
-def _contrastive(features: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    right, wrong = texts[:, 0], texts[:, 1:]
+def _varied(image: Tensor, instance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror a random half of the images and shift all by a few pixels; captions tell no side, so they still hold."""
+    mirrored = torch.rand(len(image)) < 0.5
+    image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
+    instance = torch.where(mirrored[:, None, None], instance.flip(2), instance)[:, None].float()
+    top, left = torch.randint(0, 2 * _SHIFT + 1, (2,)).tolist()
+    image, instance = (
+        F.pad(x, (_SHIFT,) * 4, mode="replicate")[..., top : top + SIZE, left : left + SIZE] for x in (image, instance)
+    )
+    return image, instance[:, 0]
+
+
+def _contrastive(features: Tensor, right: Tensor, wrong: Tensor, scale: Tensor) -> Tensor:
     logits = scale * features @ right.T
-    own = scale * torch.einsum("bd,bmd->bm", features, wrong)
+    own = scale * (features * wrong).sum(-1, keepdim=True)
     target = torch.arange(len(features))
     by_image = F.cross_entropy(torch.cat([logits, own], 1), target)
     return (by_image + F.cross_entropy(logits.T, target)) / 2

@@ -17,13 +17,12 @@ from tove_core.demo.experts import STRIDE, BlankExpert, CentreExpert, ContactExp
 from tove_core.demo.layout import SIZE, SLOTS
 from tove_core.demo.pretrain_clip import pixels
 from tove_core.demo.scene import Scenes, boundaries
-from tove_core.demo.splits import PRETRAIN
 
-STEPS = 800
+STEPS = 1000
 BATCH = 64
 RATE = 3e-3
 
-_BLUR = 1.3  # standard deviation of a centre's heat, in positions of the map
+_BLUR = 1.1  # standard deviation of a centre's heat, in positions of the map
 
 Report = Callable[[str], None]
 Loss = Callable[[nn.Module, Scenes], Tensor]
@@ -62,9 +61,8 @@ def pretrain(name: str, scenes: Scenes, steps: int = STEPS, report: Report = pri
     return model.eval()
 
 
-def pretrain_all(folder: Path, steps: int = STEPS, report: Report = print) -> None:
-    """Train every expert and write it to `folder` in float16."""
-    scenes = PRETRAIN.scenes()
+def pretrain_all(folder: Path, scenes: Scenes, steps: int = STEPS, report: Report = print) -> None:
+    """Train every expert on `scenes` and write it to `folder` in float16."""
     for name in RECIPES:
         export(pretrain(name, scenes, steps, report), folder / f"{name}.safetensors")
 
@@ -110,7 +108,7 @@ def _depth_loss(night: bool) -> Loss:
 def _centre_loss(model: nn.Module, part: Scenes) -> Tensor:
     found = model(pixels(part.image))["centre"].float()
     number = found.sum((1, 2, 3)) - part.count
-    return 200 * F.mse_loss(found, centre_target(part)) + 0.02 * number.square().mean()
+    return 500 * F.mse_loss(found, centre_target(part)) + 0.1 * number.square().mean()
 
 
 def _contact_loss(model: nn.Module, part: Scenes) -> Tensor:

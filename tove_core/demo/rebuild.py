@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tove_core.demo import pretrain_clip, pretrain_experts, tokenizer
 from tove_core.demo.layout import SIZE
 from tove_core.demo.shipped import MANIFEST, sha256
+from tove_core.demo.splits import PRETRAIN
 from tove_core.errors import ConfigError
 
 STAGES = ("tokenizer", "clip", "experts")
@@ -37,11 +38,14 @@ def rebuild(out_dir: Path, stages: Sequence[str] = STAGES, report: Report = prin
     if "tokenizer" in stages:
         report(f"tokenizer: {words.get_vocab_size()} entries")
         tokenizer.save(tokenizer.for_language(words), out_dir / "tokenizer")
-    if "clip" in stages:
-        model = pretrain_clip.pretrain(words, report=report)
-        pretrain_clip.export(model, words, out_dir / "clip")
-    if "experts" in stages:
-        pretrain_experts.pretrain_all(out_dir, report=report)
+    if {"clip", "experts"} & set(stages):
+        report(f"scenes: rendering {PRETRAIN.size} for pretraining")
+        scenes = PRETRAIN.scenes()
+        if "clip" in stages:
+            model = pretrain_clip.pretrain(words, scenes, report=report)
+            pretrain_clip.export(model, words, out_dir / "clip")
+        if "experts" in stages:
+            pretrain_experts.pretrain_all(out_dir, scenes, report=report)
     write_manifest(out_dir)
 
 

@@ -104,12 +104,14 @@ def render(seed: int, start: int, stop: int) -> Scenes:
 def boundaries(instance: Tensor) -> Tensor:
     """Return the boundary class of each pixel, int64 [n, SIZE, SIZE].
 
-    0 is no boundary, 1 an object's pixel beside the background, 2 an object's pixel beside another object.
+    0 is no boundary, 1 an object's pixel beside the background, 2 an object's pixel beside another object (which
+    wins); diagonal neighbours count.
     """
+    height, width = instance.shape[1:]
     padded = F.pad(instance.float()[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     edge, contact = torch.zeros_like(instance, dtype=torch.bool), torch.zeros_like(instance, dtype=torch.bool)
-    for dy, dx in ((0, 1), (1, 0), (1, 2), (2, 1)):
-        other = padded[:, dy : dy + instance.shape[1], dx : dx + instance.shape[2]]
+    for dy, dx in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)):
+        other = padded[:, dy : dy + height, dx : dx + width]
         differs = (other != instance) & (instance > 0)
         edge |= differs & (other == 0)
         contact |= differs & (other > 0)

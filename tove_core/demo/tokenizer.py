@@ -15,7 +15,7 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 VOCABULARY = 640
 """Most entries the vocabulary may have; training stops earlier, when every word is one token."""
 
-CONTEXT = 32
+CONTEXT = 26
 """Tokens of CLIP's text tower; the longest caption has 24."""
 
 _SCENES = 1000
