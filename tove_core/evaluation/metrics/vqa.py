@@ -71,8 +71,8 @@ def vqa_accuracy(candidates: Candidates, references: References) -> Score:
     single = [name for name, answers in references.items() if len(answers) < 2]
     if single:
         raise DataError(
-            f"{len(single)} of {len(references)} questions have a single answer (first: {single[0]!r}), but leaving one "
-            "out needs others; use exact match"
+            f"{len(single)} of {len(references)} questions have a single answer (first: {single[0]!r}), but leaving "
+            "one out needs others; use exact match"
         )
     samples = {name: _leave_one_out(candidates[name], answers) for name, answers in references.items()}
     return mean_score("VQA accuracy", samples)
