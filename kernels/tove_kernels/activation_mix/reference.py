@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tove_kernels.activation_mix.checks import check_gate, check_mix
+
 Rule = Literal["zero", "renormalise"]
 Activation = Literal["softmax", "sigmoid"]
 
@@ -40,7 +42,11 @@ def gate_weights(
 
     Returns:
         [B, N, K] in at least float32; exactly 0 where an expert is off.
+
+    Raises:
+        ValueError: shapes do not fit each other, or the mask is not boolean.
     """
+    check_gate(logits, experts, mask, rule, activation)
     values = logits.to(torch.promote_types(logits.dtype, torch.float32))
     on = None if mask is None else _per_token(mask)
     if activation == "sigmoid":
@@ -63,7 +69,8 @@ def gated_activation_mix(
 ) -> Tensor:
     """Return Σ_k g_k · GELU(h_k + b_k), with GELU in its exact (erf) form.
 
-    A row that is off contributes exactly nothing, even where its hidden values are not finite.
+    A row that is off contributes exactly nothing, to the mix and to gradients, even where its hidden values are not
+    finite.
 
     Args:
         hidden: K tensors [B, N, H].
@@ -76,17 +83,18 @@ def gated_activation_mix(
     Raises:
         ValueError: shapes do not fit each other.
     """
-    _check(hidden, bias, logits)
+    check_mix(hidden, bias, logits)
     weights = gate_weights(logits, len(hidden), mask=mask, rule=rule, activation=activation)
     on = None if mask is None else _per_token(mask)
     total: Tensor | None = None
     for k, tokens in enumerate(hidden):
-        active = F.gelu(tokens if bias is None else tokens + bias[k]).to(weights.dtype)
-        gate = weights[..., k : k + 1]
+        shifted = tokens if bias is None else tokens + bias[k]
         if on is not None:
-            active = torch.where(on[..., k : k + 1], active, torch.zeros((), dtype=active.dtype, device=active.device))
+            # Before GELU, not after it: GELU(0) is 0, and a gradient of 0 times GELU'(nan) would be nan.
+            shifted = torch.where(on[..., k : k + 1], shifted, shifted.new_zeros(()))
+        active, gate = F.gelu(shifted).to(weights.dtype), weights[..., k : k + 1]
         total = gate * active if total is None else torch.addcmul(total, gate, active)
-    return total.to(hidden[0].dtype)  # type: ignore[union-attr]  # _check refuses K = 0
+    return total.to(hidden[0].dtype)  # type: ignore[union-attr]  # check_mix refuses K = 0
 
 
 def _renormalised(values: Tensor, experts: int, on: Tensor) -> Tensor:
@@ -100,18 +108,3 @@ def _renormalised(values: Tensor, experts: int, on: Tensor) -> Tensor:
 
 def _per_token(mask: Tensor) -> Tensor:
     return mask[:, None, :] if mask.dim() == 2 else mask
-
-
-def _check(hidden: Sequence[Tensor], bias: Sequence[Tensor] | None, logits: Tensor) -> None:
-    if not hidden:
-        raise ValueError("no hidden tensors were given; wanted one [B, N, H] per expert")
-    shapes = {tuple(tokens.shape) for tokens in hidden}
-    if len(shapes) != 1 or hidden[0].dim() != 3:
-        raise ValueError(f"hidden tensors have shapes {sorted(shapes)}; wanted one shape [B, N, H]")
-    if bias is not None and len(bias) != len(hidden):
-        raise ValueError(f"{len(bias)} biases were given for {len(hidden)} experts")
-    if logits.shape[:2] != hidden[0].shape[:2] or logits.shape[-1] < len(hidden):
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; wanted [{hidden[0].shape[0]}, {hidden[0].shape[1]}, "
-            f">= {len(hidden)}]"
-        )

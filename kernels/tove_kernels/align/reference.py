@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 EPS = 1e-6
+NORMS = ("position", "fixed", "none")
 
 
 def align_tokens(
@@ -38,12 +39,14 @@ def align_tokens(
         [B, N, C * s * s], without a gradient.
 
     Raises:
-        ValueError: a gradient is asked for, `fixed` lacks its statistics, or the map is not four-dimensional.
+        ValueError: a gradient is asked for, or an argument does not fit.
     """
     if features.requires_grad and torch.is_grad_enabled():
         raise ValueError("a gradient was asked for through align_tokens; experts are frozen, detach their output")
     if features.dim() != 4:
         raise ValueError(f"the map has shape {tuple(features.shape)}; wanted [B, C, h, w]")
+    if norm not in NORMS or fold < 1:
+        raise ValueError(f"got norm {norm!r} and fold {fold}; wanted one of {', '.join(NORMS)}, and 1 or more")
     values = features.to(torch.promote_types(features.dtype, torch.float32))
     if norm == "position":
         centred = values - values.mean(1, keepdim=True)
@@ -51,6 +54,10 @@ def align_tokens(
     elif norm == "fixed":
         if mean is None or std is None:
             raise ValueError("norm 'fixed' needs mean and std per channel; measure them first")
+        if not mean.shape == std.shape == values.shape[1:2]:
+            raise ValueError(
+                f"mean and std have shapes {tuple(mean.shape)} and {tuple(std.shape)}; wanted [{values.shape[1]}] each"
+            )
         values = (values - mean[:, None, None].to(values)) / std[:, None, None].to(values)
     values = _resample(values, (grid[0] * fold, grid[1] * fold))
     tokens = F.pixel_unshuffle(values, fold).flatten(2).transpose(1, 2)

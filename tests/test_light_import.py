@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "numpy", "timm", "transformers", "open_clip", "triton", "torchvision", "accelerate")
+REFUSE = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ImportError(f"refused for this test: {{name}}")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(code: str, site: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh Python in which nothing heavy can be imported."""
+    path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "kernels", site) if folder)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("TOVE_")}
+    env |= {"PYTHONPATH": path, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-c", REFUSE + code], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """tove-core as installed, with its built-in experts alone."""
+    info = tmp_path / "tove_core-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tove-core\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[tove]\nbuiltin = tove_experts.hooks\n")
+    return tmp_path
+
+
+def test_the_refusal_works():
+    done = run("import torch")
+    assert done.returncode == 1
+    assert "refused for this test: torch" in done.stderr
+
+
+MODULES = (
+    "tove_core",
+    "tove_core.spec",
+    "tove_core.errors",
+    "tove_core.environment",
+    "tove_core.hookspecs",
+    "tove_core.plugins",
+    "tove_core.config",
+    "tove_core.settings",
+    "tove_experts.hooks",
+    "tove_kernels",
+)
+
+
+def test_light_modules_import_without_the_heavy_libraries():
+    # Each is forgotten before the next, so that none leans on what an earlier one imported.
+    done = run(
+        f"import importlib\nfor name in {MODULES!r}:\n"
+        "    for gone in [m for m in sys.modules if m.startswith('tove_')]: del sys.modules[gone]\n"
+        "    importlib.import_module(name)\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_public_face_offers_what_plugins_need_without_the_heavy_libraries():
+    done = run("from tove_core import ExpertSpec, Grid, Input, Variant, Weights, hookimpl, experts, errors")
+    assert done.returncode == 0, done.stderr
+
+
+def test_operators_load_when_first_used():
+    done = run("import tove_kernels\nprint(dir(tove_kernels))\ntove_kernels.align_tokens")
+    assert "gated_activation_mix" in done.stdout
+    assert "refused for this test: torch" in done.stderr
+
+
+def test_an_unknown_attribute_of_a_lazy_package_is_an_attribute_error():
+    done = run(
+        "import tove_core, tove_kernels\n"
+        "for package in (tove_core, tove_kernels):\n"
+        "    try: package.nothing\n"
+        "    except AttributeError as error: print(error)\n"
+    )
+    assert done.stdout.count("has no attribute 'nothing'") == 2, done.stderr
+
+
+def command(*arguments: str, site: Path) -> subprocess.CompletedProcess[str]:
+    return run(f"sys.argv = ['tove', *{arguments!r}]\nfrom tove_core.cli.main import main\nmain()", site)
+
+
+def test_the_command_line_helps_without_the_heavy_libraries(site):
+    done = command("--help", site=site)
+    assert done.returncode == 0, done.stderr
+    for name in ("train", "detach", "merge", "experts"):
+        assert name in done.stdout
+
+
+def test_experts_are_listed_without_the_heavy_libraries(site):
+    done = command("experts", "list", site=site)
+    assert done.returncode == 0, done.stderr
+    assert "dinov2" in done.stdout
+    assert "Apache-2.0" in done.stdout
+    assert "tove-core 0.1.0" in done.stdout
+
+
+def test_an_expert_is_shown_without_the_heavy_libraries(site):
+    done = command("experts", "show", "dinov2:small", site=site)
+    assert done.returncode == 0, done.stderr
+    assert '"channels": 384' in done.stdout
+
+
+def test_an_unknown_expert_ends_in_one_sentence_and_exit_code_one(site):
+    done = command("experts", "show", "dinov3", site=site)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no expert named 'dinov3'; did you mean dinov2?")
+    assert "Traceback" not in done.stderr
