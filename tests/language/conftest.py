@@ -53,7 +53,11 @@ def tiny_tokenizer(chat: str | None = None, adds_start: bool = False) -> PreTrai
 
         bpe.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", additional_special_tokens=special[2:], chat_template=chat
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=special[2:],
+        chat_template=chat,
     )
 
 

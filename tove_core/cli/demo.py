@@ -13,13 +13,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for checkpoint, pictures and report")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="repeat training with so many seeds")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier demo in that folder")] = False,
-    small: Annotated[
-        bool, typer.Option("--small", help="a minute-long run that learns nothing; to try the machinery")
-    ] = False,
+    small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
     rebuild_weights: Annotated[
         bool,
-        typer.Option("--rebuild-weights", help="train the world's CLIP, experts and language model anew, into OUT"),
+        typer.Option("--rebuild-weights", help="train the world's models anew, into OUT"),
     ] = False,
 ) -> None:
     """Train CLIP only and the hub on the embedded world, detach, merge, and print what was measured. No download."""

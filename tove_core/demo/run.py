@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tove_core.config import MergeConfig
-from tove_core.contribution import Contribution, contributions
+from tove_core.contribution import contributions
+from tove_core.demo.results import SeedResult
+from tove_core.demo.table import render
 from tove_core.demo.world import FULL, Size, World, training
-from tove_core.evaluation.evaluate import Scores, evaluate
+from tove_core.evaluation.evaluate import evaluate
 from tove_core.fusion import fusion_parameters
 from tove_core.merging import merge
 from tove_core.merging.write import write_merged
 from tove_core.model import ToveModel
 from tove_core.report.gate_maps import write_gate_maps
+from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.run import CHECKPOINT
 
 Say = Callable[[str], None]
-
-
-@dataclass
-class SeedResult:
-    """What one seed of the demo measured, on the test split."""
-
-    seed: int
-    clip_only: Scores
-    hub: Scores
-    contributions: list[Contribution]
-    without_least: float
-    without_most: float
-    merged: float | None = None
-    control: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def demo(out: Path, *, seeds: int = 1, size: Size = FULL, quiet: bool = False, say: Say = print) -> list[SeedResult]:
@@ -56,7 +43,7 @@ def demo(out: Path, *, seeds: int = 1, size: Size = FULL, quiet: bool = False, s
     say(f"  {time.perf_counter() - began:.0f} s")
     say(str(world.hub.parameters_report()))
     results = [_seed(world, seed, out, quiet=quiet, say=say) for seed in range(seeds)]
-    text = report(results, world, time.perf_counter() - began)
+    text = render(results, size, time.perf_counter() - began)
     (out / "report.md").write_text(text + "\n", encoding="utf-8")
     (out / "report.json").write_text(json.dumps([_plain(one) for one in results], indent=2) + "\n", encoding="utf-8")
     say(text)
@@ -112,8 +99,6 @@ def _merge(world: World, hub: ToveModel, clip_only: ToveModel, out: Path, *, qui
         if not config.control:
             write_merged(student, out / "merged")
         part = _questions(world.test)
-        from tove_core.training.examples import Examples
-
         accuracy.append(evaluate(student, Examples.cached(student, part, batch_size=256)).accuracy or 0.0)
     return accuracy[0], accuracy[1]
 
@@ -140,20 +125,8 @@ class _Clock:
         self.seconds[self._name] = round(time.perf_counter() - self._start, 1)
 
 
-def report(results: Sequence[SeedResult], world: World, seconds: float) -> str:
-    """Return the demo's table in Markdown."""
-    from tove_core.demo.table import render
-
-    return render(results, world.size, seconds)
-
-
 def _plain(result: SeedResult) -> dict[str, Any]:
     data = asdict(result)
     for name in ("clip_only", "hub"):
         data[name].pop("predictions")
     return data
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean."""
-    return statistics.fmean(values)

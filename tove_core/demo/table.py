@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from tove_core.demo.results import SeedResult
 from tove_core.demo.world import Size
-
-if TYPE_CHECKING:
-    from tove_core.demo.run import SeedResult
+from tove_core.evaluation.evaluate import Scores
 
 
 def render(results: Sequence[SeedResult], size: Size, seconds: float) -> str:
@@ -24,14 +22,12 @@ def render(results: Sequence[SeedResult], size: Size, seconds: float) -> str:
         f"| **all questions** | {first.hub.majority:.3f} | {_spread([r.clip_only.accuracy or 0 for r in results])} "
         f"| {_spread([r.hub.accuracy or 0 for r in results])} |",
     ]
-    lines += [
-        f"| {kind} | {first.hub.majority_by_kind[kind]:.3f} | {_spread([r.clip_only.by_kind[kind][0] for r in results])} "
-        f"| {_spread([r.hub.by_kind[kind][0] for r in results])} |"
-        for kind in kinds
-    ]
+    for kind in kinds:
+        plain, hub = ([scores.by_kind[kind][0] for scores in column] for column in _columns(results))
+        lines.append(f"| {kind} | {first.hub.majority_by_kind[kind]:.3f} | {_spread(plain)} | {_spread(hub)} |")
     lines.append(
-        f"| caption CIDEr | - | {_spread([r.clip_only.captions['CIDEr'] for r in results])} "
-        f"| {_spread([r.hub.captions['CIDEr'] for r in results])} |"
+        f"| caption CIDEr | - | {_spread([r.clip_only.captions['CIDEr-D'] for r in results])} "
+        f"| {_spread([r.hub.captions['CIDEr-D'] for r in results])} |"
     )
     lines += ["", "| expert | loss without it (nats per answer token) | gated norm | gate mass |", "|---|---|---|---|"]
     for one in first.contributions:
@@ -39,6 +35,10 @@ def render(results: Sequence[SeedResult], size: Size, seconds: float) -> str:
         lines.append(f"| {one.expert} | {_spread(losses, '+.3f')} | {_cell(one.norm)} | {_cell(one.mass)} |")
     lines += ["", *_after(results, size), "", _times(first, seconds)]
     return "\n".join(lines)
+
+
+def _columns(results: Sequence[SeedResult]) -> tuple[list[Scores], list[Scores]]:
+    return [one.clip_only for one in results], [one.hub for one in results]
 
 
 def _after(results: Sequence[SeedResult], size: Size) -> list[str]:

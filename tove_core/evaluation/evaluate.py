@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tove_core.data.sample import Sample
-from tove_core.evaluation.metrics import bleu, cider, exact_match, rouge_l
+from tove_core.evaluation.metrics.bleu import bleu
+from tove_core.evaluation.metrics.cider import cider
+from tove_core.evaluation.metrics.rouge import rouge
+from tove_core.evaluation.metrics.vqa import exact_match
 from tove_core.evaluation.predict import predict
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
@@ -20,16 +23,24 @@ class Scores:
     Attributes:
         accuracy: mean exact match over all questions, None without questions.
         by_kind: accuracy and number of questions per kind.
-        majority: accuracy of always giving the kind's most frequent answer of this data set.
+        majority_by_kind: accuracy of always giving the kind's most frequent answer of this data set.
         captions: caption metrics by name, empty without captions.
         predictions: what the model said, by sample id.
     """
 
     accuracy: float | None
     by_kind: Mapping[str, tuple[float, int]]
-    majority: float | None
+    majority_by_kind: Mapping[str, float]
     captions: Mapping[str, float]
     predictions: Mapping[str, str] = field(repr=False)
+
+    @property
+    def majority(self) -> float | None:
+        """Accuracy of the most frequent answer to each kind of question, over all questions."""
+        counts = {kind: count for kind, (_, count) in self.by_kind.items()}
+        if not counts:
+            return None
+        return sum(self.majority_by_kind[kind] * count for kind, count in counts.items()) / sum(counts.values())
 
     def __str__(self) -> str:
         """Return a table."""
@@ -67,25 +78,25 @@ def score(samples: Sequence[Sample], said: Mapping[str, str]) -> Scores:
     """
     questions = {sample.id: sample for sample in samples if sample.prompt is not None}
     captions = {sample.id: sample.targets for sample in samples if sample.prompt is None}
-    accuracy, by_kind, majority = None, {}, None
+    accuracy, by_kind, majority = None, {}, {}
     if questions:
         result = exact_match(_of(said, questions), {key: sample.targets for key, sample in questions.items()})
-        accuracy, majority = result.score, majority_accuracy(list(questions.values()))
-        by_kind = _by_kind(questions, result.per_sample)
+        accuracy, by_kind = result.value, _by_kind(questions, result.samples)
+        majority = majority_answers(list(questions.values()))
     scores = {}
     if captions:
         texts = _of(said, captions)
-        scores = {"CIDEr": cider(texts, captions).score, "ROUGE-L": rouge_l(texts, captions).score}
-        scores |= {"BLEU-4": bleu(texts, captions).score}
+        found = [cider(texts, captions), rouge(texts, captions), bleu(texts, captions)[-1]]
+        scores = {one.name: one.value for one in found}
     return Scores(accuracy, by_kind, majority, scores, said)
 
 
-def majority_accuracy(samples: Sequence[Sample]) -> float:
-    """Return the accuracy of giving each kind's most frequent answer, whatever the image."""
+def majority_answers(samples: Sequence[Sample]) -> dict[str, float]:
+    """Return, per kind, the accuracy of giving its most frequent answer whatever the image."""
     answers: dict[str, Counter[str]] = {}
     for sample in samples:
         answers.setdefault(sample.kind, Counter())[sample.targets[0]] += 1
-    return sum(max(counter.values()) for counter in answers.values()) / len(samples)
+    return {kind: max(counter.values()) / counter.total() for kind, counter in answers.items()}
 
 
 def _of(said: Mapping[str, str], wanted: Mapping[str, object]) -> dict[str, str]:

@@ -22,12 +22,14 @@ def predict(
     """Return what the model says for every sample, by sample id, in the order of the data set."""
     model.eval()
     said: dict[str, str] = {}
+    # Captions take many more steps than answers; batches of one sort end together.
+    order = sorted(range(len(examples)), key=lambda i: examples.samples[i].prompt is None)
     with Display(len(examples), "predict", quiet=quiet, every=batch_size * 10) as display:
         for start in range(0, len(examples), batch_size):
-            indices = list(range(start, min(len(examples), start + batch_size)))
+            indices = order[start : start + batch_size]
             tokens = model.fuse(examples.features(indices)).tokens
             prompts = examples.prompts(indices)
             texts = model.generate(tokens, prompts, max_new_tokens=max_new_tokens, num_beams=num_beams)
             said |= {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
             display.update(start + len(indices))
-    return said
+    return {sample.id: said[sample.id] for sample in examples.samples}
