@@ -117,7 +117,7 @@ class Files:
         """
         if not any(self.has(name) for name in VOCABULARY_FILES):
             raise ConfigError(
-                f"{self.where} has no tokenizer (none of {', '.join(VOCABULARY_FILES)}); put its files there to embed text"
+                f"{self.where} has none of {', '.join(VOCABULARY_FILES)}; put the tokenizer there to embed text"
             )
 
     @contextmanager
