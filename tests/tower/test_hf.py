@@ -223,6 +223,31 @@ def test_truncated_and_pickled_weights_are_refused(hf_folder):
         load(folder)
 
 
+@pytest.mark.parametrize("build", [clip, siglip])
+def test_text_is_embedded_as_the_model_was_trained(hf_folder, build):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<unk>": 1, "a": 2, "red": 3, "cube": 4, "<eos>": 60}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing("$0 <eos>", None, [("<eos>", 60)])
+    folder, model = hf_folder(build())
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<eos>"}
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    # CLIP pools at the end token, so padding after it changes nothing; SigLIP pools at the last place of full length.
+    ids = torch.tensor([[2, 3, 4, 60, 0, 0, 0, 0, 0], [4, 60, 0, 0, 0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        expected = model.get_text_features(input_ids=ids).pooler_output
+    torch.testing.assert_close(load(folder).embed_text(["a red cube", "cube"]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_missing_tokenizer_is_an_error_only_when_text_is_wanted(hf_folder):
+    tower = load(hf_folder(clip())[0])
+    with pytest.raises(ConfigError, match="tokenizer"):
+        tower.embed_text(["a cat"])
+
+
 def test_another_kind_of_model_is_refused(hf_folder):
     folder, _ = hf_folder(Dinov2Model(Dinov2Config(hidden_size=12, num_hidden_layers=1, num_attention_heads=2)))
     with pytest.raises(ConfigError, match="dinov2"):

@@ -64,7 +64,7 @@ def to_config(model: nn.Module, reference: str) -> CLIPConfig:
     """
     visual: Any = model.visual
     text: Any = getattr(model, "text", model)
-    shared = {"projection_dim": int(visual.proj.shape[1])}
+    shared: dict[str, Any] = {"projection_dim": int(visual.proj.shape[1])}
     vision_config = {
         **_stack(visual.transformer, reference),
         "image_size": int(visual.image_size[0]),

@@ -81,7 +81,8 @@ def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
     config = to_config(tower.model, tower.reference)
     with torch.device("meta"):
         # Its dtype is what save_pretrained writes into the configuration.
-        model = CLIPModel(config).to(tower.dtype)
+        model: Any = CLIPModel(config)
+        model.to(tower.dtype)
     state = to_state(tower.model)
     expected = {name for name, _ in model.named_parameters()}
     if state.keys() != expected:
@@ -157,7 +158,7 @@ def _text_ids(tower: HfTower | OpenClipTower) -> Tensor | None:
         return text_probe(tower)
     if not isinstance(tower.model, (CLIPModel, SiglipModel)):
         return None
-    text = tower.model.config.text_config
+    text: Any = tower.model.config.text_config
     # SigLIP pools at the last place, whatever stands there.
     end = text.vocab_size - 1 if text.eos_token_id == 2 or isinstance(tower.model, SiglipModel) else text.eos_token_id
     return probe_ids(text.max_position_embeddings, text.vocab_size, int(end))

@@ -93,7 +93,7 @@ def built_cfg(tower: OpenClipTower) -> dict[str, Any]:
     return cfg
 
 
-def native_transformers(model: nn.Module) -> list[Transformer]:
+def native_transformers(model: nn.Module) -> list[Any]:
     """Return open_clip's own transformers in `model`: those of the image and the text tower that are not borrowed."""
     visual: Any = model.visual
     text: Any = getattr(model, "text", model)

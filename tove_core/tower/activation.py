@@ -38,7 +38,8 @@ def activation_of(modules: Iterable[nn.Module]) -> Activation:
     with torch.no_grad():
         for module in modules:
             values = module(points.clone())
-            found.add(next((name for name, f in _KNOWN if _equal(values, f(points))), "other"))
+            names: list[Activation] = [name for name, f in _KNOWN if _equal(values, f(points))]
+            found.add(names[0] if names else "other")
     return found.pop() if len(found) == 1 else "other"
 
 

@@ -90,7 +90,8 @@ class HfTower(Tower):
             raise ConfigError(f"{self.reference!r} has no text tower; load a whole CLIP to embed text")
         # SigLIP was trained on texts padded to full length and pools at the last place.
         padding = "max_length" if isinstance(self.model, SiglipModel) else True
-        length = self.model.config.text_config.max_position_embeddings
+        text: Any = self.model.config.text_config
+        length = text.max_position_embeddings
         batch = self.tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
         mask = None if isinstance(self.model, SiglipModel) else batch["attention_mask"].to(self.device)
         out = self.model.get_text_features(input_ids=batch["input_ids"].to(self.device), attention_mask=mask)
@@ -168,7 +169,7 @@ def _load(kind: type[PreTrainedModel], files: Files, reference: str) -> tuple[Pr
     paths = [files.weights(name) for name in names]
     try:
         with files.staged([CONFIG_FILE, *names]) as folder:
-            model, report = kind.from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 folder,
                 use_safetensors=True,
                 local_files_only=True,
@@ -176,6 +177,7 @@ def _load(kind: type[PreTrainedModel], files: Files, reference: str) -> tuple[Pr
                 dtype=torch.float32,
                 output_loading_info=True,
             )
+            model, report = loaded
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         first = " ".join(str(error).split())[:300]
         raise WeightsError(f"the weights of {reference!r} cannot be loaded ({first}); write them again") from error
@@ -237,6 +239,7 @@ def _vision(model: nn.Module) -> nn.Module:
 
 
 def _tokenizer(tower: HfTower) -> Any:
+    tower.files.require_tokenizer()
     try:
         with tower.files.staged([CONFIG_FILE, *_TOKENIZER_FILES]) as folder:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

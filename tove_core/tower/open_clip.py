@@ -21,7 +21,7 @@ from tove_core.errors import ConfigError, WeightsError
 from tove_core.tower.activation import Activation, activation_of
 from tove_core.tower.base import Tokens, Tower, image_input
 from tove_core.tower.open_clip_source import Source, with_defaults
-from tove_core.tower.source import Files, sha256_of
+from tove_core.tower.source import Files, pinned_revision, sha256_of
 
 
 class OpenClipTower(Tower):
@@ -29,8 +29,8 @@ class OpenClipTower(Tower):
 
     def __init__(self, model: nn.Module, source: Source, *, layer: int, resized: bool) -> None:
         visual: Any = model.visual
-        trunk = visual if isinstance(visual, VisionTransformer) else visual.trunk
         native = isinstance(visual, VisionTransformer)
+        trunk: Any = visual if native else visual.trunk
         blocks = list(trunk.transformer.resblocks if native else trunk.blocks)
         super().__init__(
             reference=source.reference,
@@ -198,9 +198,9 @@ def _build(cfg: dict[str, Any], reference: str) -> nn.Module:
                 "set HF_HUB_OFFLINE=1 to take it from the local cache"
             )
     custom = cfg.pop("custom_text", False) or "hf_model_name" in text
-    kind = (
-        open_clip.CoCa if custom and "multimodal_cfg" in cfg else open_clip.CustomTextCLIP if custom else open_clip.CLIP
-    )
+    kind: Any = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    if custom and "multimodal_cfg" in cfg:
+        kind = open_clip.CoCa
     try:
         model = kind(**cfg)
     except (TypeError, ValueError, KeyError, AssertionError, RuntimeError, OSError) as error:
@@ -223,7 +223,7 @@ def _require_plain(model: nn.Module, reference: str) -> None:
         )
 
 
-def _load(model: nn.Module, source: Source) -> None:
+def _load(model: Any, source: Source) -> None:
     from safetensors import SafetensorError
 
     try:
@@ -247,6 +247,10 @@ def _tokenizer(tower: OpenClipTower) -> HFTokenizer | SimpleTokenizer:
     # As open_clip: a local folder brings its own tokenizer. A configuration file may not switch on remote code.
     local = tower.files.folder if tower.files is not None else None
     kwargs |= {"trust_remote_code": False, "local_files_only": local is not None or environment.offline()}
+    if tower.files is not None and local is not None:
+        tower.files.require_tokenizer()
+    else:
+        kwargs["revision"] = pinned_revision(name)
     mode = text.get("tokenizer_mode")
     try:
         return HFTokenizer(str(local or name), context_length=length, tokenizer_mode=mode, **kwargs)

@@ -106,6 +106,5 @@ def _tag_weights(name: str, hub: str) -> Path:
         return hub_repository(repo).get(WEIGHTS_FILE)
     except WeightsError as error:
         raise WeightsError(
-            f"no safetensors weights for {name!r} could be had from {repo!r}; see the cause above, or give a converted "
-            "copy as 'local-dir:FOLDER'"
+            f"the weights of {name!r} cannot be had: {error}; or give a copy as 'local-dir:FOLDER'"
         ) from error

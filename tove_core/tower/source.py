@@ -15,6 +15,16 @@ from typing import Any
 
 from tove_core.errors import ConfigError, WeightsError
 
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+"""Any one of these makes a tokenizer of transformers."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -26,7 +36,18 @@ def fetch(repo: str, file: str) -> Path:
     """
     from tove_core.hub import download
 
-    return download.fetch(repo, file)
+    return download.fetch_file(repo, file)
+
+
+def pinned_revision(repo: str) -> str:
+    """Return the commit a hub repository is held to; for libraries that download by themselves.
+
+    Raises:
+        WeightsError: nothing is pinned yet and the hub cannot be asked.
+    """
+    from tove_core.hub import download
+
+    return download.pinned_revision(repo)
 
 
 class Files:
@@ -87,6 +108,17 @@ class Files:
                     "convert the weights with safetensors.torch.save_file"
                 )
         return self.get(name)
+
+    def require_tokenizer(self) -> None:
+        """Check that a local folder has a vocabulary; without one transformers builds an empty tokenizer, silently.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if not any(self.has(name) for name in VOCABULARY_FILES):
+            raise ConfigError(
+                f"{self.where} has none of {', '.join(VOCABULARY_FILES)}; put the tokenizer there to embed text"
+            )
 
     @contextmanager
     def staged(self, names: Iterable[str]) -> Iterator[Path]:
