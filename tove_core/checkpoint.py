@@ -6,10 +6,7 @@ The manifest holds hashes of every file beside it, so a truncated or altered fil
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +18,7 @@ from torch import Tensor
 from tove_core.builder import assemble, state_file
 from tove_core.config import ModelConfig, Rule
 from tove_core.errors import CheckpointError
+from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.model import ToveModel
 from tove_core.provenance import Origin, Provenance
@@ -55,7 +53,7 @@ def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
-    with replacing(folder) as place:
+    with new_folder(folder, overwrite=True) as place:
         save_file(trained_tensors(model), place / TENSORS)
         if full:
             _save_frozen(model, place / FROZEN)
@@ -139,35 +137,6 @@ def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
         if module is not None:
             tensors |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
     return _on_cpu(tensors)
-
-
-def require_new(folder: Path) -> None:
-    """Refuse a folder that exists and holds something.
-
-    Raises:
-        CheckpointError: so that no work is done whose result could not be written.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists already; give a new folder")
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
-    try:
-        yield place
-        place.chmod(0o755)
-        if folder.exists():
-            old = place.with_suffix(".old")
-            folder.rename(old)
-            place.rename(folder)
-            shutil.rmtree(old)
-        else:
-            place.rename(folder)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tove_core.errors import ConfigError
-from tove_core.export.folder import new_folder
+from tove_core.folders import new_folder
 
 
 def test_a_folder_appears_only_when_it_is_complete(tmp_path):

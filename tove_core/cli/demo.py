@@ -21,7 +21,7 @@ def demo(
     ] = False,
 ) -> None:
     """Train CLIP only and the hub on the embedded world, detach, merge, and print what was measured. No download."""
-    from tove_core.checkpoint import require_new
+    from tove_core.folders import require_new
 
     if overwrite and (out / "report.json").is_file():
         shutil.rmtree(out)

@@ -41,7 +41,7 @@ def detach(
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
 ) -> None:
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
-    from tove_core.checkpoint import require_new
+    from tove_core.folders import require_new
     from tove_core.model import ToveModel
     from tove_core.training.run import find_checkpoint
 
@@ -63,8 +63,8 @@ def merge(
     device: Device = None,
 ) -> None:
     """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as an open_clip folder."""
-    from tove_core.checkpoint import require_new
     from tove_core.config import MergeConfig
+    from tove_core.folders import require_new
     from tove_core.merging.merge import merge as train_tower
     from tove_core.merging.write import write_merged
     from tove_core.model import ToveModel

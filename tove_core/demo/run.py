@@ -77,7 +77,8 @@ def _seed(world: World, seed: int, out: Path, *, quiet: bool, say: Say) -> SeedR
     result = SeedResult(seed, plain, full, found, least, most, seconds=clock.seconds)
     if seed == 0:
         hub.save_pretrained(out / CHECKPOINT)
-        write_gate_maps(hub, [sample.image for sample in world.test if sample.prompt is None][:6], out / "gates.png")
+        shown = [sample.load() for sample in world.test if sample.prompt is None][:6]
+        write_gate_maps(hub, shown, out / "gates.png")
         with clock("merge"):
             result.merged, result.control = _merge(world, hub, clip_only, out, quiet=quiet)
     return result

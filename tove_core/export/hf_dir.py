@@ -16,9 +16,9 @@ from transformers import CLIPModel, CLIPTokenizer, PreTrainedModel, PreTrainedTo
 from tove_core.config import ClipConfig
 from tove_core.errors import CheckpointError, ConfigError
 from tove_core.export.compare import ExportReport, difference, probe_ids, probe_pixels, versions
-from tove_core.export.folder import new_folder
 from tove_core.export.hf_convert import check_form, to_config, to_state
 from tove_core.export.open_clip_dir import TOKENIZER_FILES, text_probe
+from tove_core.folders import new_folder
 from tove_core.tower.base import ResizeMode, Tower
 from tove_core.tower.hf import HfTower
 from tove_core.tower.load import load_tower

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import CheckpointError, ConfigError
 from tove_core.export.compare import ExportReport, difference, probe_ids, probe_pixels, versions
-from tove_core.export.folder import new_folder
+from tove_core.folders import new_folder
 from tove_core.tower.activation import activation_of
 from tove_core.tower.base import ResizeMode, Tower
 from tove_core.tower.open_clip import OpenClipTower

@@ -13,6 +13,7 @@ from tove_core.config import DecoderConfig
 from tove_core.environment import offline
 from tove_core.errors import WeightsError
 from tove_core.hub.digest import sha256
+from tove_core.language.bars import without_bars
 from tove_core.language.base import Decoder, DecoderIdentity
 from tove_core.language.cross_attention import CrossAttentionDecoder, cross_attention_parameters
 from tove_core.language.prefix import PrefixDecoder
@@ -53,7 +54,7 @@ def load_decoder(
     except (OSError, ValueError) as error:
         raise _unreachable(config.name, error) from error
     fresh = _prepare(settings, config)
-    with seeded(seed):
+    with seeded(seed), without_bars():
         if weights == "random":
             model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
         else:
@@ -69,7 +70,8 @@ def save_decoder(decoder: Decoder, folder: Path) -> None:
 
     The projector is not in it: it belongs to the transfer that was trained, not to the language model.
     """
-    decoder.language_model.save_pretrained(folder)
+    with without_bars():
+        decoder.language_model.save_pretrained(folder)
     decoder.tokenizer.save_pretrained(folder)
 
 
@@ -117,7 +119,8 @@ def _pretrained(
             "save_pretrained, or choose a decoder that is published as safetensors"
         )
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        # Annotated, because transformers does not declare that it returns a pair when asked for the report.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=settings,
             dtype=getattr(torch, config.dtype),
@@ -125,6 +128,7 @@ def _pretrained(
             output_loading_info=True,
             **where,
         )
+        model, report = loaded
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreachable(config.name, error) from error
     absent = sorted(set(report["missing_keys"]) - fresh)

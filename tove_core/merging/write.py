@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tove_core.checkpoint import replacing, save
+from tove_core.checkpoint import save
 from tove_core.export.open_clip_dir import write_open_clip
+from tove_core.folders import new_folder
 from tove_core.model import ToveModel
 from tove_core.training.run import CHECKPOINT
 
@@ -16,7 +17,7 @@ def write_merged(model: ToveModel, folder: Path) -> None:
     Args:
         folder: new; gets `open_clip_config.json` and `open_clip_model.safetensors`, and `checkpoint/`.
     """
-    with replacing(folder) as place:
+    with new_folder(folder) as place:
         write_open_clip(model.tower, place / "clip")
         for file in sorted((place / "clip").iterdir()):
             file.rename(place / file.name)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tove_core.checkpoint import replacing
 from tove_core.errors import CheckpointError
+from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors
 
 STATE = "state"
@@ -27,7 +27,7 @@ def save_state(folder: Path, step: int, module: nn.Module, optimizer: torch.opti
         tensors[f"value.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value)
-    with replacing(folder) as place:
+    with new_folder(folder, overwrite=True) as place:
         save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, place / "state.safetensors")
         (place / "state.json").write_text(json.dumps({"format": FORMAT, "step": step}) + "\n", encoding="utf-8")
 
