@@ -12,6 +12,9 @@ Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
 
+_WORLD = "package:tove_core.demo/"
+"""Where the embedded world's CLIP lies."""
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; with --resume, the folder of the run")],
@@ -101,6 +104,10 @@ def _say(run: Path, images: list[Path], question: str | None, beams: int, device
 
     decoded = [read_image(path) for path in images]  # a bad file is reported before anything is loaded
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    if model.provenance.clip.reference.startswith(_WORLD):
+        typer.echo(
+            "note: this model's CLIP has only seen rendered scenes; about photographs it knows nothing", err=True
+        )
     for path, pixels in zip(images, decoded, strict=True):
         said = (
             model.caption(pixels, num_beams=beams)

@@ -186,7 +186,7 @@ def _explained(what: str, revision: str) -> Iterator[None]:
         if environment.offline():
             raise WeightsError(
                 f"{what} at {short} is not in the local cache and downloads are switched off; unset "
-                f"{' and '.join(environment.OFFLINE)}, or fetch it once with 'tove weights lock'"
+                f"{' and '.join(environment.OFFLINE)}, or load it once while there is a connection"
             ) from error
         raise WeightsError(_UNREACHABLE.format(what=what, short=short, kind=type(error).__name__)) from error
     except errors.GatedRepoError as error:
@@ -223,7 +223,7 @@ def _cached_main(repo: str) -> str:
     if not _COMMIT.fullmatch(commit):
         raise WeightsError(
             f"{repo} is not in the local cache and downloads are switched off; unset "
-            f"{' and '.join(environment.OFFLINE)}, or fetch it once with 'tove weights lock'"
+            f"{' and '.join(environment.OFFLINE)}, or load it once while there is a connection"
         )
     return commit
 
