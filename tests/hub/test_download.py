@@ -127,7 +127,7 @@ def test_offline_uses_the_cache_at_the_pinned_commit(
 def test_offline_without_a_pin_says_what_to_do(repo: Any, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOVE_OFFLINE", "1")
     for ask in (lambda: fetch(REPO, FILE, lock=lock), lambda: pinned_revision(REPO, lock)):
-        with pytest.raises(WeightsError, match="tove weights lock"):
+        with pytest.raises(WeightsError, match="load it once"):
             ask()
     assert repo.requests == [] and not lock.path.exists()
 
