@@ -131,6 +131,16 @@ def test_a_masked_expert_is_an_expert_that_is_off_sample_by_sample(make, drawn, 
     assert torch.equal(transfer(v, u).tokens, full), "switching on again restores everything"
 
 
+@pytest.mark.parametrize(("kind", "rule"), CASES)
+def test_a_masks_columns_keep_their_experts_when_another_expert_is_off(make, drawn, kind, rule):
+    v, u = drawn
+    transfer = make(kind, rule=rule)
+    transfer.switch_off("a", rule)
+    masked = transfer(v, u, mask=torch.tensor([[True, False, True]]).expand(3, 3)).tokens
+    transfer.switch_off("b", rule)
+    torch.testing.assert_close(masked, transfer(v, u).tokens)
+
+
 @pytest.mark.parametrize("kind", ["gate", "uniform", "concat"])
 def test_what_a_masked_expert_gives_does_not_reach_the_tokens(make, drawn, kind):
     v, u = drawn
