@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tove_kernels import align_tokens
 
-from tove_core.errors import ContractError
+from tove_core.errors import ContractError, DataError
 from tove_core.spec import ExpertSpec, Grid, Regions, Vector
 
 TINY = 1e-6
@@ -60,7 +60,11 @@ class Align(nn.Module):
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Set the statistics of `norm: fixed` outputs from the expert's outputs over a sample of images."""
+        """Set the statistics of `norm: fixed` outputs from the expert's outputs over a sample of images.
+
+        Raises:
+            DataError: there is nothing to measure, or it is not finite.
+        """
         wanted = [name for name, output in self.outputs.items() if output.norm == "fixed"]  # type: ignore[union-attr]
         sums = {name: torch.zeros(3, self.outputs[name].channels, dtype=torch.float64) for name in wanted}
         for outputs in batches:
@@ -69,6 +73,11 @@ class Align(nn.Module):
                 count = torch.full((len(values),), float(values.shape[1]), dtype=torch.float64)
                 sums[name] += torch.stack([count, values.sum(1), values.square().sum(1)])
         for name, (count, first, second) in sums.items():
+            if not count.all() or not (first.isfinite() & second.isfinite()).all():
+                raise DataError(
+                    f"output {name!r} over {int(count.min())} positions has no finite statistics; calibrate on images "
+                    "for which the expert gives finite values"
+                )
             mean = first / count
             std = (second / count - mean.square()).clamp(min=0).sqrt()
             # A channel that never varies carries nothing; dividing by its zero spread would make it everything.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tove_core.config import GateConfig
+from tove_core.errors import ConfigError
 from tove_core.fusion.noise import sample_noise
 
 
@@ -50,7 +51,12 @@ class Gate(nn.Module):
             without: rows left out altogether.
             keys: one integer per sample; noise depends on nothing else, so it is the same however samples are batched.
             noise: standard deviation added to the logits.
+
+        Raises:
+            ConfigError: noise is wanted and no keys are given.
         """
+        if noise > 0 and keys is None:
+            raise ConfigError(f"gate noise {noise} was asked for without keys; give one integer per sample")
         ghosts = [name for name in self.rows if name not in experts and name not in without]
         rows = [self.rows[name] for name in (*experts, *ghosts)] + ([self.null] if self.null is not None else [])
         weight = torch.cat([row.weight for row in rows])  # type: ignore[misc]

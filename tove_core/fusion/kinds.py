@@ -40,6 +40,7 @@ def build_transfer(
 
 
 def _check_names(names: Iterable[str]) -> None:
+    taken = nn.ModuleDict()  # an instance: it has attributes that the class has not, such as `training`
     for name in names:
-        if "." in name or hasattr(nn.ModuleDict, name):
+        if not name or "." in name or hasattr(taken, name):
             raise ConfigError(f"an expert cannot be called {name!r} inside a model; ask its author for another name")

@@ -23,7 +23,8 @@ def sample_keys(seed: int, epoch: Sequence[int], index: Sequence[int]) -> Tensor
 
 def sample_noise(keys: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
     """Return standard normal noise [B, *shape], each sample's drawn from its own key."""
-    return torch.stack([torch.randn(*shape, generator=_generator(key, 1)) for key in keys.tolist()]).to(device)
+    drawn = [torch.randn(*shape, generator=_generator(key, 1)) for key in keys.tolist()]
+    return torch.stack(drawn).to(device) if drawn else torch.empty(0, *shape, device=device)
 
 
 def sample_mask(keys: Tensor, experts: int, dropout: float) -> Tensor:

@@ -10,6 +10,8 @@ from tove_core.errors import ConfigError
 
 def fusion_parameters(config: FusionConfig, width: int, expert_widths: Sequence[int]) -> int:
     """Return the trainable parameters of a fusion on tokens of `width` D with experts of the given aligned widths."""
+    if not expert_widths and config.kind != "clip-mlp":  # nothing to fuse: `build_transfer` builds nothing
+        return 0
     hidden = projector_hidden(config, width, expert_widths)
     return _per_hidden(config, width, expert_widths) * hidden + _gate_parameters(config, width, len(expert_widths))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.config import FusionConfig, Rule
-from tove_core.errors import ConfigError, UnknownExpertError
+from tove_core.errors import ConfigError, ContractError, UnknownExpertError
 from tove_core.fusion.size import projector_hidden
 
 
@@ -84,11 +84,30 @@ class Transfer(nn.Module):
 
         Returns:
             v' [B, N, D]; v itself, bit for bit, when every expert is off.
+
+        Raises:
+            ContractError: features of an expert that is on are missing or of another shape.
+            ConfigError: the mask has another shape.
         """
         if not self.active:
             return Fused(tokens, None)
+        self._check(tokens, features, mask)
         mix, gates = self._mix(tokens, features, mask, keys, noise)
         return Fused(tokens + self.second(mix).to(tokens.dtype), gates)
+
+    def _check(self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None) -> None:
+        for name in self.active:
+            wanted = (*tokens.shape[:2], self.first[name].in_features)
+            given = tuple(features[name].shape) if name in features else None
+            if given != wanted:
+                raise ContractError(
+                    f"features of expert {name!r} are {given or 'missing'}; wanted aligned tokens {list(wanted)}"
+                )
+        if mask is not None and tuple(mask.shape) != (len(tokens), len(self.experts)):
+            raise ConfigError(
+                f"the mask has shape {tuple(mask.shape)}; wanted [{len(tokens)}, {len(self.experts)}], a column for "
+                f"each of {', '.join(self.experts)}"
+            )
 
     def _mix(
         self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
@@ -103,12 +122,20 @@ class Transfer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, tokens: Tensor, features: Mapping[str, Tensor]) -> None:
-        """Scale the second linear so that the residual has `config.residual` of the rms of v (init `rms` only)."""
+        """Scale the second linear so that the residual has `config.residual` of the rms of v (init `rms` only).
+
+        Raises:
+            ConfigError: there is no residual to scale, because every expert is off or gives nothing.
+        """
         if self.config.init == "zero":
             return
-        residual = self(tokens, features).tokens - tokens
-        wanted = self.config.residual * tokens.float().square().mean().sqrt()
-        self.second.weight.mul_(wanted / residual.float().square().mean().sqrt().clamp(min=1e-12))
+        residual = (self(tokens, features).tokens - tokens).float().square().mean().sqrt()
+        if residual == 0:
+            on = ", ".join(self.active) or "none"
+            raise ConfigError(
+                f"the residual is zero and cannot be scaled (experts on: {on}); switch an expert on first"
+            )
+        self.second.weight.mul_(self.config.residual * tokens.float().square().mean().sqrt() / residual)
 
     def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
         """Return, for each active expert of a gated fusion, its name, gate [B, N] and hidden tokens [B, N, H]."""
@@ -134,5 +161,5 @@ class Transfer(nn.Module):
         return gone
 
     def _known(self, name: str) -> None:
-        if name not in self.first:
+        if name not in self.experts:
             raise UnknownExpertError(f"the model holds no expert {name!r}; it has: {', '.join(self.experts) or 'none'}")
