@@ -165,6 +165,8 @@ class ToveModel(nn.Module):
         gone = self._fusion().prune()
         for name in gone:
             del self.experts[name], self.align[name]
+        if not self._fusion().experts:
+            self.fusion = None  # nothing is left to add: CLIP's own tokens from here on
         kept = tuple(expert for expert in self.config.experts if expert.key in self.experts)
         self.config = self.config.model_copy(update={"experts": kept})
         origins = {key: part for key, part in self.provenance.experts.items() if key in self.experts}
