@@ -30,7 +30,7 @@ PENULTIMATE = LAYERS - 2
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STEPS = 3000
-BATCH = 160
+BATCH = 128
 RATE = 1.5e-3
 REGION_WEIGHT = 1.0
 """Weight of the region term beside the contrastive loss; without it patch tokens hardly know kinds."""
