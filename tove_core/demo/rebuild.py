@@ -62,8 +62,9 @@ def write_manifest(out_dir: Path) -> None:
 
 def cost(expert: torch.nn.Module) -> dict[str, int]:
     """Return the parameters of `expert` and the operations one image costs it, multiply-adds counted as two."""
-    expert.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # The counter's hooks do not work under no_grad, so gradients are switched off at the parameters.
+    expert.eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
         expert(torch.zeros(1, 3, SIZE, SIZE))
     return {"params": sum(p.numel() for p in expert.parameters()), "flops": counter.get_total_flops()}
 
