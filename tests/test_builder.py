@@ -131,7 +131,7 @@ def test_an_unknown_expert_is_refused_before_anything_is_loaded(toy: Any) -> Non
 
 def test_offline_without_weights_one_sentence_says_what_to_do(toy: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(WeightsError, match="ViT-B-32/openai.*local-dir:FOLDER") as caught:
+    with pytest.raises(WeightsError, match=r"ViT-B-32/openai.*local-dir:FOLDER") as caught:
         toy.build(clip="ViT-B-32/openai")
     one_sentence(caught.value)
 
