@@ -142,7 +142,7 @@ class Weights(Frozen):
 
 
 class Cost(Frozen):
-    """What one image costs at `Input.size`; checked by building the architecture without weights."""
+    """What one image costs at `Input.size`, as its author states it; nothing compares it with the module yet."""
 
     params: Annotated[int, Field(ge=0)] = Field(description="parameters of the built architecture")
     flops: Annotated[int, Field(ge=0)] | None = Field(default=None, description="multiply-adds counted as two")
