@@ -29,15 +29,15 @@ class ClipConfig(Frozen):
     )
     layer: int = Field(default=-2, description="block whose output gives the tokens; -1 is the last, no final norm")
     image_size: Positive | None = Field(default=None, description="side in pixels; None: as the model was trained")
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field(default="float32", description="precision CLIP computes in")
 
 
 class ExpertConfig(Frozen):
     """One requested expert: `name`, `name:variant` or `distribution/name[:variant]`."""
 
-    name: str
-    dtype: Dtype = "float32"
-    device: str | None = None
+    name: str = Field(description="as 'tove experts list' shows it; with ':variant', or 'distribution/' in front")
+    dtype: Dtype = Field(default="float32", description="precision the expert computes in")
+    device: str | None = Field(default=None, description="where the expert runs; None: where CLIP does")
 
     @property
     def key(self) -> str:
@@ -48,9 +48,13 @@ class ExpertConfig(Frozen):
 class GateConfig(Frozen):
     """The token-aware gate (ToVE, section on the gating network)."""
 
-    activation: Literal["softmax", "sigmoid"] = "softmax"
-    hidden: Positive = 32
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    activation: Literal["softmax", "sigmoid"] = Field(
+        default="softmax", description="softmax: experts compete; sigmoid: each for itself"
+    )
+    hidden: Positive = Field(default=32, description="width of the gate's own hidden layer")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="divides the logits; above 1 evens the gates out"
+    )
     null: bool = Field(default=False, description="one more entry in the softmax that stands for no expert")
     noise: NonNegative = Field(default=0.3, description="standard deviation added to the logits in training")
     balance: NonNegative = Field(default=0.01, description="weight of the importance loss (squared CV of gate mass)")
@@ -61,14 +65,18 @@ class GateConfig(Frozen):
 class FusionConfig(Frozen):
     """How expert knowledge enters the tokens."""
 
-    kind: Literal["gate", "uniform", "concat", "clip-mlp"] = "gate"
+    kind: Literal["gate", "uniform", "concat", "clip-mlp"] = Field(
+        default="gate", description="gate: weights per token; uniform: every weight 1; concat and clip-mlp: baselines"
+    )
     hidden: Positive | None = Field(default=None, description="width H of the projector; None: CLIP's width")
     init: Literal["rms", "zero"] = Field(
         default="rms", description="rms: the residual starts at `residual` of the rms of v; zero: it starts at nothing"
     )
-    residual: Annotated[float, Field(gt=0)] = 0.5
-    rule: Rule = "zero"
-    gate: GateConfig = GateConfig()
+    residual: Annotated[float, Field(gt=0)] = Field(
+        default=0.5, description="rms of the residual in units of the rms of v, at the start"
+    )
+    rule: Rule = Field(default="zero", description="how an expert is switched off: zero or renormalise")
+    gate: GateConfig = Field(default=GateConfig(), description="the gate, for kind gate")
     parameters: Positive | None = Field(
         default=None, description="choose `hidden` so that the fusion trains about this many parameters"
     )
@@ -83,8 +91,14 @@ class FusionConfig(Frozen):
 class DecoderConfig(Frozen):
     """The language model and how it is conditioned on the tokens."""
 
-    name: str = "HuggingFaceTB/SmolLM2-135M"
-    kind: Literal["prefix", "cross-attention"] = "prefix"
+    name: str = Field(
+        default="HuggingFaceTB/SmolLM2-135M",
+        description="causal language model: hub id, folder or 'package:MODULE/FOLDER'; safetensors only",
+    )
+    kind: Literal["prefix", "cross-attention"] = Field(
+        default="prefix",
+        description="prefix: the image stands before the text; cross-attention: the text attends to it",
+    )
     train: Literal["none", "cross-attention", "all"] = Field(
         default="none", description="what of the language model is trained beside the projector"
     )
@@ -93,13 +107,13 @@ class DecoderConfig(Frozen):
         description="'auto': the tokenizer's chat template if it has one, else '{image}\\n{prompt}'; or a template "
         "with {image} and {prompt}",
     )
-    caption_prompt: str = "Describe the image."
-    max_new_tokens: Positive = 32
+    caption_prompt: str = Field(default="Describe the image.", description="what is asked where a sample asks nothing")
+    max_new_tokens: Positive = Field(default=32, description="length of an answer at most")
     projector: str | None = Field(
         default=None,
         description="safetensors file to start the projector from: a path, or 'package:MODULE/FILE'; None: random",
     )
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field(default="float32", description="precision of the language model")
 
     @field_validator("prompt")
     @classmethod
@@ -120,10 +134,12 @@ class DecoderConfig(Frozen):
 class ModelConfig(Frozen):
     """Everything `tove_core.build` needs."""
 
-    clip: ClipConfig = ClipConfig()
-    experts: tuple[ExpertConfig, ...] = ()
-    fusion: FusionConfig = FusionConfig()
-    decoder: DecoderConfig | None = DecoderConfig()
+    clip: ClipConfig = Field(default=ClipConfig(), description="the CLIP")
+    experts: tuple[ExpertConfig, ...] = Field(
+        default=(), description="the experts, by name or with settings of their own"
+    )
+    fusion: FusionConfig = Field(default=FusionConfig(), description="how expert knowledge enters the tokens")
+    decoder: DecoderConfig | None = Field(default=DecoderConfig(), description="the language model; None: tokens alone")
     view: Literal["squash", "crop", "pad"] = Field(default="squash", description="region of the image that is seen")
 
     @field_validator("experts", mode="before")
@@ -149,51 +165,65 @@ class DataConfig(Frozen):
     reader: str = Field(default="jsonl", description="name of a reader: world, easy-vqa, coco-captions, jsonl")
     path: Path | None = Field(default=None, description="file or folder of the data set")
     images: Path | None = Field(default=None, description="folder of the images, where it is not beside the file")
-    split: str = "train"
+    split: str = Field(default="train", description="which part, for data sets that name their parts (world, easy-vqa)")
     limit: Positive | None = Field(default=None, description="read only so many samples")
 
 
 class TrainingConfig(Frozen):
     """One stage of transfer training."""
 
-    steps: Positive = 1000
-    batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    steps: Positive = Field(default=1000, description="steps of the optimiser")
+    batch_size: Positive = Field(default=64, description="samples per step, over all processes together")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        default=1e-3, description="of the fusion and the projector, at its highest"
+    )
     decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="for the language model's own parameters; None: as learning_rate"
     )
-    weight_decay: NonNegative = 0.01
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
-    warmup: Annotated[int, Field(ge=0)] = 50
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    log_every: Positive = 10
-    save_every: Positive | None = None
+    weight_decay: NonNegative = Field(default=0.01, description="of AdamW; norms and biases get none")
+    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.98), description="of AdamW")
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="steps over which the learning rate rises; over the whole run it falls along a cosine"
+    )
+    clip_norm: Annotated[float, Field(gt=0)] = Field(default=1.0, description="largest norm of the gradient")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="fp32, or bf16 autocast; parameters stay in their own dtype"
+    )
+    log_every: Positive = Field(default=10, description="steps between two lines of metrics.jsonl")
+    save_every: Positive | None = Field(
+        default=None, description="steps between two states to resume from; None: no state is kept"
+    )
     cache: bool = Field(default=True, description="run CLIP and the experts once per image and keep their features")
 
 
 class RunConfig(Frozen):
     """A whole training run."""
 
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    validation: DataConfig | None = None
-    training: TrainingConfig = TrainingConfig()
-    output: Path = Path("runs/tove")
-    seed: int = 0
+    model: ModelConfig = Field(default=ModelConfig(), description="what is trained")
+    data: DataConfig = Field(default=DataConfig(), description="what it is trained on")
+    validation: DataConfig | None = Field(
+        default=None, description="what contributions are measured on; None: the training data"
+    )
+    training: TrainingConfig = Field(default=TrainingConfig(), description="for how long, and how")
+    output: Path = Field(default=Path("runs/tove"), description="folder of the run; it must not hold a run already")
+    seed: int = Field(default=0, description="of everything random: parameters, batches, noise, dropped experts")
 
 
 class MergeConfig(Frozen):
     """How a copy of the CLIP tower learns to give the enhanced tokens by itself."""
 
-    steps: Positive = 1000
-    batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(default=None, description="None: learning_rate")
-    weight_decay: NonNegative = 0.01
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
-    warmup: Annotated[int, Field(ge=0)] = 30
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    steps: Positive = Field(default=1000, description="steps of the optimiser")
+    batch_size: Positive = Field(default=64, description="samples per step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(default=3e-4, description="of the tower, at its highest")
+    decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="of projector and language model; None: learning_rate"
+    )
+    weight_decay: NonNegative = Field(default=0.01, description="of AdamW")
+    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.98), description="of AdamW")
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        default=30, description="steps over which the learning rate rises; over the whole run it falls along a cosine"
+    )
+    clip_norm: Annotated[float, Field(gt=0)] = Field(default=1.0, description="largest norm of the gradient")
     feature: NonNegative = Field(default=2.0, description="weight of the distance to v', in units of the power of v'")
     language: NonNegative = Field(default=1.0, description="weight of the language loss")
     alignment: NonNegative = Field(

@@ -47,7 +47,9 @@ class Input(Frozen):
     mean: Channels3 = Field(default=(0.0, 0.0, 0.0), description="subtracted per channel, in units of `range`")
     std: Channels3 = Field(default=(1.0, 1.0, 1.0), description="divided by per channel, in units of `range`")
     range: tuple[float, float] = Field(default=(0.0, 1.0), description="black and white before mean and std")
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear"] = Field(
+        default="bicubic", description="how the view is resampled, always antialiased"
+    )
     dynamic: bool = Field(default=False, description="other sizes that are multiples of `patch` work too")
 
     @model_validator(mode="after")
@@ -64,9 +66,9 @@ class Input(Frozen):
 class Grid(Frozen):
     """A dense map `[B, C, H / stride, W / stride]` that covers the whole view."""
 
-    kind: Literal["grid"] = "grid"
-    channels: Positive
-    stride: Positive
+    kind: Literal["grid"] = Field(default="grid", description="tells outputs apart")
+    channels: Positive = Field(description="C")
+    stride: Positive = Field(description="input pixels per position; divides both sides of the input")
     norm: Literal["position", "fixed", "none"] = Field(
         default="position",
         description="position: each position over its channels (from 32 channels up); "
@@ -88,9 +90,9 @@ class Grid(Frozen):
 class Vector(Frozen):
     """One descriptor per image, `[B, C]`; every token sees it."""
 
-    kind: Literal["vector"] = "vector"
-    channels: Positive
-    norm: Literal["position", "fixed", "none"] = "position"
+    kind: Literal["vector"] = Field(default="vector", description="tells outputs apart")
+    channels: Positive = Field(description="C")
+    norm: Literal["position", "fixed", "none"] = Field(default="position", description="as for Grid")
 
 
 class Regions(Frozen):
@@ -99,10 +101,10 @@ class Regions(Frozen):
     With `text=True` the expert gives a label or a word per region instead of features.
     """
 
-    kind: Literal["regions"] = "regions"
-    channels: Annotated[int, Field(ge=0)] = 0
-    limit: Positive
-    text: bool = False
+    kind: Literal["regions"] = Field(default="regions", description="tells outputs apart")
+    channels: Annotated[int, Field(ge=0)] = Field(default=0, description="width of the features; 0 with text")
+    limit: Positive = Field(description="most regions per image, R")
+    text: bool = Field(default=False, description="a label or word per region instead of features")
 
 
 Output = Annotated[Grid | Vector | Regions, Field(discriminator="kind")]
@@ -117,12 +119,12 @@ class Weights(Frozen):
 
     repo: str | None = Field(default=None, description="hub id, owner/name")
     package: str | None = Field(default=None, description="import package that ships the file")
-    file: SafetensorsFile = "model.safetensors"
-    revision: Revision | None = None
-    sha256: Sha256 | None = None
+    file: SafetensorsFile = Field(default="model.safetensors", description="path inside the repository or package")
+    revision: Revision | None = Field(default=None, description="commit, 40 hex digits")
+    sha256: Sha256 | None = Field(default=None, description="hash of the file, 64 hex digits")
     size: Positive | None = Field(default=None, description="bytes")
     license: str = Field(min_length=2, description="SPDX identifier of the weights, or LicenseRef-...")
-    license_url: str | None = None
+    license_url: str | None = Field(default=None, description="where its text is")
     commercial: bool | None = Field(default=None, description="whether the licence allows commercial use, if known")
 
     @model_validator(mode="after")
@@ -140,40 +142,40 @@ class Weights(Frozen):
 
 
 class Cost(Frozen):
-    """What one image costs at `Input.size`; checked by building the architecture without weights."""
+    """What one image costs at `Input.size`, as its author states it; nothing compares it with the module yet."""
 
-    params: Annotated[int, Field(ge=0)]
+    params: Annotated[int, Field(ge=0)] = Field(description="parameters of the built architecture")
     flops: Annotated[int, Field(ge=0)] | None = Field(default=None, description="multiply-adds counted as two")
 
 
 class Variant(Frozen):
     """What a variant (a size, a training set) changes in its expert's spec."""
 
-    summary: str | None = None
-    input: Input | None = None
-    outputs: dict[Name, Output] | None = None
-    weights: Weights | None = None
-    cost: Cost | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    summary: str | None = Field(default=None, description="in place of the expert's")
+    input: Input | None = Field(default=None, description="in place of the expert's")
+    outputs: dict[Name, Output] | None = Field(default=None, description="in place of the expert's, all of them")
+    weights: Weights | None = Field(default=None, description="in place of the expert's")
+    cost: Cost | None = Field(default=None, description="in place of the expert's")
+    options: dict[str, Any] = Field(default_factory=dict, description="laid over the expert's")
 
 
 class ExpertSpec(Frozen):
     """A vision expert: data, plus the name of a function that builds its architecture."""
 
     api: Literal[1] = Field(description="contract version; 1 is what this tove-core knows")
-    name: Name
-    summary: Annotated[str, StringConstraints(min_length=1, max_length=80)]
+    name: Name = Field(description="unique within its distribution")
+    summary: Annotated[str, StringConstraints(min_length=1, max_length=80)] = Field(description="one line for tables")
     factory: ImportPath = Field(description="module:function, called with a BuildContext; builds architecture only")
     convert: ImportPath | None = Field(default=None, description="module:function, state dict to state dict")
-    input: Input
-    outputs: dict[Name, Output] = Field(min_length=1)
+    input: Input = Field(description="the pixels it wants")
+    outputs: dict[Name, Output] = Field(min_length=1, description="what it gives, by name")
     weights: Weights | None = Field(default=None, description="None: the expert has no parameters to load")
-    cost: Cost | None = None
+    cost: Cost | None = Field(default=None, description="what one image costs")
     options: dict[str, Any] = Field(default_factory=dict, description="handed to the factory")
-    variants: dict[Name, Variant] = Field(default_factory=dict)
+    variants: dict[Name, Variant] = Field(default_factory=dict, description="by name, requested as name:variant")
     default: Name | None = Field(default=None, description="variant taken when none is named")
-    homepage: str | None = None
-    citation: str | None = None
+    homepage: str | None = Field(default=None, description="web address")
+    citation: str | None = Field(default=None, description="paper, such as arXiv:2304.07193")
 
     @model_validator(mode="after")
     def _default_exists(self) -> Self:
