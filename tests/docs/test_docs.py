@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
+
 from tove_core import environment, errors, plugins
 from tove_core.cli.main import app
 from tove_core.config import RunConfig

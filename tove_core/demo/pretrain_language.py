@@ -13,6 +13,7 @@ from tove_core.builder import assemble
 from tove_core.config import ClipConfig, DecoderConfig, FusionConfig, ModelConfig, TrainingConfig
 from tove_core.demo.reader import CAPTION_PROMPT, samples
 from tove_core.demo.splits import PRETRAIN
+from tove_core.language.bars import without_bars
 from tove_core.language.load import save_decoder
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
@@ -69,8 +70,9 @@ def architecture(tokenizer: Path, folder: Path) -> None:
         )
     )
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
+    with without_bars():
+        model.save_pretrained(folder)
+        words.save_pretrained(folder)
 
 
 def write(model: ToveModel, folder: Path) -> None:
