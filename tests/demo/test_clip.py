@@ -5,6 +5,7 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 from tove_core.demo.captions import clip_captions
@@ -14,7 +15,6 @@ from tove_core.demo.probe import clip_tokens, load_clip, probe, ridge
 from tove_core.demo.scene import Scenes
 from tove_core.demo.shipped import asset
 from tove_core.demo.splits import VALIDATION
-from tove_core.demo.tokenizer import train
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +51,15 @@ def test_it_finds_the_caption_of_an_image_among_many(model: open_clip.CLIP, scen
         images = model.encode_image(pixels(scenes.image[:200]), normalize=True)
         right, kind, colour = (model.encode_text(tokenize([t[i] for t in texts]), normalize=True) for i in range(3))
     found = (images @ right.T).argmax(1) == torch.arange(200)
-    assert found.float().mean() > 0.25, "chance is 0.005"
+    assert found.float().mean() > 0.6, "chance is 0.005"
     for wrong in (kind, colour):
-        assert ((images * right).sum(1) > (images * wrong).sum(1)).float().mean() > 0.7, "chance is 0.5"
+        assert ((images * right).sum(1) > (images * wrong).sum(1)).float().mean() > 0.85, "chance is 0.5"
 
 
 def test_patch_tokens_know_colour_and_kind(model: open_clip.CLIP, scenes: Scenes) -> None:
     row = probe({"clip": clip_tokens(model, scenes.image)}, scenes, fit=350)["clip"]
     assert row["colour"] >= 0.9
-    assert row["kind"] >= 0.75
+    assert row["kind"] >= 0.8
 
 
 def test_patch_tokens_are_those_before_the_last_block(model: open_clip.CLIP, scenes: Scenes) -> None:
@@ -87,7 +87,7 @@ def test_ridge_recovers_a_linear_map() -> None:
 
 
 def test_training_repeats_exactly(scenes: Scenes) -> None:
-    tokenizer = train()
+    tokenizer = Tokenizer.from_file(str(asset("tokenizer") / "tokenizer.json"))
     logged: list[str] = []
     first, second = (pretrain(tokenizer, scenes, steps=2, report=logged.append).state_dict() for _ in range(2))
     assert len(logged) == 4 and all(torch.equal(a, second[key]) for key, a in first.items())

@@ -7,6 +7,9 @@ import random
 from tove_core.demo.layout import COLOURS, KINDS, SIZE
 from tove_core.demo.scene import Facts, Scenes, facts
 
+PROMPT = "describe the scene:"
+"""What asks a captioner for a scene caption."""
+
 MENTIONED = 3
 """Objects a scene caption mentions at most, nearest first."""
 

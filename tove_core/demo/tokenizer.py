@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tove_core.demo.captions import clip_captions, scene_captions
+from tove_core.demo.captions import PROMPT, clip_captions, scene_captions
 from tove_core.demo.splits import PRETRAIN
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -50,7 +50,7 @@ def texts() -> Iterator[str]:
         yield from references
     for captions in clip_captions(scenes, PRETRAIN.seed):
         yield from captions
-    yield "describe the scene:"
+    yield PROMPT
 
 
 def for_language(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
