@@ -76,6 +76,8 @@ BROKEN = {
     "a dict for a spec": (OFFER.format(experts="expert('one'), {'name': 'two'}"), PluginError, "gave dict"),
     "no list": (offering("one").replace("[expert('one')]", "7"), TypeError, "int"),
     "same name twice": (offering("one", "two", "one"), PluginError, "one twice"),
+    "no return": (offering("one").replace("return [", "_ = ["), PluginError, "implements no tove_experts"),
+    "no hook at all": ("nothing = 1", PluginError, "implements no tove_experts"),
     "error in the hook": (OFFER.format(experts="1 / 0"), ZeroDivisionError, ""),
     "exit in the hook": (OFFER.format(experts="exit(4)"), SystemExit, "4"),
 }

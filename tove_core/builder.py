@@ -62,13 +62,16 @@ def build(
     Raises:
         ToveError: a name is unknown, weights are missing or differ from what is recorded, or options contradict.
     """
-    config = ModelConfig(
-        clip=_as(ClipConfig, clip, "name"),
-        experts=tuple(_as(ExpertConfig, expert, "name") for expert in experts),
-        fusion=_as(FusionConfig, fusion, "kind"),
-        decoder=None if decoder is None else _as(DecoderConfig, decoder, "name"),
-        view=view,
-    )
+    if isinstance(experts, str):
+        raise ConfigError(f"experts is the text {experts!r}; give a list of names, [{experts!r}]")
+    parts = {
+        "clip": _as(ClipConfig, clip, "name"),
+        "experts": tuple(_as(ExpertConfig, expert, "name") for expert in experts),
+        "fusion": _as(FusionConfig, fusion, "kind"),
+        "decoder": None if decoder is None else _as(DecoderConfig, decoder, "name"),
+        "view": view,
+    }
+    config = _as(ModelConfig, parts, "experts")
     return assemble(config, weights=weights, device=device, seed=seed)
 
 
@@ -184,10 +187,15 @@ def _provenance(tower: Tower, experts: dict[str, ExpertProvenance], decoder: Dec
 
 
 def _as(kind: type[T], value: Any, main: str) -> T:
+    """Return a configuration of the given kind from itself, from a mapping, or from its `main` key alone."""
     if isinstance(value, kind):
         return value
     given = {main: value} if isinstance(value, (str, Path)) else value
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{value!r} was given as {kind.__name__}; give its {main}, a mapping or a {kind.__name__}")
+    if isinstance(given.get(main), Path):
+        given = {**given, main: str(given[main])}
     try:
-        return kind.model_validate(given if not isinstance(given.get(main), Path) else given | {main: str(given[main])})
+        return kind.model_validate(dict(given))
     except ValidationError as error:
-        raise ConfigError(describe(error)) from error
+        raise ConfigError(describe(error, kind)) from error

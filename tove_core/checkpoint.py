@@ -17,13 +17,14 @@ from torch import Tensor
 
 from tove_core.builder import assemble, state_file
 from tove_core.config import ModelConfig, Rule
-from tove_core.errors import CheckpointError
+from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
 from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.model import ToveModel
 from tove_core.provenance import Origin, Provenance
 from tove_core.settings import describe
 from tove_core.spec import Frozen
+from tove_core.tower.base import Tower
 
 MANIFEST = "tove.json"
 TENSORS = "model.safetensors"
@@ -49,7 +50,7 @@ def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
     """Write a checkpoint; an existing checkpoint at that place is replaced once the new one is complete.
 
     Raises:
-        CheckpointError: something that is not a checkpoint is in the way.
+        CheckpointError: something that is not a checkpoint is in the way, or the folder cannot be written.
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
@@ -83,9 +84,11 @@ def load(folder: Path, *, device: str | torch.device | None = None) -> ToveModel
         WeightsError: a frozen part it refers to is missing or has other weights.
     """
     manifest = read_manifest(folder)
+    if TENSORS not in manifest.files:
+        raise CheckpointError(f"{folder / MANIFEST} records no hash of {TENSORS}; restore the checkpoint from a copy")
     for name, digest in manifest.files.items():
         _verify(folder / name, digest)
-    config = _inside(manifest.config, folder) if manifest.full else manifest.config
+    config = _described(manifest, folder)
     recorded, origin = manifest.provenance, manifest.origin
     model = assemble(
         config,
@@ -101,8 +104,7 @@ def load(folder: Path, *, device: str | torch.device | None = None) -> ToveModel
         raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; restore those weights")
     model.config, model.provenance = manifest.config, recorded
     _restore(model, read_safetensors(folder / TENSORS), folder)
-    if model.fusion is not None:
-        model.fusion.off = dict(manifest.off)
+    _switch_off(model, manifest, folder)
     model.calibrated, model.trained = manifest.calibrated, manifest.trained
     return model
 
@@ -148,6 +150,14 @@ def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None
             state[name].copy_(tensor)
 
 
+def _switch_off(model: ToveModel, manifest: Manifest, folder: Path) -> None:
+    try:
+        for name, rule in manifest.off.items():
+            model.detach(name, rule)
+    except (ConfigError, UnknownExpertError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} cannot switch off {name!r}: {error}") from error
+
+
 def _misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Say how tensors differ from those a model has, names and shapes."""
     problems = []
@@ -168,11 +178,10 @@ def _verify(path: Path, digest: str) -> None:
 
 
 def _save_frozen(model: ToveModel, folder: Path) -> None:
-    from tove_core.export.open_clip_dir import write_open_clip
     from tove_core.language.load import save_decoder
 
     (folder / "experts").mkdir(parents=True)
-    write_open_clip(model.tower, folder / "clip")
+    write_tower(model.tower, folder / "clip")
     for key, expert in model.experts.items():
         save_file(_on_cpu(expert.module.state_dict()), state_file(folder / "experts", key))  # type: ignore[union-attr]
     if model.decoder is not None:
@@ -184,7 +193,24 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _inside(config: ModelConfig, folder: Path) -> ModelConfig:
-    clip = config.clip.model_copy(update={"name": f"local-dir:{folder / FROZEN / 'clip'}"})
-    decoder = config.decoder and config.decoder.model_copy(update={"name": str(folder / FROZEN / "decoder")})
+def write_tower(tower: Tower, folder: Path) -> None:
+    """Write a tower in the layout of the library it comes from."""
+    from tove_core.export.hf_dir import write_hf
+    from tove_core.export.open_clip_dir import write_open_clip
+    from tove_core.tower.hf import HfTower
+
+    (write_hf if isinstance(tower, HfTower) else write_open_clip)(tower, folder)
+
+
+def _described(manifest: Manifest, folder: Path) -> ModelConfig:
+    """Return the configuration to build from: the saved one, but for what the checkpoint itself holds."""
+    config = manifest.config
+    if config.decoder is not None:  # the projector is among the trained tensors
+        config = config.model_copy(update={"decoder": config.decoder.model_copy(update={"projector": None})})
+    if not manifest.full:
+        return config
+    place = folder / FROZEN
+    scheme = "hf" if (place / "clip" / "config.json").is_file() else "local-dir"
+    clip = config.clip.model_copy(update={"name": f"{scheme}:{place / 'clip'}"})
+    decoder = config.decoder and config.decoder.model_copy(update={"name": str(place / "decoder")})
     return config.model_copy(update={"clip": clip, "decoder": decoder})

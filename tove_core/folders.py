@@ -8,18 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tove_core.errors import ConfigError
+from safetensors import SafetensorError
+
+from tove_core.errors import CheckpointError, ToveError
 
 
 def require_new(folder: str | Path) -> None:
     """Refuse a folder that exists and holds something, before work is done whose result could not be written.
 
     Raises:
-        ConfigError: something is there already.
+        CheckpointError: something is there already.
     """
     target = Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{str(target)!r} exists already; give another folder or ask for overwriting")
+        raise CheckpointError(f"{str(target)!r} exists already; give another folder or ask for overwriting")
 
 
 @contextmanager
@@ -31,21 +33,27 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         overwrite: replace what is there once the new folder is complete; otherwise an existing one is an error.
 
     Raises:
-        ConfigError: something is there already.
+        CheckpointError: something is there already, or the folder cannot be written; what was there is still there.
     """
     target = Path(folder).expanduser()
     if not overwrite:
         require_new(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the rename stays within one file system.
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".tmp", dir=target.parent))
+    work = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the rename stays within one file system.
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".tmp", dir=target.parent))
         inside = work / "new"
         inside.mkdir()
         yield inside
         _swap(inside, target, work / "old")
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, ToveError):
+            raise
+        raise CheckpointError(f"{target} cannot be written ({error}); make room or give another folder") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _swap(new: Path, target: Path, old: Path) -> None:
@@ -56,6 +64,6 @@ def _swap(new: Path, target: Path, old: Path) -> None:
     target.rename(old)
     try:
         new.rename(target)
-    except OSError:
+    except BaseException:
         old.rename(target)
         raise

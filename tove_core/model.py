@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +104,10 @@ class ToveModel(nn.Module):
         """
         fused = self.fuse(self.encode(images))
         if fused.gates is None or self.fusion is None:
+            on = len(self.active_experts)
             raise ConfigError(
-                f"the fusion is {self.config.fusion.kind!r} with no expert on, which has no gates to show"
+                f"a fusion of kind {self.config.fusion.kind!r} with {on} experts on has no gates to show; "
+                "use kind 'gate' with at least one expert on"
             )
         maps = fused.gates.unflatten(1, self.tower.grid)
         return {key: maps[..., k] for k, key in enumerate(self.fusion.experts)}
@@ -149,8 +151,12 @@ class ToveModel(nn.Module):
 
         Raises:
             UnknownExpertError: the model holds no such expert.
+            ConfigError: there is no such rule, or the fusion has no softmax to renormalise.
         """
-        self._fusion().switch_off(name, rule or self.config.fusion.rule)
+        rule = rule or self.config.fusion.rule
+        if rule not in get_args(Rule):
+            raise ConfigError(f"there is no rule {rule!r} for detaching; choose {' or '.join(get_args(Rule))}")
+        self._fusion().switch_off(name, rule)
 
     def attach(self, name: str) -> None:
         """Switch a detached expert on again.
@@ -165,6 +171,8 @@ class ToveModel(nn.Module):
         gone = self._fusion().prune()
         for name in gone:
             del self.experts[name], self.align[name]
+        if gone and not self.experts:
+            self.fusion = None  # nothing is left to fuse: tokens are CLIP's own
         kept = tuple(expert for expert in self.config.experts if expert.key in self.experts)
         self.config = self.config.model_copy(update={"experts": kept})
         origins = {key: part for key, part in self.provenance.experts.items() if key in self.experts}

@@ -198,7 +198,10 @@ def _read(entry_point: metadata.EntryPoint, source: Source) -> list[ExpertSpec]:
     try:
         manager.register(entry_point.load(), name=source.entry_point)
         manager.check_pending()
-        specs = [spec for given in manager.hook.tove_experts() for spec in given]
+        given = manager.hook.tove_experts()
+        if len(given) != 1:  # pluggy drops an implementation that returns None
+            raise PluginError("it implements no tove_experts() that returns experts; return a list of ExpertSpec")
+        specs = list(given[0])
     except ValidationError as error:
         raise PluginError(_describe(error)) from error
     for spec in specs:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tove_core.errors import ConfigError
+from tove_core.errors import CheckpointError
 from tove_core.folders import new_folder
 
 
@@ -26,7 +26,7 @@ def test_an_existing_folder_is_kept_unless_overwriting_is_asked_for(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
     (target / "old").write_text("1")
-    with pytest.raises(ConfigError, match="exists already"), new_folder(target):
+    with pytest.raises(CheckpointError, match="exists already"), new_folder(target):
         pass
     with pytest.raises(RuntimeError), new_folder(target, overwrite=True):
         raise RuntimeError

@@ -12,11 +12,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `fusion` a sub-command while it is the only one."""
-
-
 @app.command()
 def fusion(
     out: Annotated[Path, typer.Option(help="folder of the results")] = Path("runs/bench-fusion"),
@@ -25,7 +20,10 @@ def fusion(
     small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
-    """Compare CLIP only, every single expert beside CLIP, uniform, concat and the gate, at equal size and steps."""
+    """Compare CLIP only, every single expert beside CLIP, uniform, concat and the gate, at equal size and steps.
+
+    A stopped bench goes on where it stopped: finished runs are kept.
+    """
     from tove_core.demo import bench, world
     from tove_core.errors import ConfigError
 
@@ -35,3 +33,22 @@ def fusion(
         raise ConfigError(f"seeds {seeds!r} is not a comma list of whole numbers such as 0,1,2") from None
     wanted = [name.strip() for name in variants.split(",")] if variants else None
     print(bench.run(out, numbers, wanted, size=world.SMALL if small else world.FULL, quiet=quiet))
+
+
+@app.command()
+def startup(repeat: Annotated[int, typer.Option(min=1, help="runs of each command")] = 7) -> None:
+    """Time the commands that must not import torch, each in a process of its own."""
+    import statistics
+    import subprocess
+    import sys
+    import time
+
+    start = "from tove_core.cli.main import main; main()"
+    for arguments in (["--help"], ["experts", "list"]):
+        seconds = []
+        for _ in range(repeat):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", start, *arguments], check=True, capture_output=True)
+            seconds.append(time.perf_counter() - began)
+        spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
+        print(f"tove {' '.join(arguments):<14} median {statistics.median(seconds):.3f} s ({spread}, {repeat} runs)")

@@ -7,10 +7,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from open_clip.model import CLIP
+from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ PENULTIMATE = LAYERS - 2
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STEPS = 3000
-BATCH = 160
+BATCH = 128
 RATE = 1.5e-3
 REGION_WEIGHT = 1.0
 """Weight of the region term beside the contrastive loss; without it patch tokens hardly know kinds."""
@@ -125,7 +126,7 @@ def _batches(scenes: Scenes, words: PreTrainedTokenizerFast, seed: int) -> Itera
 
 def _losses(model: CLIP, part: Scenes, captions: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
     image, instance = _varied(pixels(part.image), part.instance)
-    out = model.visual.forward_intermediates(image, indices=[PENULTIMATE], output_fmt="NLC")
+    out: dict[str, Any] = model.visual.forward_intermediates(image, indices=[PENULTIMATE], output_fmt="NLC")
     features = F.normalize(out["image_features"], dim=-1)
     wrong = captions[torch.arange(len(captions)), torch.randint(1, 3, (len(captions),))]
     texts = model.encode_text(torch.cat([captions[:, 0], wrong, names]), normalize=True)
@@ -161,6 +162,7 @@ def _region(model: CLIP, patches: Tensor, part: Scenes, instance: Tensor, named:
     live = weight.sum(-1) > 0.25
     weight = weight * torch.empty_like(weight).exponential_()
     pooled = torch.einsum("bsn,bnd->bsd", weight, patches)[live] / weight.sum(-1)[live][:, None]
-    found = F.normalize(model.visual.ln_post(pooled) @ model.visual.proj, dim=-1)
+    visual = cast(VisionTransformer, model.visual)
+    found = F.normalize(visual.ln_post(pooled) @ visual.proj, dim=-1)
     target = (part.colour * len(KINDS) + part.kind)[live]
     return F.cross_entropy(model.logit_scale.exp() * found @ named.T, target)

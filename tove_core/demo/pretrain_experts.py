@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -112,7 +113,7 @@ def _centre_loss(model: nn.Module, part: Scenes) -> Tensor:
 
 
 def _contact_loss(model: nn.Module, part: Scenes) -> Tensor:
-    found = model.logits(pixels(part.image)).float()
+    found = cast(ContactExpert, model).logits(pixels(part.image)).float()
     return F.cross_entropy(found, contact_target(part), weight=torch.tensor([0.5, 1.0, 2.0]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import open_clip
 import torch
@@ -78,7 +79,7 @@ def expert_tokens(model: nn.Module, image: Tensor, batch: int = 250) -> Tensor:
 
 def load_clip(folder: Path = ASSETS / "clip") -> CLIP:
     """Return the world's CLIP as open_clip loads it, in eval mode."""
-    return open_clip.create_model(f"local-dir:{folder}").eval()
+    return cast(CLIP, open_clip.create_model(f"local-dir:{folder}")).eval()
 
 
 def load_expert(name: str, folder: Path = ASSETS) -> nn.Module:
@@ -118,7 +119,7 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 def main() -> None:
     """Print the table."""
-    table = measure(*(Path(argument) for argument in sys.argv[1:2]))
+    table = measure(Path(sys.argv[1]) if len(sys.argv) > 1 else ASSETS)
     print(f"{'features':<18}" + "".join(f"{column:>12}" for column in COLUMNS))
     for name, row in table.items():
         print(f"{name:<18}" + "".join(f"{row[column]:>12.3f}" for column in COLUMNS))

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tove_core.demo import pretrain_clip, pretrain_experts, tokenizer
+from tove_core.demo import pretrain_clip, pretrain_experts, pretrain_language, tokenizer
 from tove_core.demo.layout import SIZE
 from tove_core.demo.shipped import MANIFEST, sha256
 from tove_core.demo.splits import PRETRAIN
 from tove_core.errors import ConfigError
 
-STAGES = ("tokenizer", "clip", "experts")
+STAGES = ("tokenizer", "clip", "experts", "language")
 """What can be rebuilt, in order; the tokenizer is cheap and always trained when CLIP is."""
 
 Report = Callable[[str], None]
@@ -46,6 +46,9 @@ def rebuild(out_dir: Path, stages: Sequence[str] = STAGES, report: Report = prin
             pretrain_clip.export(model, words, out_dir / "clip")
         if "experts" in stages:
             pretrain_experts.pretrain_all(out_dir, scenes, report=report)
+    if "language" in stages:
+        # The language model reads the tokens of the CLIP in `out_dir`, so that must be there by now.
+        pretrain_language.pretrain(out_dir, report=report)
     write_manifest(out_dir)
 
 
@@ -62,8 +65,9 @@ def write_manifest(out_dir: Path) -> None:
 
 def cost(expert: torch.nn.Module) -> dict[str, int]:
     """Return the parameters of `expert` and the operations one image costs it, multiply-adds counted as two."""
-    expert.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # The counter's hooks do not work under no_grad, so gradients are switched off at the parameters.
+    expert.eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
         expert(torch.zeros(1, 3, SIZE, SIZE))
     return {"params": sum(p.numel() for p in expert.parameters()), "flops": counter.get_total_flops()}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tove_core.data.sample import Sample
+from tove_core.errors import DataError
 from tove_core.evaluation.metrics.bleu import bleu
 from tove_core.evaluation.metrics.cider import cider
 from tove_core.evaluation.metrics.rouge import rouge
@@ -78,6 +79,10 @@ def score(samples: Sequence[Sample], said: Mapping[str, str]) -> Scores:
     """
     questions = {sample.id: sample for sample in samples if sample.prompt is not None}
     captions = {sample.id: sample.targets for sample in samples if sample.prompt is None}
+    if strays := sorted(said.keys() - questions.keys() - captions.keys()):
+        raise DataError(
+            f"{len(strays)} predictions belong to no sample (first: {strays[0]!r}); score them with their own data set"
+        )
     accuracy, by_kind, majority = None, {}, {}
     if questions:
         result = exact_match(_of(said, questions), {key: sample.targets for key, sample in questions.items()})
@@ -92,11 +97,14 @@ def score(samples: Sequence[Sample], said: Mapping[str, str]) -> Scores:
 
 
 def majority_answers(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return, per kind, the accuracy of giving its most frequent answer whatever the image."""
+    """Return, per kind, the accuracy of giving its most frequent answer whatever the image, by exact match."""
     answers: dict[str, Counter[str]] = {}
+    totals: Counter[str] = Counter()
     for sample in samples:
-        answers.setdefault(sample.kind, Counter())[sample.targets[0]] += 1
-    return {kind: max(counter.values()) / counter.total() for kind, counter in answers.items()}
+        # Every right answer of a sample counts, once and as exact match compares it.
+        answers.setdefault(sample.kind, Counter()).update({text.strip().lower() for text in sample.targets})
+        totals[sample.kind] += 1
+    return {kind: max(counter.values()) / totals[kind] for kind, counter in answers.items()}
 
 
 def _of(said: Mapping[str, str], wanted: Mapping[str, object]) -> dict[str, str]:

@@ -157,7 +157,7 @@ class Transfer(nn.Module):
         """Forget the parameters of experts that are off, ghost gate rows aside; return their names."""
         gone = [name for name in self.experts if name in self.off]
         for name in gone:
-            del self.first[name]
+            del self.first[name], self.off[name]
         return gone
 
     def _known(self, name: str) -> None:

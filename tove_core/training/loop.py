@@ -56,9 +56,8 @@ def fit(
     """
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
-    accelerator = Accelerator(
-        cpu=model.device.type == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no"
-    )
+    # Precision is set around each step: accelerate would fix it once for the whole process.
+    accelerator = Accelerator(cpu=model.device.type == "cpu", mixed_precision="no")
     inner = TransferStep(model.fusion, model.decoder)
     optimizer = torch.optim.AdamW(parameter_groups(inner, config), betas=config.betas)
     first = load_state(output / STATE, inner, optimizer) if resume and output else 0
@@ -111,7 +110,7 @@ def _step(
     """Return the loss per answer token of the global batch, the weighted balance term and the gate mass [K]."""
     gate = model.config.fusion.gate
     gated = model.config.fusion.kind == "gate"
-    with accelerator.autocast():
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         output: StepOutput = module(
             examples.features(indices),
             examples.prompts(indices),

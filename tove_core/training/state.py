@@ -49,9 +49,10 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
         raise CheckpointError(f"{folder} was written in format {header.get('format')!r}; this tove reads {FORMAT}")
     tensors = read_safetensors(folder / "state.safetensors")
     trained = _trained(module)
-    saved = {name.partition(".")[2] for name in tensors if name.startswith("value.")}
-    if saved != set(trained):
-        odd = sorted(saved ^ set(trained))
+    saved = {name.removeprefix("value."): t.shape for name, t in tensors.items() if name.startswith("value.")}
+    wanted = {name: parameter.shape for name, parameter in trained.items()}
+    if saved != wanted:
+        odd = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
         raise CheckpointError(
             f"{folder} belongs to another model: {len(odd)} trained tensors differ, first {odd[0]}; "
             "resume with the configuration the run was started with"
