@@ -95,7 +95,7 @@ def command_line() -> str:
 
 
 def _first(text: str | None) -> str:
-    return cleandoc(text or "").split(". ")[0].rstrip(".") + "."
+    return " ".join(cleandoc(text or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".") + "."
 
 
 def _is_option(parameter: Any) -> bool:

@@ -94,8 +94,10 @@ def assemble(
     """
     source: WeightsChoice = weights if weights in ("pinned", "random") else Path(weights)  # type: ignore[assignment]
     choice = "random" if source == "random" else "pinned"
+    registry = plugins.registry()
+    resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
-    loaded, origins = _load_experts(config, source, device, seed, recorded, states)
+    loaded, origins = _load_experts(config, resolved, source, device, seed, recorded, states)
     widths = {key: aligned_width(expert.spec) for key, expert in loaded.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -116,14 +118,13 @@ def assemble(
 
 def _load_experts(
     config: ModelConfig,
+    resolved: Mapping[str, plugins.Resolved],
     weights: WeightsChoice,
     device: Any,
     seed: int,
     recorded: Provenance | None,
     states: Path | None,
 ) -> tuple[dict[str, FrozenExpert], dict[str, ExpertProvenance]]:
-    registry = plugins.registry()
-    resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
     loaded, origins = {}, {}
     for wanted in config.experts:
         found = resolved[wanted.key]

@@ -59,6 +59,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
+@pytest.mark.filterwarnings("ignore:this model was never trained")
 def test_the_python_of_a_page_runs_and_prints_what_it_says(name, pages, workplace, monkeypatch, capsys):
     projects = set()
     for block in pages[name].blocks:
