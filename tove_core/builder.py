@@ -181,7 +181,8 @@ def _provenance(tower: Tower, experts: dict[str, ExpertProvenance], decoder: Dec
 
     language = None
     if decoder is not None:
-        language = PartProvenance(reference=decoder.identity.name, sha256=decoder.identity.sha256)
+        known = decoder.identity
+        language = PartProvenance(reference=known.name, sha256=known.sha256, revision=known.revision)
     clip = PartProvenance(reference=tower.reference, sha256=tower.weights_sha256)
     return Provenance(tove=__version__, clip=clip, experts=experts, decoder=language)
 

@@ -11,6 +11,7 @@ BLOCK = "TOVE_BLOCK"
 STRICT = "TOVE_STRICT"
 OFFLINE = ("TOVE_OFFLINE", "HF_HUB_OFFLINE")
 HOME = "TOVE_HOME"
+TRACEBACK = "TOVE_TRACEBACK"
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 

@@ -12,6 +12,7 @@ class PartProvenance(Frozen):
 
     reference: str
     sha256: str | None = None
+    revision: str | None = Field(default=None, description="commit, where the reference is a hub repository")
 
 
 class ExpertProvenance(PartProvenance):
@@ -45,6 +46,9 @@ class Provenance(Frozen):
         pairs = [("clip", self.clip, other.clip), ("decoder", self.decoder, other.decoder)]
         pairs += [(f"expert {key}", part, other.experts.get(key)) for key, part in self.experts.items()]
         for label, mine, theirs in pairs:
-            if mine and theirs and mine.sha256 and theirs.sha256 and mine.sha256 != theirs.sha256:
-                found.append(f"{label}: weights {theirs.sha256[:12]} where {mine.sha256[:12]} were recorded")
+            if mine is None or theirs is None:
+                continue
+            for what, old, new in (("weights", mine.sha256, theirs.sha256), ("commit", mine.revision, theirs.revision)):
+                if old and new and old != new:
+                    found.append(f"{label}: {what} {new[:12]} where {old[:12]} was recorded")
         return found

@@ -43,7 +43,7 @@ def detach(
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
     from tove_core.folders import require_new
     from tove_core.model import ToveModel
-    from tove_core.training.run import find_checkpoint
+    from tove_core.training.run import describe_run, find_checkpoint
 
     require_new(out)
     model = ToveModel.from_pretrained(find_checkpoint(run))
@@ -51,6 +51,7 @@ def detach(
         model.detach(name, _rule(rule))
     model.prune()
     model.save_pretrained(out)
+    describe_run(run, out, model)
     print(f"wrote {out} with {', '.join(model.active_experts) or 'no experts'}")
 
 
@@ -69,13 +70,15 @@ def merge(
     from tove_core.merging.write import write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import find_checkpoint, make_examples, run_samples
+    from tove_core.training.run import describe_run, find_checkpoint, make_examples, run_samples
 
     config = read_config(MergeConfig, None, [*(set_ or []), *(["control=true"] if control else [])])
     require_new(out)
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
     examples = make_examples(model, run_samples(run, None, train=True), cache=True, quiet=False)
-    write_merged(train_tower(model, examples, config, seed=seed), out)
+    merged = train_tower(model, examples, config, seed=seed)
+    write_merged(merged, out)
+    describe_run(run, out, merged)
     print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
 
 

@@ -54,7 +54,7 @@ def main() -> None:
     try:
         app()
     except ToveError as error:
-        if environment.is_true(environment.variable("TOVE_TRACEBACK")):
+        if environment.is_true(environment.variable(environment.TRACEBACK)):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

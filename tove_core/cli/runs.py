@@ -47,23 +47,23 @@ def evaluate(
     run: Run,
     data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
     reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
-    split: Annotated[str, typer.Option(help="which part of the data set")] = "test",
+    split: Annotated[str | None, typer.Option(help="which part; test, where a reader has parts")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
     predictions: Annotated[Path | None, typer.Option(help="write what the model said here, as JSONL")] = None,
     device: Device = None,
 ) -> None:
     """Score a run: accuracy per kind of question with the majority answer beside it, and caption metrics."""
     from tove_core.config import DataConfig, RunConfig
-    from tove_core.data.readers import read
+    from tove_core.data.readers import WITH_SPLITS, read
     from tove_core.evaluation.evaluate import evaluate as score
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
     from tove_core.training.run import CONFIG, find_checkpoint, make_examples
 
     saved = read_config(RunConfig, run / CONFIG).data if (run / CONFIG).is_file() else DataConfig()
-    wanted = DataConfig(
-        reader=reader or saved.reader, path=data or saved.path, images=saved.images, split=split, limit=limit
-    )
+    given = {"reader": reader or saved.reader, "path": data or saved.path, "images": saved.images, "limit": limit}
+    split = split or ("test" if given["reader"] in WITH_SPLITS else None)
+    wanted = DataConfig.model_validate(given | ({"split": split} if split else {}))
     samples = read(wanted)
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
     scores = score(model, make_examples(model, samples, cache=True, quiet=False), quiet=False)

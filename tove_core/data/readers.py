@@ -22,6 +22,9 @@ READERS: dict[str, Reader | str] = {
 }
 """Every reader tove has, by the name used in `data.reader`; `module:function` where it is imported on first use."""
 
+WITH_SPLITS = frozenset({"easy-vqa", "world"})
+"""Readers for which `data.split` chooses a part; the others read one file, and refuse it."""
+
 
 def reader(name: str) -> Reader:
     """Return the reader of that name.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from accelerate import PartialState
+
 from tove_core.builder import assemble
 from tove_core.config import RunConfig
 from tove_core.data.readers import read
@@ -27,8 +29,10 @@ def train(config: RunConfig, *, device: str | None = None, quiet: bool = False) 
     Raises:
         CheckpointError: the output folder holds a run already.
     """
+    processes = PartialState(cpu=device in (None, "cpu"))
     if (config.output / CONFIG).exists():
         raise CheckpointError(f"{config.output} holds a run already; resume it, or set another output")
+    processes.wait_for_everyone()  # before the first process writes there
     return _run(config, resume=False, device=device, quiet=quiet)
 
 
@@ -53,10 +57,13 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         print(model.parameters_report())
     prepare(model, samples)
     examples = make_examples(model, samples, cache=config.training.cache, quiet=quiet)
-    config.output.mkdir(parents=True, exist_ok=True)
-    write_config(config, config.output / CONFIG)
+    first = PartialState().is_main_process
+    if first:
+        config.output.mkdir(parents=True, exist_ok=True)
+        write_config(config, config.output / CONFIG)
     fit(model, examples, config.training, seed=config.seed, output=config.output, resume=resume, quiet=quiet)
-    model.save_pretrained(config.output / CHECKPOINT)
+    if first:
+        model.save_pretrained(config.output / CHECKPOINT)
     return model
 
 
@@ -75,6 +82,13 @@ def make_examples(
     plain = Examples(model, samples)
     with Display(len(plain.images), label, quiet=quiet, every=64 * 16) as display:
         return Examples.cached(model, samples, progress=lambda done, _: display.update(done))
+
+
+def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
+    """Let a folder made from a run be used like one: its data are the run's, its model is `model`."""
+    if (source / CONFIG).is_file():
+        config = read_config(RunConfig, source / CONFIG)
+        write_config(config.model_copy(update={"model": model.config, "output": folder}), folder / CONFIG)
 
 
 def find_checkpoint(path: Path) -> Path:
