@@ -52,11 +52,14 @@ class Manifest(Frozen):
 def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
     """Write a checkpoint; an existing checkpoint at that place is replaced once the new one is complete.
 
+    A merged model is always saved in full: its tower is nowhere else.
+
     Raises:
         CheckpointError: something that is not a checkpoint is in the way, or the folder cannot be written.
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
+    full = full or model.origin.own_tower
     with replacing(folder) as place:
         save_file(trained_tensors(model), place / TENSORS)
         if full:

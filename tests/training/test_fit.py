@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,7 @@ def test_one_of_several_right_texts_is_picked_and_all_come_up(toy: Any) -> None:
 def test_rates_warm_up_and_end_at_almost_nothing() -> None:
     rates = [schedule(step, config(steps=100, warmup=10)) for step in range(100)]
     assert rates[0] == pytest.approx(0.1, rel=0.01) and max(rates) == rates[9]
-    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False)) and 0 < rates[-1] < 0.01
+    assert all(a > b for a, b in itertools.pairwise(rates[9:])) and 0 < rates[-1] < 0.01
 
 
 def test_groups_separate_the_language_model_and_spare_biases_from_decay(toy: Any) -> None:

@@ -62,7 +62,7 @@ def merge(
     seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
     device: Device = None,
 ) -> None:
-    """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as an open_clip folder."""
+    """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as a CLIP folder."""
     from tove_core.checkpoint import require_new
     from tove_core.config import MergeConfig
     from tove_core.merging.merge import merge as train_tower
@@ -76,7 +76,8 @@ def merge(
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
     examples = make_examples(model, run_samples(run, None, train=True), cache=True, quiet=False)
     write_merged(train_tower(model, examples, config, seed=seed), out)
-    print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
+    scheme = "local-dir" if (out / "open_clip_config.json").is_file() else "hf"
+    print(f"wrote {out}; clip.name={scheme}:{out} takes it as any other CLIP")
 
 
 def _rule(text: str | None):  # type: ignore[no-untyped-def]
