@@ -125,7 +125,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a tove checkpoint (it has no {MANIFEST})") from None
+        raise CheckpointError(
+            f"{folder} is not a tove checkpoint (it has no {MANIFEST}); give the folder of a run or of a checkpoint"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore the checkpoint from a copy") from error
     version = data.get("format") if isinstance(data, dict) else None

@@ -22,6 +22,9 @@ READERS: dict[str, Reader | str] = {
 }
 """Every reader tove has, by the name used in `data.reader`; `module:function` where it is imported on first use."""
 
+WITH_SPLITS = frozenset({"easy-vqa", "world"})
+"""Readers whose data sets come in splits; the others read one file per split and refuse `data.split`."""
+
 
 def reader(name: str) -> Reader:
     """Return the reader of that name.
