@@ -49,11 +49,14 @@ class Manifest(Frozen):
 def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
     """Write a checkpoint; an existing checkpoint at that place is replaced once the new one is complete.
 
+    A merged model is always saved in full: its tower is nowhere else.
+
     Raises:
         CheckpointError: something that is not a checkpoint is in the way, or the folder cannot be written.
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
+    full = full or model.origin.own_tower
     with new_folder(folder, overwrite=True) as place:
         save_file(trained_tensors(model), place / TENSORS)
         if full:
@@ -119,7 +122,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a tove checkpoint (it has no {MANIFEST})") from None
+        raise CheckpointError(
+            f"{folder} is not a tove checkpoint (it has no {MANIFEST}); give the folder of a run or of a checkpoint"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore the checkpoint from a copy") from error
     version = data.get("format") if isinstance(data, dict) else None

@@ -30,6 +30,9 @@ class Origin(Frozen):
 
     weights: str = Field(default="pinned", description="pinned, random, or the folder the experts' weights came from")
     seed: int = 0
+    own_tower: bool = Field(
+        default=False, description="the tower was trained by merging: no reference leads to it, so it is always inside"
+    )
 
 
 class Provenance(Frozen):

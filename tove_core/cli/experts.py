@@ -24,8 +24,10 @@ def list_experts(
     rows = _rows() if imports else _entries()
     if as_json:
         print(json.dumps(rows, indent=2))
-    else:
+    elif rows:
         _table(rows)
+    else:
+        print("no experts are installed, or all are blocked")
     if imports:
         for line in _problems(plugins.registry()):
             typer.echo(line, err=True)

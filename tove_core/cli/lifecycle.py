@@ -63,7 +63,7 @@ def merge(
     seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
     device: Device = None,
 ) -> None:
-    """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as an open_clip folder."""
+    """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as a CLIP folder."""
     from tove_core.config import MergeConfig
     from tove_core.folders import require_new
     from tove_core.merging.merge import merge as train_tower
@@ -79,7 +79,10 @@ def merge(
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out)
     describe_run(run, out, merged)
-    print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
+    if (out / "open_clip_config.json").is_file():
+        print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
+    else:
+        print(f"wrote {out}; transformers loads it, and tove as clip.name=hf:{out}")
 
 
 def _rule(text: str | None):  # type: ignore[no-untyped-def]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from tove_core.config import DataConfig
 
 Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
@@ -47,23 +50,24 @@ def evaluate(
     run: Run,
     data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
     reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
-    split: Annotated[str | None, typer.Option(help="which part; test, where a reader has parts")] = None,
+    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
     predictions: Annotated[Path | None, typer.Option(help="write what the model said here, as JSONL")] = None,
     device: Device = None,
 ) -> None:
-    """Score a run: accuracy per kind of question with the majority answer beside it, and caption metrics."""
-    from tove_core.config import DataConfig, RunConfig
-    from tove_core.data.readers import WITH_SPLITS, read
+    """Score a run: accuracy per kind of question with the majority answer beside it, and caption metrics.
+
+    Without --data, --reader and --split it is scored on its validation data, where its configuration names some.
+    """
+    from tove_core.data.readers import read
+    from tove_core.errors import ConfigError
     from tove_core.evaluation.evaluate import evaluate as score
     from tove_core.model import ToveModel
-    from tove_core.settings import read_config
-    from tove_core.training.run import CONFIG, find_checkpoint, make_examples
+    from tove_core.training.run import find_checkpoint, make_examples
 
-    saved = read_config(RunConfig, run / CONFIG).data if (run / CONFIG).is_file() else DataConfig()
-    given = {"reader": reader or saved.reader, "path": data or saved.path, "images": saved.images, "limit": limit}
-    split = split or ("test" if given["reader"] in WITH_SPLITS else None)
-    wanted = DataConfig.model_validate(given | ({"split": split} if split else {}))
+    if predictions is not None and not predictions.parent.is_dir():
+        raise ConfigError(f"predictions cannot be written to {predictions}: there is no such folder; make it first")
+    wanted = _data(run, data, reader, split, limit)
     samples = read(wanted)
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
     scores = score(model, make_examples(model, samples, cache=True, quiet=False), quiet=False)
@@ -74,6 +78,22 @@ def evaluate(
         ]
         predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"wrote {predictions}")
+
+
+def _data(run: Path, data: Path | None, reader: str | None, split: str | None, limit: int | None) -> DataConfig:
+    """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing."""
+    from tove_core.config import DataConfig, RunConfig
+    from tove_core.data.readers import WITH_SPLITS
+    from tove_core.settings import read_config
+    from tove_core.training.run import CONFIG
+
+    saved = read_config(RunConfig, run / CONFIG) if (run / CONFIG).is_file() else None
+    if saved and saved.validation and not (data or reader or split):
+        return saved.validation.model_copy(update={"limit": limit or saved.validation.limit})
+    own = saved.data if saved else DataConfig()
+    reader = reader or own.reader
+    split = split or ("test" if reader in WITH_SPLITS else own.split)
+    return DataConfig(reader=reader, path=data or own.path, images=own.images, split=split, limit=limit)
 
 
 def caption(

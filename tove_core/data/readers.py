@@ -23,7 +23,7 @@ READERS: dict[str, Reader | str] = {
 """Every reader tove has, by the name used in `data.reader`; `module:function` where it is imported on first use."""
 
 WITH_SPLITS = frozenset({"easy-vqa", "world"})
-"""Readers for which `data.split` chooses a part; the others read one file, and refuse it."""
+"""Readers whose data sets come in splits; the others read one file per split and refuse `data.split`."""
 
 
 def reader(name: str) -> Reader:

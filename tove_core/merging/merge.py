@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tove_core.config import MergeConfig, ModelConfig, TrainingConfig
+from tove_core.config import FusionConfig, MergeConfig, ModelConfig, TrainingConfig
 from tove_core.data.batches import BatchSampler
 from tove_core.data.sample import load_image
 from tove_core.errors import ConfigError
 from tove_core.fusion.noise import sample_keys
 from tove_core.hub.view import Preprocessor
 from tove_core.model import CLIP, ToveModel
+from tove_core.provenance import Origin
 from tove_core.tower.base import Tower
 from tove_core.training.examples import Examples
 from tove_core.training.metrics import Display
@@ -66,10 +67,12 @@ def merge(
 
 
 def _student(model: ToveModel) -> ToveModel:
-    config: ModelConfig = model.config.model_copy(update={"experts": ()})
-    origin = model.provenance.model_copy(update={"experts": {}})
+    # The default fusion without experts is none at all, whatever kind the teacher's is.
+    config: ModelConfig = model.config.model_copy(update={"experts": (), "fusion": FusionConfig()})
+    provenance = model.provenance.model_copy(update={"experts": {}})
     tower: Tower = model.tower.trainable_copy()
-    student = ToveModel(tower, {}, None, copy.deepcopy(model.decoder), config, origin)
+    decoder = copy.deepcopy(model.decoder)
+    student = ToveModel(tower, {}, None, decoder, config, provenance, Origin(own_tower=True))
     if student.decoder is not None:
         student.decoder.train()
     return student

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tove_core import ToveModel
+
+Tove = Callable[..., Any]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def settings(toy: Any, output: Path, **changes: Any) -> dict[str, Any]:
+    gate = {"hidden": 6, "balance_warmup": 1}
+    model = {
+        "clip": {"name": toy.clip},
+        "experts": list(toy.experts),
+        "fusion": {"gate": gate},
+        "decoder": {"name": toy.decoder, "max_new_tokens": 4, "train": "all"},
+    }
+    training = {"steps": 6, "batch_size": 5, "warmup": 1, "log_every": 1, "save_every": 3, "learning_rate": 0.01}
+    whole = {"model": model, "data": {"path": str(toy.data)}, "training": training, "output": str(output)}
+    return whole | changes
+
+
+@pytest.fixture
+def write(toy: Any, tmp_path: Path) -> Callable[..., Path]:
+    def yaml_file(**changes: Any) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(settings(toy, tmp_path / "run", **changes)))
+        return path
+
+    return yaml_file
+
+
+@pytest.fixture(scope="module")
+def run(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that the commands below use."""
+    from tove_core.config import RunConfig
+    from tove_core.training import train
+
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    train(RunConfig.model_validate(settings(toy, folder)), quiet=True)
+    return folder
+
+
+def test_train_writes_a_run_that_says_how_it_was_made(tove: Tove, write: Callable[..., Path], tmp_path: Path) -> None:
+    done = tove(
+        "train", write(), "--quiet", "--set", "training.steps=4", "--set", "model.experts=[toy-fine, toy-whole]"
+    )
+    assert done.code == 0 and str(tmp_path / "run" / "checkpoint") in done.out
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl", "state", "checkpoint"}
+    resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert resolved["training"]["steps"] == 4 and resolved["training"]["betas"] == [0.9, 0.98]
+    assert [expert["name"] for expert in resolved["model"]["experts"]] == ["toy-fine", "toy-whole"]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+    model = ToveModel.from_pretrained(tmp_path / "run" / "checkpoint")
+    assert model.trained and model.calibrated and model.active_experts == ["toy-fine", "toy-whole"]
+    again = tove("train", write(), "--quiet")
+    assert "holds a run already" in again.error
+
+
+def test_a_stopped_run_goes_on_to_the_same_checkpoint(
+    tove: Tove, write: Callable[..., Path], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tove_core.training import run as runs
+
+    def stopping(*given: Any, **options: Any) -> None:
+        def stop(done: int) -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+        plain(*given, **options, after_step=stop)
+
+    plain = runs.fit
+    monkeypatch.setattr(runs, "fit", stopping)
+    assert tove("train", write(), "--quiet").code == 130
+    monkeypatch.setattr(runs, "fit", plain)
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert tove("train", tmp_path / "run", "--resume", "--quiet").code == 0
+    wanted, found = ((folder / "checkpoint" / "model.safetensors").read_bytes() for folder in (run, tmp_path / "run"))
+    assert found == wanted
+
+
+def test_evaluate_prints_scores_and_writes_what_was_said(tove: Tove, run: Path, tmp_path: Path) -> None:
+    done = tove("evaluate", run, "--limit", 8, "--predictions", tmp_path / "said.jsonl")
+    assert done.code == 0, done.err
+    assert [line.split()[0] for line in done.out.splitlines()][:4] == ["kind", "colour", "dark", "all"]
+    lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"s{number}" for number in range(8)]
+
+
+def test_evaluate_takes_the_validation_data_or_those_it_is_given(
+    tove: Tove, write: Callable[..., Path], toy: Any, tmp_path: Path
+) -> None:
+    few = toy.data.with_name("few.jsonl")
+    few.write_text("".join(f"{line}\n" for line in toy.data.read_text().splitlines()[1:3]))
+    validation = ["--set", f"validation.path={few}", "--set", "training.steps=1"]
+    assert tove("train", write(), "--quiet", *validation).code == 0
+    for words, count in (((), 2), (("--limit", 1), 1), (("--data", toy.data), 8)):
+        done = tove("evaluate", tmp_path / "run", *words)
+        total = next(line for line in done.out.splitlines() if line.startswith("all "))
+        assert int(total.split()[-1]) == count
+
+
+def test_caption_and_answer_say_one_line_per_image(tove: Tove, run: Path, toy: Any) -> None:
+    images = toy.pictures(2)
+    model = ToveModel.from_pretrained(run / "checkpoint")
+    done = tove("caption", run, *images)
+    assert done.out.splitlines() == [f"{p}: {s}" for p, s in zip(images, model.caption(images), strict=True)]
+    done = tove("answer", run / "checkpoint", images[1], "--question", "is it black?", "--beams", 2)
+    assert done.out == f"{images[1]}: {model.answer(images[1], 'is it black?', num_beams=2)[0]}\n"
+    assert "never trained" not in done.err
+
+
+def test_contributions_lists_every_expert(tove: Tove, run: Path) -> None:
+    done = tove("contributions", run, "--rule", "renormalise")
+    assert done.code == 0
+    rows = [line.split() for line in done.out.splitlines()[1:4]]
+    assert {row[0] for row in rows} == {"toy-fine", "toy-wide", "toy-whole"}
+    losses = [float(row[1]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("rule", ["zero", "renormalise"])
+def test_detach_writes_what_the_run_is_with_that_expert_off(
+    tove: Tove, run: Path, toy: Any, tmp_path: Path, rule: str
+) -> None:
+    done = tove("detach", run, "toy-wide", "toy-fine", "--out", tmp_path / "small", "--rule", rule)
+    assert done.code == 0 and done.out.strip().endswith("with toy-whole")
+    full = ToveModel.from_pretrained(run / "checkpoint")
+    full.detach("toy-wide", rule)
+    full.detach("toy-fine", rule)
+    small = ToveModel.from_pretrained(tmp_path / "small")
+    assert torch.equal(small.tokens(toy.pictures()), full.tokens(toy.pictures()))
+    assert list(small.experts) == ["toy-whole"]
+    assert tove("caption", tmp_path / "small", *toy.pictures(1)).code == 0
+
+
+def test_merge_writes_a_clip_and_a_checkpoint_that_answers(tove: Tove, run: Path, toy: Any, tmp_path: Path) -> None:
+    done = tove("merge", run, "--out", tmp_path / "merged", "--set", "steps=2", "--set", "batch_size=4")
+    assert done.code == 0 and f"local-dir:{tmp_path / 'merged'}" in done.out
+    assert tove("answer", tmp_path / "merged", *toy.pictures(1), "--question", "is it black?").code == 0
+    merged = toy.build([], clip=f"local-dir:{tmp_path / 'merged'}", decoder=None).tokens(toy.pictures(1))
+    assert not torch.equal(merged, toy.build([], decoder=None).tokens(toy.pictures(1)))
+    assert tove("merge", run, "--out", tmp_path / "control", "--control", "--set", "steps=1").code == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("training.stepz=5", "training.stepz: there is no such key; did you mean 'steps'?"),
+        ("training.steps=0", "training.steps"),
+        ("training", "key.subkey=value"),
+        ("model.experts=[toy-fin]", "did you mean toy-fine"),
+        ("model.clip.name=local-dir:/nowhere", "/nowhere"),
+        ("model.decoder.name=/nowhere/lm", "/nowhere/lm"),
+        ("model.decoder=null", "needs a decoder"),
+        ("model.fusion.kind=clip-mlp", "uses no experts"),
+        ("data.path=/nowhere.jsonl", "/nowhere.jsonl"),
+        ("data.path=null", "data.path"),
+        ("data.reader=jsonll", "did you mean 'jsonl'"),
+        ("training.learning_rate=.inf", "the loss is nan at step"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why_in_one_line(
+    tove: Tove, write: Callable[..., Path], override: str, wanted: str, tmp_path: Path
+) -> None:
+    assert wanted in tove("train", write(), "--quiet", "--set", override).error
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_data_that_cannot_be_used_are_named(tove: Tove, write: Callable[..., Path], tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    for text, wanted in [
+        ("", "data.jsonl"),
+        ("{}\n", "line 1"),
+        ('{"image": "gone.png", "text": "x"}\n', "gone.png"),
+        ('{"image": "data.jsonl", "text": "x"}\n', "data.jsonl is not an image"),
+        ('{"image": "data.jsonl"}\n', "no target text"),
+    ]:
+        data.write_text(text)
+        assert wanted in tove("train", write(), "--quiet", "--set", f"data.path={data}").error
+
+
+def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "letter.txt").write_text("dear")
+    image, none, there = toy.pictures(1)[0], tmp_path / "none", tmp_path / "there"
+    for words, wanted in [
+        (("train", none), "no configuration file"),
+        (("train", there, "--quiet"), str(there)),
+        (("train", none, "--resume"), "no run to resume"),
+        (("train", run, "--resume", "--set", "training.steps=3"), "exclude each other"),
+        (("caption", run, none), str(none)),
+        (("caption", run, tmp_path / "broken.png"), "broken.png"),
+        (("caption", none, image), "not a tove checkpoint"),
+        (("answer", there, image, "--question", "is it?"), "not a tove checkpoint"),
+        (("evaluate", none, "--data", toy.data), "not a tove checkpoint"),
+        (("evaluate", run, "--data", none), str(none)),
+        (("evaluate", run, "--predictions", none / "said.jsonl"), "said.jsonl"),
+        (("contributions", none), "not a tove checkpoint"),
+        (("contributions", run, "--rule", "zer"), "zero or renormalise"),
+        (("detach", run, "toy-none", "--out", none), "toy-none"),
+        (("detach", run, "toy-fine", "--out", there), "exists already"),
+        (("detach", run, "toy-fine", "--out", none, "--rule", "zer"), "zero or renormalise"),
+        (("merge", run, "--out", there), "exists already"),
+        (("merge", run, "--out", none, "--set", "stepz=1"), "did you mean 'steps'"),
+        (("merge", none, "--out", tmp_path / "other"), "not a tove checkpoint"),
+    ]:
+        assert wanted in tove(*words).error, words
+    assert not none.exists() and [p.name for p in there.iterdir()] == ["letter.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tove: Tove, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (("detach", run, "toy-fine"), ("merge", run, "--set", "steps=1")):
+        assert "cannot be written" in tove(*command, "--out", tmp_path / "file" / "below").error

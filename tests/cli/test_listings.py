@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tove_core import __version__, plugins
+
+Tove = Callable[..., Any]
+
+
+@pytest.fixture
+def failing(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A plugin that cannot be imported, beside the toy one."""
+    info = tmp_path / "broken_plugin-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[tove]\nbroken = no_such_module_of_a_plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.registry.cache_clear()
+    yield
+    monkeypatch.undo()
+    plugins.registry.cache_clear()
+
+
+def test_experts_are_listed_for_people_and_for_programs(tove: Tove, toy: Any) -> None:
+    rows = {row["name"]: row for row in json.loads(tove("experts", "list", "--json").out)}
+    assert rows["toy-wide"] == {
+        "name": "toy-wide",
+        "outputs": "map 33x2x3",
+        "params": None,
+        "license": "MIT",
+        "variants": [],
+        "from": "toy-experts 1.0",
+        "summary": "A convolution.",
+    }
+    assert rows["toy-whole"]["variants"] == ["small", "large"] and rows["toy-fine"]["outputs"] == "depth 3x6x9"
+    lines = tove("experts", "list").out.splitlines()
+    assert lines[0].split()[0] == "name" and any(line.startswith("toy-fine ") for line in lines)
+    entries = json.loads(tove("experts", "list", "--json", "--no-import").out)
+    assert {"name": "toys", "from": "toy-experts 1.0"} in entries
+
+
+def test_an_expert_is_shown_with_all_it_declares(tove: Tove, toy: Any) -> None:
+    done = tove("experts", "show", "toy-whole:large")
+    assert done.out.startswith("toy-experts/toy-whole  (from toy-experts 1.0)")
+    assert json.loads(done.out[done.out.index("{") : done.out.rindex("}") + 1])["outputs"]["code"]["channels"] == 40
+    assert done.out.splitlines()[-1] == "variants: small, large  (default small)"
+    assert "did you mean toy-wide" in tove("experts", "show", "toy-wid").error
+
+
+def test_a_plugin_that_fails_is_reported_and_the_others_stay(tove: Tove, toy: Any, failing: Any) -> None:
+    done = tove("experts", "list", "--json")
+    assert done.code == 0 and "toy-fine" in {row["name"] for row in json.loads(done.out)}
+    assert "broken-plugin 2.0 failed to load" in done.err and "no_such_module_of_a_plugin" in done.err
+    doctor = tove("doctor")
+    assert doctor.code == 1 and "failed: broken-plugin 2.0" in doctor.out and "ModuleNotFoundError" in doctor.out
+    done = tove("experts", "show", "toy-gone")
+    assert done.code == 1 and "broken-plugin" in done.err and "Traceback" not in done.err
+
+
+def test_doctor_is_well_without_failures(tove: Tove, toy: Any) -> None:
+    done = tove("doctor")
+    failures = plugins.registry().failures
+    assert done.code == (1 if failures else 0)
+    assert "torch " in done.out and "toy" not in "".join(map(str, failures)) and "network forbidden" in done.out
+
+
+def test_everything_blocked_lists_nothing(tove: Tove, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "registry", plugins.Registry)
+    monkeypatch.setattr(plugins, "experts", dict)
+    assert tove("experts", "list", "--json").out.strip() == "[]"
+    done = tove("experts", "list")
+    assert done.code == 0 and "no experts" in done.out
+
+
+def test_weights_of_an_empty_lock(tove: Tove, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOVE_HOME", str(tmp_path / "home"))
+    assert tove("weights", "lock").out == f"0 files pinned in {tmp_path / 'home' / 'weights.lock.json'}\n"
+    assert tove("weights", "verify").out == "0 files checked, 0 failed\n"
+    assert "is not pinned" in tove("weights", "update", "someone/something").error
+    assert tove("weights", "lock", "toy-wide").out == "toy-wide: nothing to download\n"
+    assert "did you mean toy-wide" in tove("weights", "lock", "toy-wid").error
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / "weights.lock.json").write_text("{")
+    assert "cannot be read as a lock file" in tove("weights", "lock").error
+
+
+def test_version_help_and_misuse(tove: Tove) -> None:
+    assert tove("--version").out == f"tove {__version__}\n"
+    shown = tove("--help")
+    assert shown.code == 0 and all(word in shown.out for word in ("train", "detach", "merge", "experts"))
+    assert tove("trane").code == 2 and tove("evaluate", "x", "--limit", "0").code == 2

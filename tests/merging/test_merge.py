@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tove_core import ToveModel
+from tove_core.config import MergeConfig, TrainingConfig
+from tove_core.errors import CheckpointError, ConfigError
+from tove_core.merging import merge
+from tove_core.merging.write import write_merged
+from tove_core.training import fit
+
+LOADER = """
+import json, sys, torch, open_clip
+found = {}
+for folder in sys.argv[1:]:
+    model = open_clip.create_model("local-dir:" + folder).eval().requires_grad_(False)
+    pixels = torch.load(folder + ".pixels.pt", weights_only=True)
+    text = torch.arange(1, 10)[None]
+    found[folder] = [model.encode_image(pixels).flatten().tolist(), model.encode_text(text).flatten().tolist()]
+json.dump([found, "tove_core" in sys.modules], sys.stdout)
+"""
+
+
+def config(**changes: Any) -> MergeConfig:
+    return MergeConfig.model_validate({"steps": 30, "batch_size": 6, "warmup": 1, "learning_rate": 2e-3} | changes)
+
+
+def teacher(toy: Any, **options: Any) -> tuple[Any, Any]:
+    model = toy.build(seed=1, **options)
+    examples = toy.examples(model)
+    fit(model, examples, TrainingConfig(steps=10, batch_size=8, learning_rate=1e-2, warmup=1), quiet=True)
+    return model, examples
+
+
+@pytest.fixture(scope="module")
+def taught(toy: Any) -> tuple[Any, Any]:
+    return teacher(toy)
+
+
+def snapshot(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def distance(student: Any, model: Any, toy: Any) -> float:
+    wanted = model.tokens(toy.pictures(12))
+    return (F.mse_loss(student.tokens(toy.pictures(12)), wanted) / wanted.square().mean()).item()
+
+
+def test_the_student_starts_exactly_at_clips_own_tokens(toy: Any, taught: tuple[Any, Any]) -> None:
+    model, examples = taught
+    student = merge(model, examples, config(steps=1, learning_rate=1e-30, weight_decay=0), quiet=True)
+    assert torch.equal(student.tokens(toy.pictures()), toy.build([], decoder=None).tokens(toy.pictures()))
+    assert not student.experts and student.fusion is None
+
+
+def test_the_student_comes_nearer_and_keeps_to_its_text(toy: Any, taught: tuple[Any, Any]) -> None:
+    model, examples = taught
+    before = snapshot(model)
+    student = merge(model, examples, config(), quiet=True)
+    assert distance(student, model, toy) < 0.7 * distance(toy.build([], decoder=None), model, toy)
+    assert changed(before, snapshot(model)) == set()
+    moved = changed(snapshot(model.tower), snapshot(student.tower))
+    assert moved and all(name.startswith("model.visual.") for name in moved)
+    assert not any(p.requires_grad for p in student.tower.parameters())
+    assert student.trained and not student.training
+    # The embedding stays nearer to what it was than without the term that holds it.
+    loose = merge(model, examples, config(alignment=0), quiet=True)
+    kept, lost = (embedding_turn(one, model, examples) for one in (student, loose))
+    assert kept < lost
+
+
+def embedding_turn(student: Any, model: Any, examples: Any) -> float:
+    from tove_core.hub.view import Preprocessor
+
+    pixels = Preprocessor({"clip": model.tower.input})(examples.images)["clip"]
+    with torch.no_grad():
+        return (1 - F.cosine_similarity(student.tower.embed(pixels), model.tower.embed(pixels)).mean()).item()
+
+
+def test_the_control_has_no_teacher(toy: Any, taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, examples = taught
+
+    def none(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the control asked the teacher")
+
+    plain = merge(model, examples, config(control=True, steps=4), quiet=True)
+    monkeypatch.setattr(model, "fuse", none)
+    monkeypatch.setattr(model, "encode", none)
+    again = merge(model, examples, config(control=True, steps=4, feature=9, alignment=9), quiet=True)
+    assert changed(snapshot(plain), snapshot(again)) == set()
+    assert changed(snapshot(model.tower), snapshot(again.tower))
+
+
+def test_merging_is_repeatable_and_the_seed_counts(taught: tuple[Any, Any]) -> None:
+    one, two, other = (merge(*taught, config(steps=3), seed=seed, quiet=True) for seed in (0, 0, 1))
+    assert changed(snapshot(one), snapshot(two)) == set() and changed(snapshot(one), snapshot(other))
+
+
+def test_what_cannot_be_merged_is_refused(toy: Any) -> None:
+    silent, plain = toy.build(decoder=None), toy.build([])
+    with pytest.raises(ConfigError, match="decoder=None"):
+        merge(silent, toy.examples(silent), config(), quiet=True)
+    with pytest.raises(ConfigError, match="nothing to merge"):
+        merge(plain, toy.examples(plain), config(), quiet=True)
+    merge(plain, toy.examples(plain), config(control=True, steps=1), quiet=True)
+
+
+@pytest.mark.slow
+def test_the_written_folder_is_a_clip_for_open_clip_in_a_process_without_tove(
+    toy: Any, taught: tuple[Any, Any], tmp_path: Path
+) -> None:
+    outputs = {}
+    for name, (model, examples) in {"gelu": taught, "quick": teacher(toy, clip=toy.quick_clip)}.items():
+        student = merge(model, examples, config(steps=3), quiet=True)
+        write_merged(student, tmp_path / name)
+        pixels = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+        torch.save(pixels, tmp_path / f"{name}.pixels.pt")
+        with torch.no_grad():
+            inner = student.tower.model
+            text = inner.encode_text(torch.arange(1, 10)[None])
+            outputs[name] = [inner.encode_image(pixels).flatten(), text.flatten()]
+    folders = [str(tmp_path / name) for name in outputs]
+    # -I: neither this process's path nor the folder it runs in.
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOADER, *folders], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    found, with_tove = json.loads(done.stdout[done.stdout.index("[{") :])
+    assert not with_tove
+    for name, wanted in outputs.items():
+        for given, own in zip(found[str(tmp_path / name)], wanted, strict=True):
+            assert torch.allclose(torch.tensor(given), own, atol=1e-5)
+    assert not torch.allclose(outputs["gelu"][0], outputs["quick"][0], atol=1e-3)
+
+
+@pytest.mark.parametrize("fusion", ["gate", "clip-mlp"])
+def test_a_merged_folder_is_complete_and_usable_as_a_clip(toy: Any, tmp_path: Path, fusion: str) -> None:
+    model, examples = teacher(toy, experts=[], fusion=fusion) if fusion == "clip-mlp" else teacher(toy)
+    student = merge(model, examples, config(steps=3), quiet=True)
+    tokens, said = student.tokens(toy.pictures()), student.caption(toy.pictures())
+    write_merged(student, tmp_path / "merged")
+    with pytest.raises(CheckpointError, match="exists already"):
+        write_merged(student, tmp_path / "merged")
+    again = toy.build([], clip=f"local-dir:{tmp_path / 'merged'}", decoder=None)
+    assert torch.equal(again.tokens(toy.pictures()), tokens)
+    loaded = ToveModel.from_pretrained(tmp_path / "merged" / "checkpoint")
+    assert torch.equal(loaded.tokens(toy.pictures()), tokens) and loaded.caption(toy.pictures()) == said
+    # Saved by reference it would come back with the tower it was merged from.
+    for one, name in ((student, "a"), (loaded, "b")):
+        saved = ToveModel.from_pretrained(one.save_pretrained(tmp_path / name))
+        assert torch.equal(saved.tokens(toy.pictures()), tokens)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(toy: Any, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(CheckpointError, match="exists already"):
+        write_merged(toy.build([]), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
