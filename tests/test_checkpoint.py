@@ -300,7 +300,7 @@ def test_a_checkpoint_survives_when_the_new_one_cannot_take_its_place(
     model, rename = ToveModel.from_pretrained(copied), Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.suffix == ".tmp":
+        if self.name == "new":
             raise PermissionError(13, "Permission denied")
         return rename(self, target)
 

@@ -144,6 +144,6 @@ def test_a_tokenizer_of_its_own_goes_with_the_model(make_tower, tmp_path):
 def test_existing_results_are_not_overwritten_by_accident(make_tower, tmp_path):
     tower = make_tower()
     write_open_clip(tower, tmp_path / "out")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         write_open_clip(tower, tmp_path / "out")
     write_open_clip(tower, tmp_path / "out", overwrite=True)

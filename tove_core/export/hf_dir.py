@@ -43,7 +43,7 @@ def write_hf(
 
     Raises:
         ConfigError: `CLIPModel` cannot express the tower, or `folder` exists.
-        CheckpointError: what was written does not compute the same; the folder is then not there.
+        CheckpointError: `folder` exists, or what was written does not compute the same; it is then not there.
     """
     mode = resize_mode or tower.resize_mode
     if mode == "longest":

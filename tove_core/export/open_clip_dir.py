@@ -49,8 +49,8 @@ def write_open_clip(
         overwrite: replace an existing folder.
 
     Raises:
-        ConfigError: the tower is not open_clip's, cannot be described to open_clip, or `folder` exists.
-        CheckpointError: what was written does not compute the same; the folder is then not there.
+        ConfigError: the tower is not open_clip's, or cannot be described to open_clip.
+        CheckpointError: `folder` exists, or what was written does not compute the same; it is then not there.
     """
     if not isinstance(tower, OpenClipTower):
         raise ConfigError(f"{tower.reference!r} is not an open_clip model; export it with write_hf")
