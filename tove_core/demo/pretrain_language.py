@@ -19,9 +19,12 @@ from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 
-STEPS = 2000
+ROUNDS = 2
+"""Warm restarts: each round goes through the whole schedule, from where the one before ended."""
+
+STEPS = 1500
 BATCH = 128
-SCENES = 8000
+SCENES = 6000
 RATE = 2e-3
 PROJECTOR = "projector.safetensors"
 PROMPT = "{image}{prompt}"
@@ -44,7 +47,8 @@ def pretrain(folder: Path, steps: int = STEPS, report: Report = print, seed: int
     examples = Examples.cached(model, samples(PRETRAIN, min(SCENES, PRETRAIN.size), questions=8), batch_size=256)
     report(f"language model: {len(examples)} samples")
     training = TrainingConfig(steps=steps, batch_size=BATCH, learning_rate=RATE, warmup=100)
-    fit(model, examples, training, seed=seed, label="language model")
+    for turn in range(ROUNDS):
+        fit(model, examples, training, seed=seed + turn, label=f"language model, round {turn + 1}")
     write(model, folder)
 
 
