@@ -32,7 +32,7 @@ def fusion(
     except ValueError:
         raise ConfigError(f"seeds {seeds!r} is not a comma list of whole numbers such as 0,1,2") from None
     wanted = [name.strip() for name in variants.split(",")] if variants else None
-    print(bench.run(out, numbers, wanted, size=world.SMALL if small else world.FULL, quiet=quiet))
+    print(bench.run(out, numbers, wanted, size=world.SMALL if small else world.BENCH, quiet=quiet))
 
 
 @app.command()

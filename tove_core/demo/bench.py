@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.demo.hooks import EXPERTS
-from tove_core.demo.world import FULL, Size, World, model_config, training
+from tove_core.demo.world import BENCH, Size, World, model_config, training
 from tove_core.errors import ConfigError
 from tove_core.evaluation.evaluate import evaluate
 from tove_core.fusion import fusion_parameters
@@ -27,7 +27,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def run(
-    out: Path, seeds: Sequence[int], variants: Sequence[str] | None = None, *, size: Size = FULL, quiet: bool = False
+    out: Path, seeds: Sequence[int], variants: Sequence[str] | None = None, *, size: Size = BENCH, quiet: bool = False
 ) -> str:
     """Run what is still missing of variants x seeds and return the table of all that is there.
 

@@ -27,12 +27,17 @@ class Size:
     validation: int = 400
     test: int = 1000
     questions: int = 8
-    steps: int = 800
-    batch: int = 64
+    steps: int = 1800
+    batch: int = 32
     merge_steps: int = 300
 
 
 FULL = Size()
+"""The demo."""
+
+BENCH = Size(validation=100, test=500, steps=1000)
+"""`tove bench fusion`: shorter, because there are many runs."""
+
 SMALL = Size(train=250, validation=60, test=60, questions=6, steps=30, batch=32, merge_steps=10)
 """For tests: everything runs, nothing is learned."""
 
@@ -70,7 +75,7 @@ def model_config(kind: str, experts: Sequence[str] = EXPERTS, parameters: int | 
 def training(size: Size) -> TrainingConfig:
     """Return the training settings every fusion gets; chosen on the validation split."""
     return TrainingConfig(
-        steps=size.steps, batch_size=size.batch, learning_rate=4e-3, decoder_learning_rate=2e-3, warmup=50
+        steps=size.steps, batch_size=size.batch, learning_rate=5e-3, decoder_learning_rate=1.5e-3, warmup=50
     )
 
 
