@@ -11,8 +11,8 @@ from tove_core.errors import DataError
 
 QUESTIONS = 12
 UNASKED = frozenset({"side", "height"})
-"""Types of question left out: they compare positions, which the captions of the world's CLIP never name. Its tokens tell
-a patch's column for three patches in four, and no model trained here got beyond guessing (`tove_core.demo.probe`)."""
+"""Types of question left out: they compare the positions of two objects. The captions of the world's CLIP name no
+positions, its tokens tell the column of three patches in four, and every model trained here was left guessing."""
 
 CAPTION_PROMPT = "describe the scene:"
 
