@@ -14,6 +14,8 @@ help:
 demo: $(STAMP)
 	$(BIN)/tove demo --out runs/demo --overwrite
 
+# The tests' tensors are small: threads cost more than they give.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/pytest $(TESTARGS)
 
