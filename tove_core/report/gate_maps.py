@@ -23,8 +23,8 @@ _STOPS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [2
 def write_gate_maps(model: ToveModel, images: Sequence[ImageSource], path: Path) -> Path:
     """Write one picture: a row per image, the image itself and then the gate of each expert over it.
 
-    All maps share one scale, from no weight to the largest weight in the picture; the head names the experts and the
-    scale. The image is shown as the model sees it.
+    All maps share one scale, from no weight to the largest weight in the picture; the head names the experts, the
+    foot the scale. The image is shown as the model sees it.
 
     Args:
         images: as `ToveModel.gates` takes them.
@@ -33,7 +33,8 @@ def write_gate_maps(model: ToveModel, images: Sequence[ImageSource], path: Path)
     gates = model.gates(list(images))
     largest = max(float(grid.max()) for grid in gates.values())
     width = (len(gates) + 1) * (CELL + GAP) + GAP
-    canvas = Image.new("RGB", (width, HEAD + len(images) * (CELL + GAP) + GAP), "white")
+    height = HEAD + len(images) * (CELL + GAP) + HEAD
+    canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
     for column, label in enumerate(["image", *gates]):
         pen.text((GAP + column * (CELL + GAP), 5), label[:23], fill="black")
@@ -45,7 +46,8 @@ def write_gate_maps(model: ToveModel, images: Sequence[ImageSource], path: Path)
             heat = colours(grid[row].float().cpu().numpy() / max(largest, 1e-9))
             over = Image.fromarray(heat).resize((CELL, CELL), Image.Resampling.NEAREST)
             canvas.paste(Image.blend(seen.convert("L").convert("RGB"), over, 0.6), (GAP + column * (CELL + GAP), top))
-    pen.text((width - 150, 5), f"dark 0, bright {largest:.2f}", fill="black")
+    scale = f"gate: darkest 0, brightest {largest:.2f}; 1 is the weight of equal gates"
+    pen.text((GAP, height - HEAD + 5), scale, fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
     return path
