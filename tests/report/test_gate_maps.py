@@ -15,7 +15,7 @@ def test_a_picture_has_a_row_per_image_and_a_column_per_expert(toy: Any, tmp_pat
     model = toy.build(decoder=None)
     path = write_gate_maps(model, toy.pictures(2), tmp_path / "deep" / "maps.png")
     with Image.open(path) as picture:
-        assert picture.size == (4 * (CELL + GAP) + GAP, HEAD + 2 * (CELL + GAP) + GAP)
+        assert picture.size == (4 * (CELL + GAP) + GAP, 2 * HEAD + 2 * (CELL + GAP))
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     first = pixels[HEAD : HEAD + CELL, GAP : GAP + CELL]
     # The first toy image is red, the second green.
