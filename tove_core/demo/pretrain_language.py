@@ -44,12 +44,23 @@ def pretrain(folder: Path, steps: int = STEPS, report: Report = print, seed: int
         clip=ClipConfig(name=f"local-dir:{folder / 'clip'}"), decoder=decoder, fusion=FusionConfig(kind="gate")
     )
     model = assemble(config, seed=seed)
-    examples = Examples.cached(model, samples(PRETRAIN, min(SCENES, PRETRAIN.size), questions=8), batch_size=256)
+    # All types of question: which of them CLIP's tokens cannot answer was only known once this had been trained.
+    asked = samples(PRETRAIN, min(SCENES, PRETRAIN.size), questions=8, unasked=frozenset())
+    examples = Examples.cached(model, asked, batch_size=256)
     report(f"language model: {len(examples)} samples")
     training = TrainingConfig(steps=steps, batch_size=BATCH, learning_rate=RATE, warmup=100)
     for turn in range(ROUNDS):
         fit(model, examples, training, seed=seed + turn, label=f"language model, round {turn + 1}")
+        _to_half_and_back(model)
     write(model, folder)
+
+
+def _to_half_and_back(model: ToveModel) -> None:
+    """Round what was trained to float16, the precision it is shipped in, so that the next round starts from that."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parameter.half())
 
 
 def architecture(tokenizer: Path, folder: Path) -> None:

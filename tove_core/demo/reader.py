@@ -32,14 +32,19 @@ def read(config: DataConfig) -> list[Sample]:
 
 
 def samples(
-    part: Split, scenes: int | None = None, *, questions: int = QUESTIONS, captions: bool = True
+    part: Split,
+    scenes: int | None = None,
+    *,
+    questions: int = QUESTIONS,
+    captions: bool = True,
+    unasked: frozenset[str] = UNASKED,
 ) -> list[Sample]:
     """Return the samples of a split's first scenes: `questions` of each, and its caption.
 
     Captions come in two wordings, so each caption sample has two targets.
     """
     rendered = part.scenes(0, scenes)
-    asked = [_kept(about, questions) for about in part.questions(rendered, 2 * QUESTIONS)]
+    asked = [_kept(about, questions, unasked) for about in part.questions(rendered, 2 * QUESTIONS)]
     told = scene_captions(rendered)
     found = []
     for i, (about, references) in enumerate(zip(asked, told, strict=True)):
@@ -50,8 +55,8 @@ def samples(
     return found
 
 
-def _kept(about: list[Question], wanted: int) -> list[Question]:
-    return [one for one in about if one.type not in UNASKED][:wanted]
+def _kept(about: list[Question], wanted: int, unasked: frozenset[str]) -> list[Question]:
+    return [one for one in about if one.type not in unasked][:wanted]
 
 
 def _question(name: str, image: object, one: Question) -> Sample:
