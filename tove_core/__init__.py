@@ -13,6 +13,7 @@ from tove_core.spec import BuildContext, Cost, ExpertSpec, Grid, Input, Regions,
 
 if TYPE_CHECKING:
     from tove_core.builder import build
+    from tove_core.hub.regions import RegionBatch
     from tove_core.model import ToveModel
     from tove_core.plugins import Offer, experts
 
@@ -25,6 +26,7 @@ __all__ = [
     "Grid",
     "Input",
     "Offer",
+    "RegionBatch",
     "Regions",
     "ToveModel",
     "Variant",
@@ -38,6 +40,7 @@ __all__ = [
 
 _LAZY = {
     "build": "tove_core.builder",
+    "RegionBatch": "tove_core.hub.regions",
     "ToveModel": "tove_core.model",
     "experts": "tove_core.plugins",
     "Offer": "tove_core.plugins",
