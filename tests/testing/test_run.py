@@ -163,21 +163,36 @@ def shifted(ctx):
 def test_an_announced_failure_counts_as_conforming_and_must_fail(offer):
     reason = {"batch-independent": "subtracts the batch's mean, as published"}
     cost = Cost(params=6_369)
-    results = {r.check.id: r for r in run_checks(offer(shifted, cost=cost), reason)}
+    results = {r.check.id: r for r in run_checks(offer(shifted, cost=cost), expected_failures=reason)}
     assert results["batch-independent"].status == "failed as expected"
     assert results["batch-independent"].detail.startswith("subtracts the batch's mean, as published (map differs")
     assert all(result.ok for result in results.values())
-    healthy = {r.check.id: r for r in run_checks(offer(), reason)}
+    healthy = {r.check.id: r for r in run_checks(offer(), expected_failures=reason)}
     assert healthy["batch-independent"].status == "expected to fail"
     assert "but passed; remove the expectation" in healthy["batch-independent"].detail
     assert not healthy["batch-independent"].ok
-    never = {r.check.id: r for r in run_checks(offer(), {"weights-load": "why not"})}["weights-load"]
+    never = {r.check.id: r for r in run_checks(offer(), expected_failures={"weights-load": "why not"})}["weights-load"]
     assert not never.ok
     assert "but not applicable: it ships no weights" in never.detail
 
 
+def test_a_failure_can_be_announced_for_one_expert_of_several(offer):
+    other = offer(name="other")
+    known = {"probe/batch-independent": "so be it"}
+    cost = Cost(params=6_369)
+    results = list(run_checks(other, offer(shifted, cost=cost), expected_failures=known))
+    assert all(result.ok for result in results)
+    assert [r.check.subject.name for r in results if r.status == "failed as expected"] == ["probe"]
+    with pytest.raises(ConfigError, match="there is no check 'prob/batch-independent'"):
+        list(run_checks(other, expected_failures={"prob/batch-independent": "so be it"}))
+
+
 @pytest.mark.parametrize(
-    "run", [lambda e, f: list(run_checks(e, f)), lambda e, f: parametrize_with_checks(e, expected_failures=f)]
+    "run",
+    [
+        lambda e, f: list(run_checks(e, expected_failures=f)),
+        lambda e, f: parametrize_with_checks(e, expected_failures=f),
+    ],
 )
 def test_an_announcement_needs_a_check_that_exists_and_a_reason(run, offer):
     with pytest.raises(ConfigError, match="there is no check 'bf16'"):
@@ -188,7 +203,9 @@ def test_an_announcement_needs_a_check_that_exists_and_a_reason(run, offer):
 
 def test_the_count_names_every_kind(offer):
     results = list(
-        run_checks(offer(shifted, cost=Cost(params=1)), {"batch-independent": "so be it", "finite": "never"})
+        run_checks(
+            offer(shifted, cost=Cost(params=1)), expected_failures={"batch-independent": "so be it", "finite": "never"}
+        )
     )
     assert count(results) == (
         "27 checks: 15 passed, 1 failed, 1 expected to fail, 1 failed as expected, 9 not applicable"
