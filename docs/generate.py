@@ -165,14 +165,13 @@ def expert_spec() -> str:
         An expert is a frozen `tove_core.ExpertSpec`: data, plus the names of functions that are imported when it is
         built. Objects are immutable, and a misspelt field is an error. This is version {spec.API} of the contract;
         within a version fields are only added. [Your first expert](../tutorials/first-expert.md) shows one from end to
-        end, [Plugins](plugins.md) how it is found.
+        end, [Plugins](plugins.md) how it is found, [Conformance checks](checks.md) what holds it to its word.
 
         The factory is called with a `tove_core.BuildContext` (`spec`, its variant applied, and `options`) and returns a
         `torch.nn.Module` with its parameters on the CPU. It builds architecture only: no files, no network, no devices.
         Its `forward` takes float pixels [B, 3, H, W] and returns a mapping from output name to tensor, exactly those
         the spec declares. The hub loads the weights (after `convert`, strictly), freezes, casts and places the module,
-        and compares the shape of every output with the spec. `tove experts check NAME` compares much more:
-        [Conformance checks](checks.md).
+        and compares the shape of every output with the spec.
 
         Names are lower-case words joined by hyphens (`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`).
         This version cannot use `Regions` yet: an expert that declares one can be listed and is refused when built.
