@@ -56,6 +56,28 @@ def test_a_vector_has_no_grid_to_follow(offer, everything):
     assert statuses(results) == {"passed": 27 - len(nothing), "not applicable": len(nothing)}
 
 
+class NeedsValues(nn.Module):
+    """A convolution, a step that meta cannot take, and another convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 33, 8, 8), nn.Conv2d(33, 33, 1)
+
+    def forward(self, pixels):
+        found = self.first(pixels)
+        return {"map": self.second(found) if found.abs().max().item() > 0 else found}
+
+
+def test_what_meta_cannot_count_to_the_end_is_counted_where_there_are_values(offer, verdict):
+    first, second = 2 * 33 * 192 * 48, 2 * 33 * 33 * 48
+    for flops, status in ((first + second, "passed"), (2 * first, "failed")):
+        result = verdict("flops-within-5-percent", offer(lambda ctx: NeedsValues(), cost=Cost(params=0, flops=flops)))
+        assert result.status == status
+        assert f"flops={first + second:_}" in result.detail
+    nearly = verdict("flops-within-5-percent", offer(lambda ctx: NeedsValues(), cost=Cost(params=0, flops=first)))
+    assert nearly.detail == f"flops={first:_}, up to the first step that needs values"
+
+
 class Finds(nn.Module):
     """One region per image, the brightest quarter; its place needs values, so it cannot run on meta."""
 
@@ -84,7 +106,7 @@ def test_regions_are_looked_at_and_need_no_meta(offer, everything):
     assert [r for r in results.values() if not r.ok] == []
     assert results["regions-in-range"].detail == "things: 2 of 4 slots hold a region"
     assert "not on meta" in results["contract-shapes"].detail
-    assert "flops are not declared; measured" in results["flops-within-5-percent"].detail
+    assert "flops are not declared, and meta has none" in results["flops-within-5-percent"].detail
     wrong = everything(expert(64.0))
     assert not all(result.ok for result in wrong.values())
 
