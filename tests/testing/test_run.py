@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from tove_core.errors import ConfigError, UnknownExpertError
-from tove_core.hub.expert import require_usable
 from tove_core.hub.regions import RegionBatch
 from tove_core.spec import Cost, Grid, Input, Regions, Variant, Vector
 from tove_core.testing import CATALOGUE, CheckFailed, NotApplicable, checks, count, parametrize_with_checks, run_checks
@@ -98,11 +97,9 @@ def test_regions_are_looked_at_and_need_no_meta(offer, everything):
     def expert(scale):
         return offer(lambda ctx: Finds(scale), outputs={"things": Regions(limit=2, text=True)}, cost=Cost(params=0))
 
-    try:
-        require_usable(expert(1.0), "probe")
-    except Exception as error:
-        pytest.skip(str(error))
     results = everything(expert(1.0))
+    if "cannot use regions yet" in results["contract-shapes"].detail:
+        pytest.skip(results["contract-shapes"].detail)
     assert [r for r in results.values() if not r.ok] == []
     assert results["regions-in-range"].detail == "things: 2 of 4 slots hold a region"
     assert "not on meta" in results["contract-shapes"].detail
@@ -163,10 +160,10 @@ def test_the_tiny_architecture_computes_and_the_full_one_is_counted(offer, patch
     assert results["builds-offline"].detail == "tiny"
 
 
-def test_a_named_variant_is_checked_in_full(monkeypatch):
+def test_a_named_variant_is_checked_in_full():
     ids = [check.id for check in checks("dinov2:large")]
     assert ids == [definition.id for definition in CATALOGUE]
-    with pytest.raises(UnknownExpertError, match="did you mean dinov2"):
+    with pytest.raises(UnknownExpertError, match="no expert named .dinov4.; did you mean"):
         list(checks("dinov4"))
 
 
