@@ -99,9 +99,9 @@ class Regions(Frozen):
     """Up to `limit` regions per image, given as a `tove_core.RegionBatch` and laid onto the tokens they cover.
 
     `boxes` `[B, R, 4]` (left, top, right, bottom in 0..1), `scores` `[B, R]`, `valid` `[B, R]`, and what lies in them:
-    `features` `[B, R, C]`, of which only the direction counts, or with `text=True` a label or a word each, which CLIP's own
-    text tower embeds. With neither, where something is and how large is all that is said. `masks` `[B, R, h, w]` may
-    give shapes instead of boxes.
+    `features` `[B, R, C]`, of which only the direction counts, or with `text=True` a label or a word each, which
+    CLIP's own text tower embeds. With neither, where something is and how large is all that is said. `masks`
+    `[B, R, h, w]` may give shapes instead of boxes.
     """
 
     kind: Literal["regions"] = Field(default="regions", description="tells outputs apart")
