@@ -151,7 +151,7 @@ class Weights(Frozen):
 
 
 class Cost(Frozen):
-    """What one image costs at `Input.size`, as its author states it; nothing compares it with the module yet."""
+    """What one image costs at `Input.size`, as its author states it; `tove experts check` holds it to the module."""
 
     params: Annotated[int, Field(ge=0)] = Field(description="parameters of the built architecture")
     flops: Annotated[int, Field(ge=0)] | None = Field(default=None, description="multiply-adds counted as two")
@@ -181,6 +181,12 @@ class ExpertSpec(Frozen):
     weights: Weights | None = Field(default=None, description="None: the expert has no parameters to load")
     cost: Cost | None = Field(default=None, description="what one image costs")
     options: dict[str, Any] = Field(default_factory=dict, description="handed to the factory")
+    tiny: dict[str, Any] | None = Field(
+        default=None,
+        description="laid over the options for the conformance checks: a small architecture of the same code path, "
+        "whose strides are those of the outputs and whose channels may differ",
+    )
+    tiny_input: Input | None = Field(default=None, description="with `tiny`, in place of the input")
     variants: dict[Name, Variant] = Field(default_factory=dict, description="by name, requested as name:variant")
     default: Name | None = Field(default=None, description="variant taken when none is named")
     homepage: str | None = Field(default=None, description="web address")
@@ -197,6 +203,19 @@ class ExpertSpec(Frozen):
         for name, output in self.outputs.items():
             if isinstance(output, Grid) and any(side % output.stride for side in self.input.size):
                 raise ValueError(f"outputs.{name}: stride {output.stride} does not divide the input {self.input.size}")
+        return self
+
+    @model_validator(mode="after")
+    def _tiny_input_fits(self) -> Self:
+        if self.tiny_input is None:
+            return self
+        if self.tiny is None:
+            raise ValueError("tiny_input without tiny; give tiny, if need be as {}")
+        for name, output in self.outputs.items():
+            if isinstance(output, Grid) and any(side % output.stride for side in self.tiny_input.size):
+                raise ValueError(
+                    f"outputs.{name}: stride {output.stride} does not divide tiny_input {self.tiny_input.size}"
+                )
         return self
 
     @model_validator(mode="after")
