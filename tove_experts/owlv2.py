@@ -62,6 +62,26 @@ OWLV2 = ExpertSpec(
         "large": _variant("large-patch14", _LARGE, _input(1008, 14), 437_610_760, 5_811_302_400_000),
     },
     default="base",
+    tiny={
+        "config": {
+            "projection_dim": 12,
+            "text_config": {
+                "hidden_size": 12,
+                "intermediate_size": 8,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+            },
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 8,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 48,
+                "patch_size": 8,
+            },
+        }
+    },
+    tiny_input=_input(48, 8),
     homepage="https://github.com/google-research/scenic/tree/main/scenic/projects/owl_vit",
     citation="arXiv:2306.09683",
 )
