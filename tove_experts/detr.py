@@ -63,7 +63,9 @@ DETR = ExpertSpec(
             "encoder_attention_heads": 2,
             "decoder_attention_heads": 2,
             "num_queries": 9,
-        }
+        },
+        # Random weights are never sure of anything.
+        "threshold": 0.0,
     },
     tiny_input=_input(64, 96),
     homepage="https://github.com/facebookresearch/detr",

@@ -74,7 +74,9 @@ RT_DETR = ExpertSpec(
             "decoder_attention_heads": 2,
             "decoder_layers": 2,
             "num_queries": 9,
-        }
+        },
+        # Random weights are never sure of anything.
+        "threshold": 0.0,
     },
     tiny_input=Input(size=(64, 96), patch=32, interpolation="bilinear", dynamic=True),
     homepage="https://github.com/lyuwenyu/RT-DETR",

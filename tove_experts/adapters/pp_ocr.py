@@ -44,14 +44,21 @@ class PpOcr(nn.Module):
         self.detector = PPOCRV5MobileDetForObjectDetection(_config(PPOCRV5MobileDetConfig, options["detector"]))
         self.reader = PPOCRV5MobileRecForTextRecognition(_config(PPOCRV5MobileRecConfig, options["reader"]))
         self.limit = output.limit if isinstance(output, Regions) else 0
-        self.found_by = {key: float(options[key]) for key in ("threshold", "box_threshold", "unclip")}
+        self.threshold, self.box_threshold = float(options["threshold"]), float(options["box_threshold"])
+        self.unclip = float(options["unclip"])
         self.mean, self.std = ctx.spec.input.mean, ctx.spec.input.std
 
     def forward(self, pixels: Tensor) -> dict[str, RegionBatch]:
         """Return the lines of text, those of which no character was read left out."""
         # The detector was trained on BGR.
         map_ = self.detector(pixel_values=pixels.flip(1)).last_hidden_state[:, 0].float()
-        lines = find_lines(map_, limit=self.limit, **self.found_by)
+        lines = find_lines(
+            map_,
+            limit=self.limit,
+            threshold=self.threshold,
+            box_threshold=self.box_threshold,
+            unclip=self.unclip,
+        )
         text, sure = self.read(self._as_read(pixels), lines)
         size = lines.boxes.new_tensor([pixels.shape[3], pixels.shape[2]] * 2)
         found = RegionBatch(
@@ -122,8 +129,9 @@ def decode(probabilities: Tensor) -> tuple[list[str], Tensor]:
     kept = index != 0
     kept[:, 1:] &= index[:, 1:] != index[:, :-1]
     known = characters(probabilities.shape[-1])
-    rows = zip(index.tolist(), kept.tolist(), strict=True)
-    words = ["".join(known[i] for i, ok in zip(*row, strict=True) if ok) for row in rows]
+    # The blank says nothing, so what is not kept may be one.
+    numbers: list[list[int]] = torch.where(kept, index, 0).tolist()
+    words = ["".join(known[number] for number in row) for row in numbers]
     return words, (best * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 

@@ -60,7 +60,7 @@ class Detector(nn.Module):
 
 def build_detr(ctx: BuildContext) -> nn.Module:
     """Build DETR; option `config` holds what deviates from `DetrConfig`, `names` the labels."""
-    config = DetrConfig(num_labels=len(ctx.options["names"]), **ctx.options["config"])
+    config = DetrConfig(**{"num_labels": len(ctx.options["names"])} | dict(ctx.options["config"]))
     return Detector(DetrForObjectDetection(config), ctx, no_object=True)
 
 
@@ -69,7 +69,7 @@ def build_rt_detr(ctx: BuildContext) -> nn.Module:
     given = dict(ctx.options["config"])
     stages = {"out_features": ["stage2", "stage3", "stage4"]}
     given["backbone_config"] = RTDetrResNetConfig(**stages, **given.get("backbone_config", {}))
-    config = RTDetrV2Config(num_labels=len(ctx.options["names"]), **given)
+    config = RTDetrV2Config(**{"num_labels": len(ctx.options["names"])} | given)
     return Detector(RTDetrV2ForObjectDetection(config), ctx, no_object=False)
 
 
