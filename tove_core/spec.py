@@ -99,9 +99,9 @@ class Regions(Frozen):
     """Up to `limit` regions per image, given as a `tove_core.RegionBatch` and laid onto the tokens they cover.
 
     `boxes` `[B, R, 4]` (left, top, right, bottom in 0..1), `scores` `[B, R]`, `valid` `[B, R]`, and what lies in them:
-    `features` `[B, R, C]`, of which only the direction counts, or with `text=True` a label or a word each, which CLIP's own
-    text tower embeds. With neither, where something is and how large is all that is said. `masks` `[B, R, h, w]` may
-    give shapes instead of boxes.
+    `features` `[B, R, C]`, of which only the direction counts, or with `text=True` a label or a word each, which
+    CLIP's own text tower embeds. With neither, where something is and how large is all that is said. `masks`
+    `[B, R, h, w]` may give shapes instead of boxes.
     """
 
     kind: Literal["regions"] = Field(default="regions", description="tells outputs apart")
@@ -135,6 +135,20 @@ class Weights(Frozen):
     license: str = Field(min_length=2, description="SPDX identifier of the weights, or LicenseRef-...")
     license_url: str | None = Field(default=None, description="where its text is")
     commercial: bool | None = Field(default=None, description="whether the licence allows commercial use, if known")
+    more: dict[Name, Weights] = Field(
+        default_factory=dict,
+        description="further files of the same expert; `convert` gets their tensors as `name.tensor`",
+    )
+
+    def files(self) -> dict[str, Weights]:
+        """Return every file by its name: this one under the empty name, then `more`."""
+        return {"": self} | self.more
+
+    @model_validator(mode="after")
+    def _one_level(self) -> Self:
+        if any(part.more for part in self.more.values()):
+            raise ValueError("a file in more has more itself; list all files side by side")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
