@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from tove_core.hookspecs import hookimpl
 from tove_core.spec import ExpertSpec
+from tove_experts.depth_anything import DEPTH_ANYTHING
 from tove_experts.dinov2 import DINOV2
+from tove_experts.donut import DONUT
+from tove_experts.dpt import DPT
+from tove_experts.mask2former import MASK2FORMER
+from tove_experts.normals import NORMALS
+from tove_experts.radio import RADIO
+from tove_experts.sam2 import SAM2
+from tove_experts.segformer import SEGFORMER
+from tove_experts.trocr import TROCR
 
 
 @hookimpl
 def tove_experts() -> list[ExpertSpec]:
     """Return the built-in experts."""
-    return [DINOV2]
+    return [
+        DEPTH_ANYTHING,
+        DINOV2,
+        DONUT,
+        DPT,
+        MASK2FORMER,
+        NORMALS,
+        RADIO,
+        SAM2,
+        SEGFORMER,
+        TROCR,
+    ]

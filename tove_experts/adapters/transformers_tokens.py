@@ -1,0 +1,85 @@
+"""Encoders from transformers whose tokens are the feature: readers of text, and agglomerative backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import DonutSwinConfig, DonutSwinModel, PreTrainedModel, ViTConfig, ViTModel
+
+from tove_core.spec import BuildContext
+from tove_experts.adapters.transformers_models import PREFIX, configured, current_names, skeleton
+
+
+class Tokens(nn.Module):
+    """Pixels [B, 3, H, W] to `patches` [B, C, H / stride, W / stride] of a model that gives tokens row by row.
+
+    Tokens before the first patch (class, registers) are left out.
+    """
+
+    def __init__(self, model: PreTrainedModel, stride: int, prefix: int) -> None:
+        super().__init__()
+        self.model = model
+        self.stride = stride
+        self.prefix = prefix
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return the tokens as a map."""
+        tokens = self.model(pixels).last_hidden_state[:, self.prefix :]
+        rows, columns = (side // self.stride for side in pixels.shape[-2:])
+        return {"patches": tokens.transpose(1, 2).unflatten(2, (rows, columns))}
+
+
+def build_trocr(ctx: BuildContext) -> nn.Module:
+    """Build TrOCR's encoder; option `config` holds deviations from `ViTConfig`."""
+    config = configured(ViTConfig, ctx.options)
+    return Tokens(ViTModel(config, add_pooling_layer=False), stride=int(config.patch_size), prefix=1)  # type: ignore[arg-type]
+
+
+def convert_trocr(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the encoder out of a published TrOCR file; its pooler, where there is one, is not used."""
+    return current_names(state, skeleton(ViTModel, ViTConfig()), within="encoder.", drop=(r"^pooler\.",))
+
+
+def build_donut(ctx: BuildContext) -> nn.Module:
+    """Build Donut's encoder; option `config` holds deviations from `DonutSwinConfig`."""
+    config = configured(DonutSwinConfig, ctx.options)
+    stride = int(config.patch_size) * 2 ** (len(config.depths) - 1)  # type: ignore[arg-type]
+    return Tokens(DonutSwinModel(config, add_pooling_layer=False), stride=stride, prefix=0)
+
+
+def convert_donut(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the encoder out of a published Donut file."""
+    return current_names(state, skeleton(DonutSwinModel, DonutSwinConfig()), within="encoder.")
+
+
+def build_radio(ctx: BuildContext) -> nn.Module:
+    """Build C-RADIO; option `config` holds deviations from `RadioConfig`."""
+    config_class, model_class = _radio()
+    config = configured(config_class, ctx.options)
+    return Tokens(model_class(config), stride=config.patch_size, prefix=config.num_summary_tokens)
+
+
+def convert_radio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the names of a published C-RADIO file those of the adapter.
+
+    The library scales each layer's output, the published model does not: those scales, absent from the file, are ones.
+    """
+    config_class, model_class = _radio()
+    named = current_names(state, skeleton(model_class, config_class()))
+    ones = {
+        name.replace(f".norm{index}.weight", f".layer_scale{index}.lambda1"): torch.ones_like(tensor)
+        for name, tensor in named.items()
+        for index in (1, 2)
+        if name.startswith(f"{PREFIX}encoder.layer.") and name.endswith(f".norm{index}.weight")
+    }
+    return ones | named
+
+
+def _radio() -> tuple[type, type]:
+    try:
+        from transformers import RadioConfig, RadioModel
+    except ImportError as error:
+        raise ImportError("the installed transformers has no RADIO; install a newer one, such as 5.23") from error
+    return RadioConfig, RadioModel
