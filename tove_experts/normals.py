@@ -52,7 +52,8 @@ NORMALS = ExpertSpec(
     },
     default="base",
     tiny={"config": _config(32, 4, 2, [1, 2, 3, 4], [8, 16, 16, 32], 32)},
-    tiny_input=Input(size=(70, 56), patch=14, interpolation="bilinear", dynamic=True),
+    # Large enough for a change of the image to stay in its place while weights are random.
+    tiny_input=Input(size=(224, 168), patch=14, interpolation="bilinear", dynamic=True),
     homepage="https://github.com/google-deepmind/tips",
     citation="arXiv:2604.12012",
 )

@@ -53,6 +53,9 @@ class Mask2Former(nn.Module):
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
         self.model = Mask2FormerModel(config)
+        # The library makes this one parameter on the CPU whatever the device it builds on, such as meta.
+        decoder = self.model.pixel_level_module.decoder
+        decoder.level_embed = nn.Parameter(decoder.level_embed.data.to(torch.get_default_device()))
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
