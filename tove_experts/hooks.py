@@ -10,7 +10,6 @@ from tove_experts.donut import DONUT
 from tove_experts.dpt import DPT
 from tove_experts.mask2former import MASK2FORMER
 from tove_experts.normals import NORMALS
-from tove_experts.radio import RADIO
 from tove_experts.sam2 import SAM2
 from tove_experts.segformer import SEGFORMER
 from tove_experts.trocr import TROCR
@@ -26,7 +25,6 @@ def tove_experts() -> list[ExpertSpec]:
         DPT,
         MASK2FORMER,
         NORMALS,
-        RADIO,
         SAM2,
         SEGFORMER,
         TROCR,

@@ -1,15 +1,14 @@
-"""Encoders from transformers whose tokens are the feature: readers of text, and agglomerative backbones."""
+"""Encoders from transformers that were trained to read text: their tokens are the feature."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from transformers import DonutSwinConfig, DonutSwinModel, PreTrainedModel, ViTConfig, ViTModel
 
 from tove_core.spec import BuildContext
-from tove_experts.adapters.transformers_models import PREFIX, configured, current_names, skeleton
+from tove_experts.adapters.transformers_models import configured, current_names, skeleton
 
 
 class Tokens(nn.Module):
@@ -52,34 +51,3 @@ def build_donut(ctx: BuildContext) -> nn.Module:
 def convert_donut(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take the encoder out of a published Donut file."""
     return current_names(state, skeleton(DonutSwinModel, DonutSwinConfig()), within="encoder.")
-
-
-def build_radio(ctx: BuildContext) -> nn.Module:
-    """Build C-RADIO; option `config` holds deviations from `RadioConfig`."""
-    config_class, model_class = _radio()
-    config = configured(config_class, ctx.options)
-    return Tokens(model_class(config), stride=config.patch_size, prefix=config.num_summary_tokens)
-
-
-def convert_radio(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the names of a published C-RADIO file those of the adapter.
-
-    The library scales each layer's output, the published model does not: those scales, absent from the file, are ones.
-    """
-    config_class, model_class = _radio()
-    named = current_names(state, skeleton(model_class, config_class()))
-    ones = {
-        name.replace(f".norm{index}.weight", f".layer_scale{index}.lambda1"): torch.ones_like(tensor)
-        for name, tensor in named.items()
-        for index in (1, 2)
-        if name.startswith(f"{PREFIX}encoder.layer.") and name.endswith(f".norm{index}.weight")
-    }
-    return ones | named
-
-
-def _radio() -> tuple[type, type]:
-    try:
-        from transformers import RadioConfig, RadioModel
-    except ImportError as error:
-        raise ImportError("the installed transformers has no RADIO; install a newer one, such as 5.23") from error
-    return RadioConfig, RadioModel
