@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -96,7 +96,7 @@ class Bench:
 
     def _build_meta(self) -> FrozenExpert:
         spec = self.subject.spec
-        with isolated(spec.name, 0):
+        with undone(), _said_once(), isolated(spec.name, 0):
             factory = import_function(spec.factory, self.subject.name)
             with torch.device("meta"):
                 module = factory(BuildContext(spec, MappingProxyType(dict(spec.options))))
@@ -110,7 +110,7 @@ class Bench:
         with refused_network() as self.tried, undone(), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", RuntimeWarning)
             before = settings()
-            expert = load(self.subject, spec)
+            expert, _ = load_expert(spec, name=self.subject.name, weights="random")
             self._note_changes("the factory", before, settings())
         # `isolated` puts some settings back by itself, and says so.
         told = [str(one.message) for one in said if "the factory of expert" in str(one.message)]
@@ -118,7 +118,7 @@ class Bench:
         return fitted(expert, self.images)
 
     def _build_poisoned(self) -> FrozenExpert:
-        with undone(), poisoned():
+        with poisoned():
             return load(self.subject, small(self.subject.spec))
 
     def _run_watched(self) -> Outputs:
@@ -154,7 +154,16 @@ def load(subject: Subject, spec: ExpertSpec, seed: int = 0) -> FrozenExpert:
     Raises:
         PluginError: the factory fails or gives something else.
     """
-    return load_expert(spec, name=subject.name, weights="random", seed=seed)[0]
+    with undone(), _said_once():
+        return load_expert(spec, name=subject.name, weights="random", seed=seed)[0]
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Keep back the warnings that `no-global-state` reports."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the factory of expert", RuntimeWarning)
+        yield
 
 
 def run(expert: FrozenExpert, images: Tensor) -> Outputs:

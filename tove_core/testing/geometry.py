@@ -128,7 +128,7 @@ def inspect_regions(key: str, output: Regions, value: RegionBatch) -> int:
         raise CheckFailed(f"'{key}' has {slots} slots; the spec's limit is {output.limit}")
     boxes, scores = value.boxes[value.valid], value.scores[value.valid]
     if boxes.numel() and not (boxes.min() >= 0 and boxes.max() <= 1):
-        raise CheckFailed(f"'{key}' has box {_numbers(boxes, (boxes < 0) | (boxes > 1))}; coordinates are in 0..1")
+        raise CheckFailed(f"'{key}' has box {_numbers(boxes, ~((boxes >= 0) & (boxes <= 1)))}; coordinates are in 0..1")
     upside_down = (boxes[:, 2:] < boxes[:, :2]).any(1)
     if upside_down.any():
         raise CheckFailed(f"'{key}' has box {_numbers(boxes, upside_down[:, None])}; wanted left, top, right, bottom")

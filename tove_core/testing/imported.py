@@ -44,7 +44,7 @@ def light_import(subject: Subject) -> str:
     if subject.offer is None:
         raise NotApplicable("the spec was given by itself, not by the name of an installed expert")
     module = _module(subject.offer.source)
-    problem = _refusal(module)
+    problem = _refusal(module, os.pathsep.join(filter(None, sys.path)))
     if problem:
         raise CheckFailed(f"importing {module} {problem}")
     return module
@@ -58,9 +58,9 @@ def _module(source: plugins.Source) -> str:
 
 
 @lru_cache(maxsize=64)
-def _refusal(module: str) -> str | None:
+def _refusal(module: str, path: str) -> str | None:
     """Return what went wrong on import, None for nothing. Kept, since many experts share a module."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    env = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", _CODE, module], env=env, capture_output=True, text=True, timeout=120, check=False
     )
