@@ -1,7 +1,7 @@
 """DPT trained by MiDaS: relative depth from one image, the depth expert of ToVE's own hub.
 
 Size as transformers' `DPTConfig` documents it for `Intel/dpt-large`; preprocessing as `DPTImageProcessor` declares it.
-The smaller DPT-Hybrid is not offered: its repository holds pickled weights alone.
+The smaller DPT-Hybrid is not offered: the main branch of its repository holds pickled weights alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DPT = ExpertSpec(
     },
     weights=Weights(
         repo="Intel/dpt-large",
-        # The commit of the repository that first holds safetensors beside the pickle, as its history on the hub shows.
+        # A commit of the main branch that holds safetensors beside the pickle, as its page on the hub shows.
         revision="bc15f29aa3a80d532f2ed650b5e16ac48d8958f9",
         license="Apache-2.0",
         commercial=True,

@@ -19,7 +19,6 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
-    WeightTransform,
     dot_natural_key,
     rename_source_key,
 )
@@ -53,7 +52,7 @@ def current_names(
     """Return a state dict under the names of the installed library.
 
     Args:
-        state: tensors under the names of a published file; names that are current already stay as they are.
+        state: tensors under the names of a published file; where all of them are current already, they stay.
         model: a model of the same class, of any size, on any device: see `skeleton`.
         within: take only the tensors below this prefix, and take it off: `encoder.` in a file with a decoder.
         drop: patterns, searched in the current names, of tensors the model computes by itself or has no use for, in
@@ -70,25 +69,29 @@ def current_names(
 
 
 def _converted(state: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    known = {_without_numbers(name) for name in model.state_dict()}
+    if all(_without_numbers(name) in known for name in state):
+        return dict(state)  # written under current names; the renamings are made for old ones
     transforms = get_model_conversion_mapping(model)
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    current = model.state_dict().keys()
     result: dict[str, Tensor] = {}
-    pending: dict[str, WeightTransform] = {}
+    pending: dict[str, WeightConverter] = {}
     for name in sorted(state, key=dot_natural_key):
-        if name in current:
-            result[name] = state[name]
-            continue
         renamed, pattern = rename_source_key(name, renamings, converters)
         if pattern is None:
             result[renamed] = state[name]
         else:
             # Several tensors may go into one, or one into several: each group has a converter of its own.
             converter = pending.setdefault(renamed, deepcopy(by_pattern[pattern]))
-            converter.add_tensor(renamed, name, pattern, state[name])
+            converter.add_tensor(renamed, name, pattern, state[name])  # type: ignore[arg-type]  # a future or a tensor
     for renamed, converter in pending.items():
         for name, tensor in converter.convert(renamed, model=model, config=model.config).items():
             result[name] = tensor[0] if isinstance(tensor, list) else tensor
     return result
+
+
+def _without_numbers(name: str) -> str:
+    """Return a name without the numbers of layers and blocks: the model may have fewer of them than the file."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "0", name)

@@ -33,7 +33,7 @@ class Segformer(nn.Module):
         super().__init__()
         self.model = SegformerForSemanticSegmentation(config)
         self.classifier = self.model.decode_head.classifier
-        self.model.decode_head.classifier = nn.Identity()
+        self.model.decode_head.classifier = nn.Identity()  # type: ignore[assignment]
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return class probabilities and features."""
@@ -56,7 +56,7 @@ class Mask2Former(nn.Module):
         # The library makes this one parameter on the CPU whatever the device it builds on, such as meta.
         decoder = self.model.pixel_level_module.decoder
         decoder.level_embed = nn.Parameter(decoder.level_embed.data.to(torch.get_default_device()))
-        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
+        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)  # type: ignore[operator]
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return class maps and features."""
