@@ -10,7 +10,7 @@ from typing import Any
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _outputs(channels: int) -> dict[str, Grid]:
@@ -53,9 +53,9 @@ def _size(name: str, config: dict[str, Any], license: str, params: int, flops: i
     )
 
 
-SMALL = _config(384, 12, 6, [3, 6, 9, 12], [48, 96, 192, 384], 64)
-BASE = _config(768, 12, 12, [3, 6, 9, 12], [96, 192, 384, 768], 128)
-LARGE = _config(1024, 24, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256)
+_SMALL = _config(384, 12, 6, [3, 6, 9, 12], [48, 96, 192, 384], 64)
+_BASE = _config(768, 12, 12, [3, 6, 9, 12], [96, 192, 384, 768], 128)
+_LARGE = _config(1024, 24, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256)
 
 DEPTH_ANYTHING = ExpertSpec(
     api=1,
@@ -63,16 +63,16 @@ DEPTH_ANYTHING = ExpertSpec(
     summary="Depth Anything V2: inverse depth at 518 pixels, and decoder features.",
     factory="tove_experts.adapters.transformers_depth:build_depth_anything",
     convert="tove_experts.adapters.transformers_depth:convert_depth_anything",
-    input=Input(size=(518, 518), patch=14, mean=MEAN, std=STD, dynamic=True),
+    input=Input(size=(518, 518), patch=14, mean=_MEAN, std=_STD, dynamic=True),
     outputs=dict(_outputs(64)),
     variants={
-        "small": _size("Small", SMALL, "Apache-2.0", params=24_785_089, flops=115_267_534_080),
-        "base": _size("Base", BASE, "CC-BY-NC-4.0", params=97_470_785, flops=380_700_643_584),
-        "large": _size("Large", LARGE, "CC-BY-NC-4.0", params=335_315_649, flops=1_304_217_118_976),
+        "small": _size("Small", _SMALL, "Apache-2.0", params=24_785_089, flops=115_267_534_080),
+        "base": _size("Base", _BASE, "CC-BY-NC-4.0", params=97_470_785, flops=380_700_643_584),
+        "large": _size("Large", _LARGE, "CC-BY-NC-4.0", params=335_315_649, flops=1_304_217_118_976),
     },
     default="small",
     tiny={"config": _config(32, 4, 2, [1, 2, 3, 4], [8, 16, 16, 32], 32)},
-    tiny_input=Input(size=(70, 56), patch=14, mean=MEAN, std=STD, dynamic=True),
+    tiny_input=Input(size=(70, 56), patch=14, mean=_MEAN, std=_STD, dynamic=True),
     homepage="https://github.com/DepthAnything/Depth-Anything-V2",
     citation="arXiv:2406.09414",
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
 
-LABELS = 133
+_LABELS = 133
 
 
 def _input(height: int, width: int) -> Input:
@@ -34,7 +34,7 @@ def _config(width: int, depths: list[int], heads: list[int], window: int, querie
         "window_size": window,
         "out_features": ["stage1", "stage2", "stage3", "stage4"],
     }
-    return {"backbone_config": backbone, "num_labels": LABELS, "num_queries": queries}
+    return {"backbone_config": backbone, "num_labels": _LABELS, "num_queries": queries}
 
 
 def _size(name: str, config: dict[str, Any], params: int, flops: int, revision: str | None = None) -> Variant:
@@ -59,7 +59,7 @@ MASK2FORMER = ExpertSpec(
     convert="tove_experts.adapters.transformers_segmentation:convert_mask2former",
     input=_input(384, 384),
     outputs={
-        "classes": Grid(channels=LABELS, stride=4, norm="none", fold=2),
+        "classes": Grid(channels=_LABELS, stride=4, norm="none", fold=2),
         "features": Grid(channels=256, stride=16),
     },
     variants={

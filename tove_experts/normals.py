@@ -35,8 +35,8 @@ def _size(name: str, config: dict[str, Any], params: int, flops: int) -> Variant
     )
 
 
-BASE = _config(768, 12, 12, [3, 6, 9, 12], [96, 192, 384, 768], 256)
-LARGE = _config(1024, 24, 16, [6, 12, 18, 24], [128, 256, 512, 1024], 256)
+_BASE = _config(768, 12, 12, [3, 6, 9, 12], [96, 192, 384, 768], 256)
+_LARGE = _config(1024, 24, 16, [6, 12, 18, 24], [128, 256, 512, 1024], 256)
 
 NORMALS = ExpertSpec(
     api=1,
@@ -47,8 +47,8 @@ NORMALS = ExpertSpec(
     input=Input(size=(448, 448), patch=14, interpolation="bilinear", dynamic=True),
     outputs={"normals": Grid(channels=3, stride=1, norm="fixed", fold=4)},
     variants={
-        "base": _size("b14", BASE, params=110_179_011, flops=433_747_804_160),
-        "large": _size("l14", LARGE, params=337_875_203, flops=960_521_175_040),
+        "base": _size("b14", _BASE, params=110_179_011, flops=433_747_804_160),
+        "large": _size("l14", _LARGE, params=337_875_203, flops=960_521_175_040),
     },
     default="base",
     tiny={"config": _config(32, 4, 2, [1, 2, 3, 4], [8, 16, 16, 32], 32)},

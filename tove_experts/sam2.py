@@ -48,10 +48,10 @@ def _size(name: str, config: dict[str, Any], params: int, flops: int) -> Variant
     )
 
 
-TINY = _config(96, 1, [1, 2, 7, 2], [5, 7, 9])
-SMALL = _config(96, 1, [1, 2, 11, 2], [7, 10, 13])
-BASE = _config(112, 2, [2, 3, 16, 3], [12, 16, 20], window_positional_embedding_background_size=[14, 14])
-LARGE = _config(144, 2, [2, 6, 36, 4], [23, 33, 43], window_size_per_stage=[8, 4, 16, 8])
+_TINY = _config(96, 1, [1, 2, 7, 2], [5, 7, 9])
+_SMALL = _config(96, 1, [1, 2, 11, 2], [7, 10, 13])
+_BASE = _config(112, 2, [2, 3, 16, 3], [12, 16, 20], window_positional_embedding_background_size=[14, 14])
+_LARGE = _config(144, 2, [2, 6, 36, 4], [23, 33, 43], window_size_per_stage=[8, 4, 16, 8])
 
 SAM2 = ExpertSpec(
     api=1,
@@ -62,10 +62,10 @@ SAM2 = ExpertSpec(
     input=_input(1024, 1024),
     outputs={"features": Grid(channels=256, stride=16), "detail": Grid(channels=256, stride=8)},
     variants={
-        "tiny": _size("tiny", TINY, params=27_219_136, flops=291_067_395_072),
-        "small": _size("small", SMALL, params=34_316_992, flops=358_804_110_336),
-        "base-plus": _size("base-plus", BASE, params=69_106_816, flops=646_214_145_024),
-        "large": _size("large", LARGE, params=212_703_280, flops=1_823_358_320_640),
+        "tiny": _size("tiny", _TINY, params=27_219_136, flops=291_067_395_072),
+        "small": _size("small", _SMALL, params=34_316_992, flops=358_804_110_336),
+        "base-plus": _size("base-plus", _BASE, params=69_106_816, flops=646_214_145_024),
+        "large": _size("large", _LARGE, params=212_703_280, flops=1_823_358_320_640),
     },
     default="tiny",
     tiny={"config": _config(16, 1, [1, 1, 2, 1], [3]) | {"fpn_hidden_size": 32}},

@@ -11,13 +11,13 @@ from typing import Any
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
 
-LABELS = 150
+_LABELS = 150
 
 
 def _outputs(channels: int) -> dict[str, Grid]:
     return {
         # Probabilities: what is averaged over a token is the share of each class in it.
-        "classes": Grid(channels=LABELS, stride=4, norm="none", fold=2),
+        "classes": Grid(channels=_LABELS, stride=4, norm="none", fold=2),
         "features": Grid(channels=channels, stride=16),
     }
 
@@ -33,7 +33,7 @@ def _input(height: int, width: int) -> Input:
     )
 
 
-def _config(depths: list[int], widths: list[int], decoder: int, labels: int = LABELS) -> dict[str, Any]:
+def _config(depths: list[int], widths: list[int], decoder: int, labels: int = _LABELS) -> dict[str, Any]:
     return {"depths": depths, "hidden_sizes": widths, "decoder_hidden_size": decoder, "num_labels": labels}
 
 
@@ -55,11 +55,11 @@ def _size(
     )
 
 
-WIDE = [64, 128, 320, 512]
-B0 = _config([2, 2, 2, 2], [32, 64, 160, 256], 256)
-B1 = _config([2, 2, 2, 2], WIDE, 256)
-B2 = _config([3, 4, 6, 3], WIDE, 768)
-B5 = _config([3, 6, 40, 3], WIDE, 768)
+_WIDE = [64, 128, 320, 512]
+_B0 = _config([2, 2, 2, 2], [32, 64, 160, 256], 256)
+_B1 = _config([2, 2, 2, 2], _WIDE, 256)
+_B2 = _config([3, 4, 6, 3], _WIDE, 768)
+_B5 = _config([3, 6, 40, 3], _WIDE, 768)
 
 SEGFORMER = ExpertSpec(
     api=1,
@@ -71,16 +71,16 @@ SEGFORMER = ExpertSpec(
     outputs=dict(_outputs(256)),
     # Where a revision is given, safetensors are in that commit of a pull request on the hub and not on the main branch.
     variants={
-        "b0": _size("b0", B0, params=3_752_694, flops=16_775_643_136),
+        "b0": _size("b0", _B0, params=3_752_694, flops=16_775_643_136),
         "b1": _size(
-            "b1", B1, params=13_715_798, flops=31_756_124_160, revision="8b74291cb371abe2a2860015ded13f5b2fa6dff5"
+            "b1", _B1, params=13_715_798, flops=31_756_124_160, revision="8b74291cb371abe2a2860015ded13f5b2fa6dff5"
         ),
         "b2": _size(
-            "b2", B2, params=27_461_974, flops=124_675_686_400, revision="4585665b1bf59b90b831d5145d3e25d6e0743d03"
+            "b2", _B2, params=27_461_974, flops=124_675_686_400, revision="4585665b1bf59b90b831d5145d3e25d6e0743d03"
         ),
         "b5": _size(
             "b5",
-            B5,
+            _B5,
             params=84_708_694,
             flops=366_282_342_400,
             side=640,

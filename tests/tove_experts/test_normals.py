@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,6 +10,9 @@ from transformers import Tipsv2DptConfig, Tipsv2DptForDensePrediction, Tipsv2Dpt
 from transformers.image_utils import PILImageResampling
 from transformers.models.tipsv2_dpt.image_processing_tipsv2_dpt import Tipsv2DptImageProcessor
 
+from tove_core.errors import PluginError
+from tove_core.hub.load import load_expert
+from tove_core.testing.bench import small
 from tove_experts.normals import NORMALS
 
 
@@ -70,3 +75,10 @@ def test_the_base_size_is_the_librarys_default():
         k: v for k, v in default.to_dict().items() if k not in different
     }
     assert made.backbone_config.to_dict() == default.backbone_config.to_dict()
+
+
+def test_a_transformers_without_the_model_is_answered_with_the_version_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tove_experts.adapters.transformers_normals", raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    with pytest.raises(PluginError, match=r"no TIPSv2; install transformers>=5\.14"):
+        load_expert(small(NORMALS.variant()), name="normals", weights="random")

@@ -23,13 +23,13 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-Config = TypeVar("Config", bound=PreTrainedConfig)
+_Config = TypeVar("_Config", bound=PreTrainedConfig)
 
 PREFIX = "model."
 """What the names of the library's model begin with inside an adapter."""
 
 
-def configured(config_class: type[Config], options: Mapping[str, Any]) -> Config:
+def configured(config_class: type[_Config], options: Mapping[str, Any]) -> _Config:
     """Return the library's configuration with the deviations from its defaults that option `config` lists."""
     # Copied: the library takes nested dictionaries apart, and the options belong to the spec.
     return config_class(**deepcopy(dict(options["config"])))
