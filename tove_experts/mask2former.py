@@ -63,18 +63,18 @@ MASK2FORMER = ExpertSpec(
         "features": Grid(channels=256, stride=16),
     },
     variants={
-        "tiny": _size("tiny", _config(96, [2, 2, 6, 2], [3, 6, 12, 24], 7), params=47_436_800, flops=79_342_297_600),
+        "tiny": _size("tiny", _config(96, [2, 2, 6, 2], [3, 6, 12, 24], 7), params=47_435_264, flops=79_342_297_600),
         "small": _size(
-            "small", _config(96, [2, 2, 18, 2], [3, 6, 12, 24], 7), params=68_754_704, flops=107_455_963_648
+            "small", _config(96, [2, 2, 18, 2], [3, 6, 12, 24], 7), params=68_753_168, flops=107_455_963_648
         ),
         "base": _size(
-            "base", _config(128, [2, 2, 18, 2], [4, 8, 16, 32], 12), params=106_919_870, flops=145_191_768_064
+            "base", _config(128, [2, 2, 18, 2], [4, 8, 16, 32], 12), params=106_917_822, flops=145_191_768_064
         ),
         # Safetensors are in this commit of a pull request on the hub and not on the main branch.
         "large": _size(
             "large",
             _config(192, [2, 2, 18, 2], [6, 12, 24, 48], 12, queries=200),
-            params=215_538_682,
+            params=215_535_610,
             flops=268_593_373_184,
             revision="a4edee47b1b2662241ceed627430aa22d0647bd0",
         ),

@@ -56,6 +56,10 @@ class Mask2Former(nn.Module):
         # The library makes this one parameter on the CPU whatever the device it builds on, such as meta.
         decoder = self.model.pixel_level_module.decoder
         decoder.level_embed = nn.Parameter(decoder.level_embed.data.to(torch.get_default_device()))
+        # It also gives its backbone a last norm that nothing reads and that published files do not hold.
+        backbone = getattr(self.model.pixel_level_module.encoder, "swin", None)
+        if backbone is not None:
+            backbone.layernorm = nn.Identity()
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)  # type: ignore[operator]
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -105,7 +109,7 @@ def build_mask2former(ctx: BuildContext) -> nn.Module:
 def convert_mask2former(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give the names of a published Mask2Former file those of the adapter; what its loss needs is left out."""
     # Files written before transformers 5 hold the index tables of Swin's windows, which the model computes.
-    drop = (r"\.relative_position_index$",)
+    drop = (r"\.relative_position_index$", r"^pixel_level_module\.encoder\.(swin\.)?layernorm\.")
     named = current_names(state, skeleton(Mask2FormerModel, Mask2FormerConfig()), within="model.", drop=drop)
     return named | {name: tensor for name, tensor in state.items() if name.startswith("class_predictor.")}
 
