@@ -239,7 +239,7 @@ def test_an_unknown_variant_is_answered_with_the_ones_there_are(install):
 def test_a_misspelt_name_is_answered_with_the_nearest(install):
     install("plugin-a", offering("depth-anything", "sam"))
     registry = plugins.discover(env={})
-    with pytest.raises(UnknownExpertError, match=r"did you mean depth-anything\?") as caught:
+    with pytest.raises(UnknownExpertError, match=r"did you mean depth-anything or plugin-a/depth-anything\?") as caught:
         registry.resolve("depth-anythin")
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
