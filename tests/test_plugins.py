@@ -125,31 +125,31 @@ def test_a_distribution_without_metadata_does_not_take_the_hub_down(install, tmp
 
 
 def test_two_distributions_may_offer_one_name_until_it_is_used(install):
-    install("first-plugin", offering("sam", "only-first"))
-    install("Second.Plugin", offering("sam"))
+    install("first-plugin", offering("eye", "only-first"))
+    install("Second.Plugin", offering("eye"))
     registry = plugins.discover(env={})
-    assert third_party(registry) == ["first-plugin/sam", "only-first", "second-plugin/sam"]
+    assert third_party(registry) == ["first-plugin/eye", "only-first", "second-plugin/eye"]
     assert registry.resolve("only-first").spec.name == "only-first"
-    with pytest.raises(AmbiguousExpertError, match="choose one of: first-plugin/sam, second-plugin/sam"):
-        registry.resolve("sam")
+    with pytest.raises(AmbiguousExpertError, match="choose one of: first-plugin/eye, second-plugin/eye"):
+        registry.resolve("eye")
 
 
 @pytest.mark.parametrize("spelling", ["second-plugin", "Second.Plugin", "second_plugin", "SECOND--plugin"])
 def test_a_qualified_name_resolves_however_the_distribution_is_spelt(install, spelling):
-    install("first-plugin", offering("sam"))
-    install("Second.Plugin", offering("sam"))
-    found = plugins.discover(env={}).resolve(f"{spelling}/sam")
+    install("first-plugin", offering("eye"))
+    install("Second.Plugin", offering("eye"))
+    found = plugins.discover(env={}).resolve(f"{spelling}/eye")
     assert found.offer.source.distribution == "second-plugin"
 
 
 def test_two_entry_points_of_one_distribution_that_offer_one_name_are_not_both_taken(install, tmp_path):
-    first = install("twin-plugin", offering("sam"))
-    second = install("other-plugin", offering("sam", "pam"))
+    first = install("twin-plugin", offering("eye"))
+    second = install("other-plugin", offering("eye", "pam"))
     (table,) = tmp_path.glob("*/twin_plugin-*/entry_points.txt")
     table.write_text(f"[tove]\na = {first}\nb = {second}\n")
     registry = plugins.discover(env={"TOVE_BLOCK": "other-plugin"})
-    assert third_party(registry) == ["sam"]
-    assert registry.resolve("twin-plugin/sam").offer.source.entry_point == "a"
+    assert third_party(registry) == ["eye"]
+    assert registry.resolve("twin-plugin/eye").offer.source.entry_point == "a"
     assert [source.entry_point for source in registry.failures] == ["b"]
 
 
@@ -216,7 +216,7 @@ def test_block_wins_over_allow(install):
 VARIANTS = """
 @hookimpl
 def tove_experts():
-    yield expert("sam", options={"depth": 1}, default="small", variants={
+    yield expert("eye", options={"depth": 1}, default="small", variants={
         "small": Variant(options={"width": 3}), "large": Variant(options={"width": 9})})
 """
 
@@ -224,20 +224,20 @@ def tove_experts():
 def test_variants_resolve_to_a_spec_with_the_variant_applied(install):
     install("plugin-a", VARIANTS)
     registry = plugins.discover(env={})
-    large = registry.resolve("plugin-a/sam:large")
+    large = registry.resolve("plugin-a/eye:large")
     assert (large.variant, large.spec.options) == ("large", {"depth": 1, "width": 9})
-    assert registry.resolve("sam").variant == "small"
-    assert registry.resolve("sam") == registry.resolve("sam:small")
+    assert registry.resolve("eye").variant == "small"
+    assert registry.resolve("eye") == registry.resolve("eye:small")
 
 
 def test_an_unknown_variant_is_answered_with_the_ones_there_are(install):
     install("plugin-a", VARIANTS + offering("plain").replace("def tove", "def other_tove").replace("@hookimpl", ""))
     with pytest.raises(UnknownExpertError, match=r"no variant 'larg'; did you mean large\? it has: large, small"):
-        plugins.discover(env={}).resolve("sam:larg")
+        plugins.discover(env={}).resolve("eye:larg")
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest(install):
-    install("plugin-a", offering("depth-anything", "sam"))
+    install("plugin-a", offering("depth-anything", "eye"))
     registry = plugins.discover(env={})
     with pytest.raises(UnknownExpertError, match=r"did you mean depth-anything\?") as caught:
         registry.resolve("depth-anythin")
@@ -245,9 +245,9 @@ def test_a_misspelt_name_is_answered_with_the_nearest(install):
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("name", ["", "/", "plugin-a/", "/sam", "plugin-a", "plugin-a/plugin-a/sam"])
+@pytest.mark.parametrize("name", ["", "/", "plugin-a/", "/eye", "plugin-a", "plugin-a/plugin-a/eye"])
 def test_a_name_that_names_nothing_is_unknown(install, name):
-    install("plugin-a", offering("sam"))
+    install("plugin-a", offering("eye"))
     with pytest.raises(UnknownExpertError):
         plugins.discover(env={}).resolve(name)
 
@@ -273,11 +273,11 @@ def test_installed_plugins_are_listed_without_importing_any(install, tmp_path):
 
 
 def test_the_process_registry_is_discovered_once_and_lists_what_resolves(install):
-    install("plugin-a", offering("sam"))
+    install("plugin-a", offering("eye"))
     plugins.registry.cache_clear()
     try:
         assert plugins.registry() is plugins.registry()
         offers = plugins.experts()
-        assert offers["sam"].qualified == "plugin-a/sam"
+        assert offers["eye"].qualified == "plugin-a/eye"
     finally:
         plugins.registry.cache_clear()

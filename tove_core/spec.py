@@ -111,7 +111,7 @@ Output = Annotated[Grid | Vector | Regions, Field(discriminator="kind")]
 
 
 class Weights(Frozen):
-    """Where the parameters come from: a hub repository, or a file inside the plugin's own package.
+    """Where the parameters come from: a hub repository, a file inside the plugin's own package, or a local folder.
 
     `revision` and `sha256` stay empty where the true value is not known; the first download then records both in the
     user's lock file, and every later load is checked against it.
@@ -119,7 +119,10 @@ class Weights(Frozen):
 
     repo: str | None = Field(default=None, description="hub id, owner/name")
     package: str | None = Field(default=None, description="import package that ships the file")
-    file: SafetensorsFile = Field(default="model.safetensors", description="path inside the repository or package")
+    folder: str | None = Field(default=None, description="local folder, which a `family` was asked for by its user")
+    file: SafetensorsFile = Field(
+        default="model.safetensors", description="path inside the repository, package or folder"
+    )
     revision: Revision | None = Field(default=None, description="commit, 40 hex digits")
     sha256: Sha256 | None = Field(default=None, description="hash of the file, 64 hex digits")
     size: Positive | None = Field(default=None, description="bytes")
@@ -129,8 +132,8 @@ class Weights(Frozen):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.repo is None) == (self.package is None):
-            raise ValueError("give exactly one of repo (a hub id) and package (an import name)")
+        if sum(source is not None for source in (self.repo, self.package, self.folder)) != 1:
+            raise ValueError("give exactly one of repo (a hub id), package (an import name) and folder (a local one)")
         return self
 
     @field_validator("license")
@@ -180,6 +183,11 @@ class ExpertSpec(Frozen):
     tiny_input: Input | None = Field(default=None, description="with `tiny`, in place of the input")
     variants: dict[Name, Variant] = Field(default_factory=dict, description="by name, requested as name:variant")
     default: Name | None = Field(default=None, description="variant taken when none is named")
+    family: ImportPath | None = Field(
+        default=None,
+        description="module:function, called with a request's text after the colon where it names none of `variants`; "
+        "returns a Variant. The spec itself describes one member of the family",
+    )
     homepage: str | None = Field(default=None, description="web address")
     citation: str | None = Field(default=None, description="paper, such as arXiv:2304.07193")
 
@@ -228,10 +236,18 @@ class ExpertSpec(Frozen):
         """
         name = name if name is not None else self.default
         if name is None:
-            return self.model_copy(update={"variants": {}, "default": None})
-        changed = self.variants[name].model_dump(exclude_none=True, exclude={"options"})
-        merged = self.model_dump(exclude={"variants", "default"}) | changed
-        merged["options"] = self.options | self.variants[name].options
+            return self.model_copy(update={"variants": {}, "default": None, "family": None})
+        return self.applied(self.variants[name])
+
+    def applied(self, variant: Variant) -> ExpertSpec:
+        """Return the spec with a variant applied and none left.
+
+        Raises:
+            pydantic.ValidationError: the two together make no valid spec.
+        """
+        changed = variant.model_dump(exclude_none=True, exclude={"options"})
+        merged = self.model_dump(exclude={"variants", "default", "family"}) | changed
+        merged["options"] = self.options | variant.options
         return ExpertSpec.model_validate(merged)
 
 

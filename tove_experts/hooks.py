@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from tove_core.hookspecs import hookimpl
 from tove_core.spec import ExpertSpec
+from tove_experts.convnext_clip import CONVNEXT_CLIP
 from tove_experts.dinov2 import DINOV2
+from tove_experts.dinov3 import DINOV3
+from tove_experts.dinov3_convnext import DINOV3_CONVNEXT
+from tove_experts.eva02 import EVA02
+from tove_experts.eva02_clip import EVA02_CLIP
+from tove_experts.pe_spatial import PE_SPATIAL
+from tove_experts.radio import RADIO
+from tove_experts.sam import SAM
+from tove_experts.siglip2 import SIGLIP2
 
 
 @hookimpl
 def tove_experts() -> list[ExpertSpec]:
     """Return the built-in experts."""
-    return [DINOV2]
+    return [
+        CONVNEXT_CLIP,
+        DINOV2,
+        DINOV3,
+        DINOV3_CONVNEXT,
+        EVA02,
+        EVA02_CLIP,
+        PE_SPATIAL,
+        RADIO,
+        SAM,
+        SIGLIP2,
+    ]

@@ -137,7 +137,8 @@ def _differences(module: nn.Module, state: Mapping[str, Tensor], error: RuntimeE
     ]
     kinds = {
         "missing": [key for key in wanted if key not in given],
-        "unexpected": [key for key in given if key not in wanted],
+        # Those torch names: a module may leave some keys out by itself when it loads.
+        "unexpected": [key for key in given if key not in wanted and f'"{key}"' in str(error)],
         "of another shape": shapes,
     }
     parts = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in kinds.items() if keys]
