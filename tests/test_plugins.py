@@ -62,7 +62,7 @@ def builtin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def third_party(registry: plugins.Registry) -> list[str]:
-    return [name for name in registry.names() if registry.resolve(name).offer.source.distribution != plugins.OWN]
+    return [name for name in registry.names() if registry.find(name).source.distribution != plugins.OWN]
 
 
 BROKEN = {
@@ -234,6 +234,59 @@ def test_an_unknown_variant_is_answered_with_the_ones_there_are(install):
     install("plugin-a", VARIANTS + offering("plain").replace("def tove", "def other_tove").replace("@hookimpl", ""))
     with pytest.raises(UnknownExpertError, match=r"no variant 'larg'; did you mean large\? it has: large, small"):
         plugins.discover(env={}).resolve("eye:larg")
+
+
+FAMILY = """
+from tove_core.errors import UnknownExpertError
+from tove_core.spec import Grid, Weights
+
+def member(text):
+    if text == "nobody":
+        raise UnknownExpertError("nobody is not of the family")
+    if text == "odd":
+        return Variant(outputs={"map": Grid(channels=32, stride=5)})
+    return {"a": Variant(options={"who": text}), "x:y/z.1": Variant(options={"who": text})}.get(text, 7)
+
+@hookimpl
+def tove_experts():
+    mine = Weights(repo="o/one", license="MIT")
+    yield expert("kin", family=__name__ + ":member", weights=mine, options={"who": "one", "old": 1}, tiny={"who": "t"})
+    yield expert("led", family=__name__ + ":member", variants={"a": Variant(options={"who": "listed"})}, default="a")
+    yield expert("lost", family="no_such_module_of_a_family:member")
+"""
+
+
+def test_a_member_of_a_family_has_nothing_of_the_one_the_spec_describes(install):
+    install("plugin-a", FAMILY)
+    registry = plugins.discover(env={})
+    for request, text in (("kin:a", "a"), ("plugin-a/kin:a", "a"), ("kin:x:y/z.1", "x:y/z.1")):
+        found = registry.resolve(request)
+        assert (found.variant, found.spec.options, found.spec.weights) == (text, {"who": text}, None)
+        assert (found.spec.name, found.spec.tiny, found.spec.family) == ("kin", None, None)
+    described = registry.find("kin").spec.variant()
+    assert described.weights is not None and described.family is None
+
+
+def test_variants_that_are_listed_come_before_the_family(install):
+    install("plugin-a", FAMILY)
+    registry = plugins.discover(env={})
+    assert registry.resolve("led:a").spec.options == registry.resolve("led").spec.options == {"who": "listed"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "words"),
+    [
+        ("kin", UnknownExpertError, "'kin' stands for a family; name the member after a colon, as in 'kin:NAME'"),
+        ("kin:nobody", UnknownExpertError, "^nobody is not of the family$"),
+        ("kin:odd", PluginError, "plugin-a/kin:odd.*stride 5 does not divide"),
+        ("kin:seven", PluginError, "returned int, wanted Variant"),
+        ("lost:a", PluginError, "no_such_module_of_a_family:member failed .ModuleNotFoundError"),
+    ],
+)
+def test_a_family_that_has_no_such_member_says_so(install, request_, kind, words):
+    install("plugin-a", FAMILY)
+    with pytest.raises(kind, match=words):
+        plugins.discover(env={}).resolve(request_)
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest(install):

@@ -251,7 +251,7 @@ def _member(offer: Offer, text: str) -> ExpertSpec:
         variant = getattr(importlib.import_module(module), attribute)(text)
         if not isinstance(variant, Variant):
             raise PluginError(f"it returned {type(variant).__name__}, wanted Variant")
-        return offer.spec.applied(variant)
+        return offer.spec.member(variant)
     except (UnknownExpertError, ConfigError, WeightsError):
         raise  # the family's own answer to a name it does not know, or whose files it cannot reach
     except ValidationError as error:

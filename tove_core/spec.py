@@ -186,7 +186,7 @@ class ExpertSpec(Frozen):
     family: ImportPath | None = Field(
         default=None,
         description="module:function, called with a request's text after the colon where it names none of `variants`; "
-        "returns a Variant. The spec itself describes one member of the family",
+        "returns a Variant. The spec's own options, weights, cost and tiny are those of one member",
     )
     homepage: str | None = Field(default=None, description="web address")
     citation: str | None = Field(default=None, description="paper, such as arXiv:2304.07193")
@@ -237,14 +237,18 @@ class ExpertSpec(Frozen):
         name = name if name is not None else self.default
         if name is None:
             return self.model_copy(update={"variants": {}, "default": None, "family": None})
-        return self.applied(self.variants[name])
+        return self._applied(self.variants[name])
 
-    def applied(self, variant: Variant) -> ExpertSpec:
-        """Return the spec with a variant applied and none left.
+    def member(self, variant: Variant) -> ExpertSpec:
+        """Return the spec of another member of the family, of which nothing but `variant` says what is particular.
 
         Raises:
             pydantic.ValidationError: the two together make no valid spec.
         """
+        own = {"weights": None, "cost": None, "options": {}, "tiny": None, "tiny_input": None}
+        return self.model_copy(update=own)._applied(variant)
+
+    def _applied(self, variant: Variant) -> ExpertSpec:
         changed = variant.model_dump(exclude_none=True, exclude={"options"})
         merged = self.model_dump(exclude={"variants", "default", "family"}) | changed
         merged["options"] = self.options | variant.options

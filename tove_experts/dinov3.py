@@ -1,7 +1,7 @@
 """DINOv3: self-supervised features of high resolution; `-sat`: trained on satellite images.
 
-The weights are under Meta's own licence, whose terms are to be read before use (https://arxiv.org/abs/2508.10104, and the
-address below). Meta's repositories are gated: they ask to accept it. timm's copies state the same licence.
+The weights are under Meta's own licence, whose terms (address below) are to be read before use. Meta's own downloads
+are gated: they ask to accept it. timm's copies state the same licence.
 """
 
 from __future__ import annotations

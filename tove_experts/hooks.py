@@ -8,12 +8,15 @@ from tove_experts.convnext_clip import CONVNEXT_CLIP
 from tove_experts.dinov2 import DINOV2
 from tove_experts.dinov3 import DINOV3
 from tove_experts.dinov3_convnext import DINOV3_CONVNEXT
+from tove_experts.edges import EDGES
 from tove_experts.eva02 import EVA02
 from tove_experts.eva02_clip import EVA02_CLIP
+from tove_experts.hf_backbone import HF_BACKBONE
 from tove_experts.pe_spatial import PE_SPATIAL
 from tove_experts.radio import RADIO
 from tove_experts.sam import SAM
 from tove_experts.siglip2 import SIGLIP2
+from tove_experts.timm_backbone import TIMM
 
 
 @hookimpl
@@ -24,10 +27,13 @@ def tove_experts() -> list[ExpertSpec]:
         DINOV2,
         DINOV3,
         DINOV3_CONVNEXT,
+        EDGES,
         EVA02,
         EVA02_CLIP,
+        HF_BACKBONE,
         PE_SPATIAL,
         RADIO,
         SAM,
         SIGLIP2,
+        TIMM,
     ]

@@ -1,4 +1,4 @@
-"""SigLIP 2: image and text trained together by sigmoid loss, with captioning and self-distillation for dense features."""
+"""SigLIP 2: image and text trained together by a sigmoid loss, with self-distillation for dense features."""
 
 from __future__ import annotations
 

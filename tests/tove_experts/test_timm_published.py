@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import timm
@@ -65,7 +65,7 @@ def without_initial_values():
         yield
 
 
-@lru_cache(maxsize=None)
+@cache
 def on_meta(spec_name: str, variant: str) -> tuple[ExpertSpec, nn.Module]:
     spec = EXPERTS[spec_name].variant(variant)
     with torch.device("meta"):
