@@ -267,6 +267,16 @@ def test_a_member_of_a_family_has_nothing_of_the_one_the_spec_describes(install)
     assert described.weights is not None and described.family is None
 
 
+def test_a_family_is_shown_by_the_member_it_describes_and_cannot_be_built(install):
+    install("plugin-a", FAMILY)
+    registry = plugins.discover(env={})
+    found = registry.resolve("plugin-a/kin")
+    assert (found.variant, found.spec.options) == (None, {"who": "one", "old": 1})
+    with pytest.raises(UnknownExpertError, match="'kin' stands for a family; name the member .* as in 'kin:NAME'"):
+        found.to_build()
+    assert registry.resolve("led").to_build().options == {"who": "listed"}
+
+
 def test_variants_that_are_listed_come_before_the_family(install):
     install("plugin-a", FAMILY)
     registry = plugins.discover(env={})
@@ -276,7 +286,6 @@ def test_variants_that_are_listed_come_before_the_family(install):
 @pytest.mark.parametrize(
     ("request_", "kind", "words"),
     [
-        ("kin", UnknownExpertError, "'kin' stands for a family; name the member after a colon, as in 'kin:NAME'"),
         ("kin:nobody", UnknownExpertError, "^nobody is not of the family$"),
         ("kin:odd", PluginError, "plugin-a/kin:odd.*stride 5 does not divide"),
         ("kin:seven", PluginError, "returned int, wanted Variant"),

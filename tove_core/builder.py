@@ -96,6 +96,8 @@ def assemble(
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
+    for found in resolved.values():
+        found.to_build()
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
     loaded, origins = _load_experts(config, resolved, source, device, seed, recorded, states)
     widths = {key: aligned_width(expert.spec) for key, expert in loaded.items()}

@@ -66,6 +66,19 @@ class Resolved:
     variant: str | None
     spec: ExpertSpec
 
+    def to_build(self) -> ExpertSpec:
+        """Return the spec for an expert that is to be built or downloaded.
+
+        Raises:
+            UnknownExpertError: the request names a family, which can be shown and checked, and no member of it.
+        """
+        if self.variant is None and self.offer.spec.family is not None:
+            name = self.offer.spec.name
+            raise UnknownExpertError(
+                f"expert {name!r} stands for a family; name the member after a colon, as in '{name}:NAME'"
+            )
+        return self.spec
+
 
 @dataclass
 class Registry:
@@ -94,13 +107,8 @@ class Registry:
         name, _, variant = request.partition(":")
         offer = self.find(name)
         known = sorted(offer.spec.variants)
-        if offer.spec.family is not None and variant not in known:
-            if variant:
-                return Resolved(offer, variant, _member(offer, variant))
-            if offer.spec.default is None:
-                raise UnknownExpertError(
-                    f"expert {name!r} stands for a family; name the member after a colon, as in '{name}:NAME'"
-                )
+        if variant and variant not in known and offer.spec.family is not None:
+            return Resolved(offer, variant, _member(offer, variant))
         if variant and variant not in known:
             raise UnknownExpertError(
                 f"expert {name!r} has no variant {variant!r}; {_did_you_mean(variant, known)}it has: "

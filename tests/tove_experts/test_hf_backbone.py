@@ -11,7 +11,7 @@ import transformers as T
 from PIL import Image
 
 from tove_core import plugins
-from tove_core.errors import ConfigError, UnknownExpertError, WeightsError
+from tove_core.errors import ConfigError, WeightsError
 from tove_core.hub.load import load_expert
 from tove_core.hub.view import resample
 from tove_core.model import ToveModel
@@ -178,8 +178,6 @@ def test_what_is_no_backbone_is_answered_in_a_sentence(write: Any, tmp_path: Pat
         ask(place)
     with pytest.raises(ConfigError, match="neither a folder nor a hub id"):
         ask(tmp_path / "nowhere" / "at" / "all")
-    with pytest.raises(UnknownExpertError, match="name the member after a colon"):
-        plugins.registry().resolve("hf-backbone")
 
 
 def test_a_model_of_text_is_refused(tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def test_a_name_that_cannot_be_had_is_answered_in_a_sentence(name: str, words: s
         resolve(name)
 
 
-def test_the_family_itself_is_no_expert_but_is_listed() -> None:
+def test_the_family_itself_is_listed_and_cannot_be_built(toy: Any) -> None:
     with pytest.raises(UnknownExpertError, match="name the member after a colon"):
-        plugins.registry().resolve("timm")
+        toy.build(["timm"], weights="random")
     assert plugins.experts()["timm"].spec.family is not None
 
 
