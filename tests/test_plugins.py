@@ -272,7 +272,7 @@ def test_a_family_is_shown_by_the_member_it_describes_and_cannot_be_built(instal
     registry = plugins.discover(env={})
     found = registry.resolve("plugin-a/kin")
     assert (found.variant, found.spec.options) == (None, {"who": "one", "old": 1})
-    with pytest.raises(UnknownExpertError, match="'kin' stands for a family; name the member .* as in 'kin:NAME'"):
+    with pytest.raises(UnknownExpertError, match=r"'kin' stands for a family; name the member .* as in 'kin:NAME'"):
         found.to_build()
     assert registry.resolve("led").to_build().options == {"who": "listed"}
 

@@ -12,7 +12,7 @@ from tove_experts.timm_variants import BUILD, CONVERT, IMAGENET, backbone, squar
 INPUT = square(224, 32, IMAGENET)
 
 
-def _size(name: str, channels: int, params: int, flops: int | None = None) -> Variant:
+def _size(name: str, channels: int, params: int, flops: int) -> Variant:
     return backbone(
         f"convnext_{name}.dinov3_lvd1689m",
         INPUT,
@@ -36,9 +36,9 @@ DINOV3_CONVNEXT = ExpertSpec(
     outputs={"patches": Grid(channels=768, stride=32)},
     variants={
         "tiny": _size("tiny", 768, 27_818_592, 8_909_526_528),
-        "small": _size("small", 768, 49_453_152),
-        "base": _size("base", 1024, 87_564_416),
-        "large": _size("large", 1536, 196_227_264),
+        "small": _size("small", 768, 49_453_152, 17_365_888_512),
+        "base": _size("base", 1024, 87_564_416, 30_707_410_944),
+        "large": _size("large", 1536, 196_227_264, 68_719_795_200),
     },
     default="tiny",
     tiny={"arguments": {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 40)}},

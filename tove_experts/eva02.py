@@ -6,7 +6,7 @@ from tove_core.spec import ExpertSpec, Grid, Variant
 from tove_experts.timm_variants import BUILD, CLIP, CONVERT, DYNAMIC, backbone, square
 
 
-def _size(name: str, channels: int, params: int, flops: int | None = None, *, side: int = 224) -> Variant:
+def _size(name: str, channels: int, params: int, flops: int, *, side: int = 224) -> Variant:
     return backbone(
         f"eva02_{name}",
         square(side, 14, CLIP),
@@ -28,12 +28,12 @@ EVA02 = ExpertSpec(
     outputs={"patches": Grid(channels=768, stride=14)},
     options={"arguments": DYNAMIC},
     variants={
-        "tiny": _size("tiny_patch14_224.mim_in22k", 192, 5_501_760),
-        "small": _size("small_patch14_224.mim_in22k", 384, 21_620_352),
+        "tiny": _size("tiny_patch14_224.mim_in22k", 192, 5_501_760, 3_395_036_160),
+        "small": _size("small_patch14_224.mim_in22k", 384, 21_620_352, 12_247_123_968),
         "base": _size("base_patch14_224.mim_in22k", 768, 85_757_184, 46_322_454_528),
-        "large": _size("large_patch14_224.mim_m38m", 1024, 303_266_752),
-        "base-448": _size("base_patch14_448.mim_in22k_ft_in22k", 768, 86_347_008, side=448),
-        "large-448": _size("large_patch14_448.mim_m38m_ft_in22k", 1024, 304_053_184, side=448),
+        "large": _size("large_patch14_224.mim_m38m", 1024, 303_266_752, 161_998_700_544),
+        "base-448": _size("base_patch14_448.mim_in22k_ft_in22k", 768, 86_347_008, 213_771_128_832, side=448),
+        "large-448": _size("large_patch14_448.mim_m38m_ft_in22k", 1024, 304_053_184, 723_492_274_176, side=448),
     },
     default="base",
     tiny={"arguments": DYNAMIC | {"img_size": 70, "depth": 2, "embed_dim": 48, "num_heads": 3}},

@@ -6,9 +6,7 @@ from tove_core.spec import ExpertSpec, Grid, Variant
 from tove_experts.timm_variants import BUILD, CLIP, CONVERT, DYNAMIC, backbone, square
 
 
-def _size(
-    name: str, channels: int, params: int, flops: int | None = None, *, side: int = 224, patch: int = 14
-) -> Variant:
+def _size(name: str, channels: int, params: int, flops: int, *, side: int = 224, patch: int = 14) -> Variant:
     return backbone(
         f"eva02_{name}",
         square(side, patch, CLIP),
@@ -31,9 +29,9 @@ EVA02_CLIP = ExpertSpec(
     options={"arguments": DYNAMIC},
     variants={
         "base": _size("base_patch16_clip_224.merged2b", 768, 85_869_312, 35_126_120_448, patch=16),
-        "large": _size("large_patch14_clip_224.merged2b", 1024, 303_317_952),
-        "large-336": _size("large_patch14_clip_336.merged2b", 1024, 303_645_632, side=336),
-        "enormous": _size("enormous_patch14_clip_224.laion2b_plus", 1792, 4_348_720_896),
+        "large": _size("large_patch14_clip_224.merged2b", 1024, 303_317_952, 161_998_700_544),
+        "large-336": _size("large_patch14_clip_336.merged2b", 1024, 303_645_632, 381_861_494_784, side=336),
+        "enormous": _size("enormous_patch14_clip_224.laion2b_plus", 1792, 4_348_720_896, 2_264_323_260_416),
     },
     default="base",
     # 112 is a multiple of both patch sizes.

@@ -20,7 +20,11 @@ HF_BACKBONE = ExpertSpec(
     family="tove_experts.adapters.hf_family:member",
     input=Input(size=(224, 224), patch=16, mean=_HALF, std=_HALF, interpolation="bilinear"),
     outputs={"patches": Grid(channels=768, stride=16)},
-    weights=Weights(repo="google/vit-base-patch16-224", license="LicenseRef-unknown"),
+    weights=Weights(
+        repo="google/vit-base-patch16-224",
+        license="LicenseRef-unknown",
+        license_url="https://huggingface.co/google/vit-base-patch16-224",
+    ),
     cost=Cost(params=85_798_656),
     options={"config": {"model_type": "vit"}},
     tiny={

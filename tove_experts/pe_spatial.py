@@ -6,9 +6,7 @@ from tove_core.spec import ExpertSpec, Grid, Variant
 from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, HALF, backbone, square
 
 
-def _size(
-    name: str, channels: int, params: int, flops: int | None = None, *, side: int = 512, patch: int = 16
-) -> Variant:
+def _size(name: str, channels: int, params: int, flops: int, *, side: int = 512, patch: int = 16) -> Variant:
     return backbone(
         f"vit_pe_spatial_{name}_patch{patch}_{side}.fb",
         square(side, patch, HALF),
@@ -29,11 +27,11 @@ PE_SPATIAL = ExpertSpec(
     outputs={"patches": Grid(channels=768, stride=16)},
     options={"arguments": DYNAMIC},
     variants={
-        "tiny": _size("tiny", 192, 5_683_200),
-        "small": _size("small", 384, 21_983_232),
+        "tiny": _size("tiny", 192, 5_683_200, 20_866_802_688),
+        "small": _size("small", 384, 21_983_232, 63_498_110_976),
         "base": _size("base", 768, 86_433_792, 214_054_244_352),
-        "large": _size("large", 1024, 303_964_160, side=448, patch=14),
-        "gigantic": _size("gigantic", 1536, 1_851_887_104, side=448, patch=14),
+        "large": _size("large", 1024, 303_964_160, 723_593_035_776, side=448, patch=14),
+        "gigantic": _size("gigantic", 1536, 1_851_887_104, 4_108_912_164_864, side=448, patch=14),
     },
     default="base",
     # 112 is a multiple of both patch sizes.

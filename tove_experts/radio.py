@@ -12,7 +12,7 @@ from tove_experts.timm_variants import BUILD, CLIP, CONVERT, DYNAMIC, backbone, 
 INPUT = square(512, 16, CLIP)
 
 
-def _size(name: str, channels: int, params: int, flops: int | None = None, *, version: int = 3) -> Variant:
+def _size(name: str, channels: int, params: int, flops: int, *, version: int = 3) -> Variant:
     return backbone(
         f"vit_{name}_patch16_radio_v{version}.c_radio",
         INPUT,
@@ -36,11 +36,11 @@ RADIO = ExpertSpec(
     options={"arguments": DYNAMIC},
     variants={
         "base": _size("base", 768, 86_456_064, 215_774_134_272),
-        "large": _size("large", 1024, 304_202_752),
-        "huge": _size("huge", 1280, 631_983_360),
-        "giant": _size("giant", 1536, 1_136_027_136),
-        "so400m-v4": _size("so400m", 1152, 413_543_664, version=4),
-        "huge-v4": _size("huge", 1280, 631_985_920, version=4),
+        "large": _size("large", 1024, 304_202_752, 729_613_860_864),
+        "huge": _size("huge", 1280, 631_983_360, 1_475_063_316_480),
+        "giant": _size("giant", 1536, 1_136_027_136, 2_601_557_950_464),
+        "so400m-v4": _size("so400m", 1152, 413_543_664, 984_925_771_776, version=4),
+        "huge-v4": _size("huge", 1280, 631_985_920, 1_478_256_885_760, version=4),
     },
     default="base",
     tiny={"arguments": DYNAMIC | {"img_size": 80, "depth": 2, "embed_dim": 48, "num_heads": 3}},

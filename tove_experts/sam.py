@@ -9,7 +9,7 @@ from tove_experts.timm_variants import BUILD, CONVERT, IMAGENET, backbone
 INPUT = Input(size=(1024, 1024), patch=16, **IMAGENET)
 
 
-def _size(name: str, params: int, flops: int | None = None) -> Variant:
+def _size(name: str, params: int, flops: int) -> Variant:
     return backbone(f"samvit_{name}_patch16.sa1b", INPUT, channels=256, stride=16, params=params, flops=flops)
 
 
@@ -23,8 +23,8 @@ SAM = ExpertSpec(
     outputs={"patches": Grid(channels=256, stride=16)},
     variants={
         "base": _size("base", 89_670_912, 972_077_334_528),
-        "large": _size("large", 308_278_272),
-        "huge": _size("huge", 637_026_048),
+        "large": _size("large", 308_278_272, 2_985_680_306_176),
+        "huge": _size("huge", 637_026_048, 5_961_082_830_848),
     },
     default="base",
     # A window of 3 over 5x5 positions needs padding, as one of 14 over 64x64 does.
