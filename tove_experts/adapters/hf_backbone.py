@@ -56,8 +56,8 @@ def _model(config: dict[str, Any]) -> nn.Module:
     if kind in POOLED_BY_HEAD:
         config["vision_use_head"] = False
     built = transformers.AutoConfig.for_model(kind, **config)
-    model = MODEL_MAPPING[type(built)]
-    model = model[0] if isinstance(model, tuple) else model
+    known: Any = MODEL_MAPPING[type(built)]
+    model = known[0] if isinstance(known, tuple) else known
     # Poolers give one vector per image, which is not used here and which many checkpoints lack.
     takes_pooler = "add_pooling_layer" in inspect.signature(model.__init__).parameters
     return model._from_config(built, dtype=torch.float32, **({"add_pooling_layer": False} if takes_pooler else {}))

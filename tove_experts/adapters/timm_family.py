@@ -10,7 +10,6 @@ import timm
 import torch
 from timm.models import is_model, split_model_name_tag
 from timm.models._pretrained import PretrainedCfg
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tove_core.errors import UnknownExpertError
@@ -85,7 +84,7 @@ def _config(name: str) -> PretrainedCfg:
     return config
 
 
-def _on_meta(model: str) -> nn.Module:
+def _on_meta(model: str) -> TimmBackbone:
     try:
         with torch.device("meta"):
             return TimmBackbone(model, {}).eval()
@@ -93,35 +92,41 @@ def _on_meta(model: str) -> nn.Module:
         raise _no_map(model, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
 
 
-def _look(model: str, module: nn.Module, config: PretrainedCfg) -> tuple[tuple[int, int], tuple[int, ...], int, bool]:
+def _look(
+    model: str, module: TimmBackbone, config: PretrainedCfg
+) -> tuple[tuple[int, int], tuple[int, ...], int, bool]:
     """Return the input size, the map's shape, its cost, and whether it passes the backbone's last norm."""
-    reduction = module.trunk.feature_info[-1]["reduction"]  # type: ignore[index,union-attr]  # a list on every model
+    stages: Any = module.trunk.feature_info
+    reduction = int(stages[-1]["reduction"])
     height, width = config.input_size[1:]
     if not config.fixed_input_size:
         # Sides that the last stage does not divide would leave its map a little larger than the image.
         height, width = -(-height // reduction) * reduction, -(-width // reduction) * reduction
-    shape, flops, normed, problem = (), 0, True, ""
+    found, normed, problem = None, True, ""
     for normed in (True, False):
         try:
-            shape, flops = _run(module, (height, width), normed)
+            found = _run(module, (height, width), normed)
             break
         except Exception as error:  # a few have no norm to apply and say so by an assertion
             problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if found is None:
+        raise _no_map(model, problem)
+    shape, flops = found
     stride = height // shape[2] if len(shape) == 4 else 0
     # A stride above the reduction is that of unpadded convolutions, which do not see the border.
     if not 0 < stride <= reduction or (shape[2] * stride, shape[3] * stride) != (height, width):
-        raise _no_map(model, problem or f"{list(shape)} for {height}x{width} pixels")
+        raise _no_map(model, f"{list(shape)} for {height}x{width} pixels")
     return (height, width), shape, flops, normed
 
 
-def _run(module: nn.Module, size: tuple[int, ...], normed: bool) -> tuple[tuple[int, ...], int]:
+def _run(module: TimmBackbone, size: tuple[int, ...], normed: bool) -> tuple[tuple[int, ...], int]:
     module.norm = normed
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shape = tuple(module(torch.empty(1, 3, *size, device="meta"))["patches"].shape)
     return shape, counter.get_total_flops()
 
 
-def _takes_other_sizes(module: nn.Module, stride: int, normed: bool) -> bool:
+def _takes_other_sizes(module: TimmBackbone, stride: int, normed: bool) -> bool:
     try:
         shape, _ = _run(module, (5 * stride, 8 * stride), normed)
     except Exception:  # what a network of one size raises at another
