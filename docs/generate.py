@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from inspect import cleandoc
@@ -39,7 +40,8 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "min_
           "max_length": "length at most"}  # fmt: skip
 PATTERNS = {r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$": "name", r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "`module:function`",
             r"^[0-9a-f]{40}$": "40 hex digits", r"^[0-9a-f]{64}$": "64 hex digits",
-            r"^[^/\\].*\.safetensors$": "relative path of a `.safetensors` file"}  # fmt: skip
+            r"^[^/\\].*\.safetensors$": "relative path of a `.safetensors` file",
+            r"^[^.]+$": "text without dots"}  # fmt: skip
 PLAIN = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path", Any: "any", dict: "mapping"}
 
 
@@ -51,9 +53,13 @@ def main() -> int:
     stale = [name for name, make in PAGES.items() if not _is_current(REFERENCE / name, make())]
     for name in stale:
         if not check:
+            (REFERENCE / name).parent.mkdir(exist_ok=True)
             (REFERENCE / name).write_text(PAGES[name](), encoding="utf-8")
         print(f"{'differs from the code' if check else 'wrote'}: docs/reference/{name}")
-    return 1 if check and stale else 0
+    gone = [path for path in (REFERENCE / "experts").glob("*.md") if f"experts/{path.name}" not in PAGES]
+    for path in gone:
+        print(f"describes no built-in expert, delete it: docs/reference/experts/{path.name}")
+    return 1 if gone or (check and stale) else 0
 
 
 def _is_current(path: Path, text: str) -> bool:
@@ -293,6 +299,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "expert-spec.md": expert_spec,
 }
+PAGES |= runpy.run_path(str(Path(__file__).with_name("expert_pages.py")))["pages"]()
 
 if __name__ == "__main__":
     sys.exit(main())

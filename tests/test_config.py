@@ -34,6 +34,13 @@ def test_an_expert_requested_twice_is_refused_but_two_variants_are_not():
     assert len(ModelConfig.model_validate({"experts": ["a:x", "a:y"]}).experts) == 2
 
 
+def test_the_key_of_an_expert_holds_no_dots():
+    assert ExpertConfig(name="timm:resnet18.a1_in1k").key == "timm:resnet18-a1_in1k"
+    assert ExpertConfig(name="timm:resnet18.a1_in1k", alias="small").key == "small"
+    with pytest.raises(ValidationError, match="alias"):
+        ExpertConfig(name="a", alias="a.b")
+
+
 def test_hidden_and_parameters_exclude_each_other():
     with pytest.raises(ValidationError, match="give one of them"):
         FusionConfig(hidden=8, parameters=1000)

@@ -116,7 +116,7 @@ def test_an_expert_is_shown_without_the_heavy_libraries(site):
 
 
 def test_an_unknown_expert_ends_in_one_sentence_and_exit_code_one(site):
-    done = command("experts", "show", "dinov3", site=site)
+    done = command("experts", "show", "dinov4", site=site)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no expert named 'dinov3'; did you mean dinov2?")
+    assert done.stderr.startswith("error: no expert named 'dinov4'; did you mean dinov3 or dinov2")
     assert "Traceback" not in done.stderr

@@ -62,7 +62,7 @@ def builtin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def third_party(registry: plugins.Registry) -> list[str]:
-    return [name for name in registry.names() if registry.resolve(name).offer.source.distribution != plugins.OWN]
+    return [name for name in registry.names() if registry.find(name).source.distribution != plugins.OWN]
 
 
 BROKEN = {
@@ -125,31 +125,31 @@ def test_a_distribution_without_metadata_does_not_take_the_hub_down(install, tmp
 
 
 def test_two_distributions_may_offer_one_name_until_it_is_used(install):
-    install("first-plugin", offering("sam", "only-first"))
-    install("Second.Plugin", offering("sam"))
+    install("first-plugin", offering("eye", "only-first"))
+    install("Second.Plugin", offering("eye"))
     registry = plugins.discover(env={})
-    assert third_party(registry) == ["first-plugin/sam", "only-first", "second-plugin/sam"]
+    assert third_party(registry) == ["first-plugin/eye", "only-first", "second-plugin/eye"]
     assert registry.resolve("only-first").spec.name == "only-first"
-    with pytest.raises(AmbiguousExpertError, match="choose one of: first-plugin/sam, second-plugin/sam"):
-        registry.resolve("sam")
+    with pytest.raises(AmbiguousExpertError, match="choose one of: first-plugin/eye, second-plugin/eye"):
+        registry.resolve("eye")
 
 
 @pytest.mark.parametrize("spelling", ["second-plugin", "Second.Plugin", "second_plugin", "SECOND--plugin"])
 def test_a_qualified_name_resolves_however_the_distribution_is_spelt(install, spelling):
-    install("first-plugin", offering("sam"))
-    install("Second.Plugin", offering("sam"))
-    found = plugins.discover(env={}).resolve(f"{spelling}/sam")
+    install("first-plugin", offering("eye"))
+    install("Second.Plugin", offering("eye"))
+    found = plugins.discover(env={}).resolve(f"{spelling}/eye")
     assert found.offer.source.distribution == "second-plugin"
 
 
 def test_two_entry_points_of_one_distribution_that_offer_one_name_are_not_both_taken(install, tmp_path):
-    first = install("twin-plugin", offering("sam"))
-    second = install("other-plugin", offering("sam", "pam"))
+    first = install("twin-plugin", offering("eye"))
+    second = install("other-plugin", offering("eye", "pam"))
     (table,) = tmp_path.glob("*/twin_plugin-*/entry_points.txt")
     table.write_text(f"[tove]\na = {first}\nb = {second}\n")
     registry = plugins.discover(env={"TOVE_BLOCK": "other-plugin"})
-    assert third_party(registry) == ["sam"]
-    assert registry.resolve("twin-plugin/sam").offer.source.entry_point == "a"
+    assert third_party(registry) == ["eye"]
+    assert registry.resolve("twin-plugin/eye").offer.source.entry_point == "a"
     assert [source.entry_point for source in registry.failures] == ["b"]
 
 
@@ -216,7 +216,7 @@ def test_block_wins_over_allow(install):
 VARIANTS = """
 @hookimpl
 def tove_experts():
-    yield expert("sam", options={"depth": 1}, default="small", variants={
+    yield expert("eye", options={"depth": 1}, default="small", variants={
         "small": Variant(options={"width": 3}), "large": Variant(options={"width": 9})})
 """
 
@@ -224,20 +224,82 @@ def tove_experts():
 def test_variants_resolve_to_a_spec_with_the_variant_applied(install):
     install("plugin-a", VARIANTS)
     registry = plugins.discover(env={})
-    large = registry.resolve("plugin-a/sam:large")
+    large = registry.resolve("plugin-a/eye:large")
     assert (large.variant, large.spec.options) == ("large", {"depth": 1, "width": 9})
-    assert registry.resolve("sam").variant == "small"
-    assert registry.resolve("sam") == registry.resolve("sam:small")
+    assert registry.resolve("eye").variant == "small"
+    assert registry.resolve("eye") == registry.resolve("eye:small")
 
 
 def test_an_unknown_variant_is_answered_with_the_ones_there_are(install):
     install("plugin-a", VARIANTS + offering("plain").replace("def tove", "def other_tove").replace("@hookimpl", ""))
     with pytest.raises(UnknownExpertError, match=r"no variant 'larg'; did you mean large\? it has: large, small"):
-        plugins.discover(env={}).resolve("sam:larg")
+        plugins.discover(env={}).resolve("eye:larg")
+
+
+FAMILY = """
+from tove_core.errors import UnknownExpertError
+from tove_core.spec import Grid, Weights
+
+def member(text):
+    if text == "nobody":
+        raise UnknownExpertError("nobody is not of the family")
+    if text == "odd":
+        return Variant(outputs={"map": Grid(channels=32, stride=5)})
+    return {"a": Variant(options={"who": text}), "x:y/z.1": Variant(options={"who": text})}.get(text, 7)
+
+@hookimpl
+def tove_experts():
+    mine = Weights(repo="o/one", license="MIT")
+    yield expert("kin", family=__name__ + ":member", weights=mine, options={"who": "one", "old": 1}, tiny={"who": "t"})
+    yield expert("led", family=__name__ + ":member", variants={"a": Variant(options={"who": "listed"})}, default="a")
+    yield expert("lost", family="no_such_module_of_a_family:member")
+"""
+
+
+def test_a_member_of_a_family_has_nothing_of_the_one_the_spec_describes(install):
+    install("plugin-a", FAMILY)
+    registry = plugins.discover(env={})
+    for request, text in (("kin:a", "a"), ("plugin-a/kin:a", "a"), ("kin:x:y/z.1", "x:y/z.1")):
+        found = registry.resolve(request)
+        assert (found.variant, found.spec.options, found.spec.weights) == (text, {"who": text}, None)
+        assert (found.spec.name, found.spec.tiny, found.spec.family) == ("kin", None, None)
+    described = registry.find("kin").spec.variant()
+    assert described.weights is not None and described.family is None
+
+
+def test_a_family_is_shown_by_the_member_it_describes_and_cannot_be_built(install):
+    install("plugin-a", FAMILY)
+    registry = plugins.discover(env={})
+    found = registry.resolve("plugin-a/kin")
+    assert (found.variant, found.spec.options) == (None, {"who": "one", "old": 1})
+    with pytest.raises(UnknownExpertError, match=r"'kin' stands for a family; name the member .* as in 'kin:NAME'"):
+        found.to_build()
+    assert registry.resolve("led").to_build().options == {"who": "listed"}
+
+
+def test_variants_that_are_listed_come_before_the_family(install):
+    install("plugin-a", FAMILY)
+    registry = plugins.discover(env={})
+    assert registry.resolve("led:a").spec.options == registry.resolve("led").spec.options == {"who": "listed"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "words"),
+    [
+        ("kin:nobody", UnknownExpertError, "^nobody is not of the family$"),
+        ("kin:odd", PluginError, "plugin-a/kin:odd.*stride 5 does not divide"),
+        ("kin:seven", PluginError, "returned int, wanted Variant"),
+        ("lost:a", PluginError, "no_such_module_of_a_family:member failed .ModuleNotFoundError"),
+    ],
+)
+def test_a_family_that_has_no_such_member_says_so(install, request_, kind, words):
+    install("plugin-a", FAMILY)
+    with pytest.raises(kind, match=words):
+        plugins.discover(env={}).resolve(request_)
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest(install):
-    install("plugin-a", offering("depth-anything", "sam"))
+    install("plugin-a", offering("depth-anything", "eye"))
     registry = plugins.discover(env={})
     with pytest.raises(UnknownExpertError, match=r"did you mean depth-anything or plugin-a/depth-anything\?") as caught:
         registry.resolve("depth-anythin")
@@ -245,9 +307,9 @@ def test_a_misspelt_name_is_answered_with_the_nearest(install):
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("name", ["", "/", "plugin-a/", "/sam", "plugin-a", "plugin-a/plugin-a/sam"])
+@pytest.mark.parametrize("name", ["", "/", "plugin-a/", "/eye", "plugin-a", "plugin-a/plugin-a/eye"])
 def test_a_name_that_names_nothing_is_unknown(install, name):
-    install("plugin-a", offering("sam"))
+    install("plugin-a", offering("eye"))
     with pytest.raises(UnknownExpertError):
         plugins.discover(env={}).resolve(name)
 
@@ -273,11 +335,11 @@ def test_installed_plugins_are_listed_without_importing_any(install, tmp_path):
 
 
 def test_the_process_registry_is_discovered_once_and_lists_what_resolves(install):
-    install("plugin-a", offering("sam"))
+    install("plugin-a", offering("eye"))
     plugins.registry.cache_clear()
     try:
         assert plugins.registry() is plugins.registry()
         offers = plugins.experts()
-        assert offers["sam"].qualified == "plugin-a/sam"
+        assert offers["eye"].qualified == "plugin-a/eye"
     finally:
         plugins.registry.cache_clear()

@@ -103,6 +103,7 @@ def test_fold_has_bounds(fold):
     [
         ({}, "exactly one of repo"),
         ({"repo": "a/b", "package": "c"}, "exactly one of repo"),
+        ({"package": "c", "folder": "d"}, "exactly one of repo"),
         ({"repo": "a/b", "revision": "main"}, "revision"),
         ({"repo": "a/b", "revision": "A" * 40}, "revision"),
         ({"repo": "a/b", "sha256": "0" * 63}, "sha256"),

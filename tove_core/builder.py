@@ -97,6 +97,8 @@ def assemble(
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
+    for found in resolved.values():
+        found.to_build()
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
     # Before any expert is fetched: one that gives text needs a CLIP with a text tower.
     widths = {key: aligned_width(found.spec, TextVectors(tower)) for key, found in resolved.items()}

@@ -36,13 +36,16 @@ class ExpertConfig(Frozen):
     """One requested expert: `name`, `name:variant` or `distribution/name[:variant]`."""
 
     name: str = Field(description="as 'tove experts list' shows it; with ':variant', or 'distribution/' in front")
+    alias: Annotated[str, Field(pattern=r"^[^.]+$")] | None = Field(
+        default=None, description="the name under which the model knows it; None: `name`, with '-' for each '.'"
+    )
     dtype: Dtype = Field(default="float32", description="precision the expert computes in")
     device: str | None = Field(default=None, description="where the expert runs; None: where CLIP does")
 
     @property
     def key(self) -> str:
-        """The name under which the model knows the expert."""
-        return self.name
+        """The name under which the model knows the expert. Names of modules hold no dots."""
+        return self.alias or self.name.replace(".", "-")
 
 
 class GateConfig(Frozen):
@@ -155,7 +158,7 @@ class ModelConfig(Frozen):
         keys = [expert.key for expert in value]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise ValueError(f"experts {twice} are requested twice")
+            raise ValueError(f"experts {twice} are requested twice; give one of two that differ an alias")
         return value
 
 

@@ -7,6 +7,7 @@ So each plugin gets a PluginManager of its own, and its offers are accepted toge
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -19,8 +20,8 @@ import pluggy
 from pydantic import ValidationError
 
 from tove_core import environment, hookspecs
-from tove_core.errors import AmbiguousExpertError, PluginError, UnknownExpertError
-from tove_core.spec import API, ExpertSpec
+from tove_core.errors import AmbiguousExpertError, ConfigError, PluginError, UnknownExpertError, WeightsError
+from tove_core.spec import API, ExpertSpec, Variant
 
 GROUP = "tove"
 OWN = "tove-core"
@@ -65,6 +66,19 @@ class Resolved:
     variant: str | None
     spec: ExpertSpec
 
+    def to_build(self) -> ExpertSpec:
+        """Return the spec for an expert that is to be built or downloaded.
+
+        Raises:
+            UnknownExpertError: the request names a family, which can be shown and checked, and no member of it.
+        """
+        if self.variant is None and self.offer.spec.family is not None:
+            name = self.offer.spec.name
+            raise UnknownExpertError(
+                f"expert {name!r} stands for a family; name the member after a colon, as in '{name}:NAME'"
+            )
+        return self.spec
+
 
 @dataclass
 class Registry:
@@ -83,13 +97,18 @@ class Registry:
     def resolve(self, request: str) -> Resolved:
         """Find the expert for `name`, `name:variant` or `distribution/name[:variant]`.
 
+        A variant that an expert with a `family` does not list is asked of that function, which may import anything.
+
         Raises:
             AmbiguousExpertError: several distributions offer the bare name.
             UnknownExpertError: nobody offers it, or it has no such variant; failed plugins are named and chained.
+            PluginError: the expert's `family` cannot be imported, fails, or gives no valid variant.
         """
         name, _, variant = request.partition(":")
-        offer = self._find(name)
+        offer = self.find(name)
         known = sorted(offer.spec.variants)
+        if variant and variant not in known and offer.spec.family is not None:
+            return Resolved(offer, variant, _member(offer, variant))
         if variant and variant not in known:
             raise UnknownExpertError(
                 f"expert {name!r} has no variant {variant!r}; {_did_you_mean(variant, known)}it has: "
@@ -97,7 +116,8 @@ class Registry:
             )
         return Resolved(offer, variant or offer.spec.default, offer.spec.variant(variant or None))
 
-    def _find(self, name: str) -> Offer:
+    def find(self, name: str) -> Offer:
+        """Find the offer for `name` or `distribution/name`, whatever its variants; errors as for `resolve`."""
         distribution, slash, bare = name.partition("/")
         if slash:
             hits = [o for o in self.offers if o.qualified == f"{canonical(distribution)}/{bare}"]
@@ -162,7 +182,7 @@ def registry() -> Registry:
 def experts() -> dict[str, Offer]:
     """Return every usable expert by the name that resolves to it. Imports no torch."""
     found = registry()
-    return {name: found.resolve(name).offer for name in found.names()}
+    return {name: found.find(name) for name in found.names()}
 
 
 def installed() -> list[Source]:
@@ -230,6 +250,25 @@ def _describe(error: ValidationError) -> str:
         hint = f"; this tove-core knows api {API}, upgrade one of the two" if where == "api" else ""
         problems.append(f"{error.title}.{where}: {problem['msg']}{hint}")
     return "; ".join(problems)
+
+
+def _member(offer: Offer, text: str) -> ExpertSpec:
+    """Return the spec of one member of an expert's family."""
+    module, _, attribute = (offer.spec.family or "").partition(":")
+    try:
+        variant = getattr(importlib.import_module(module), attribute)(text)
+        if not isinstance(variant, Variant):
+            raise PluginError(f"it returned {type(variant).__name__}, wanted Variant")
+        return offer.spec.member(variant)
+    except (UnknownExpertError, ConfigError, WeightsError):
+        raise  # the family's own answer to a name it does not know, or whose files it cannot reach
+    except ValidationError as error:
+        raise PluginError(f"{offer.qualified}:{text}: {_describe(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"{offer.qualified}:{text}: {offer.spec.family} failed ({type(error).__name__}: {error}); "
+            f"choose another name, or repair or reinstall its plugin"
+        ) from error
 
 
 def _names(text: str | None) -> set[str] | None:

@@ -120,7 +120,7 @@ Output = Annotated[Grid | Vector | Regions, Field(discriminator="kind")]
 
 
 class Weights(Frozen):
-    """Where the parameters come from: a hub repository, or a file inside the plugin's own package.
+    """Where the parameters come from: a hub repository, a file inside the plugin's own package, or a local folder.
 
     `revision` and `sha256` stay empty where the true value is not known; the first download then records both in the
     user's lock file, and every later load is checked against it.
@@ -128,7 +128,10 @@ class Weights(Frozen):
 
     repo: str | None = Field(default=None, description="hub id, owner/name")
     package: str | None = Field(default=None, description="import package that ships the file")
-    file: SafetensorsFile = Field(default="model.safetensors", description="path inside the repository or package")
+    folder: str | None = Field(default=None, description="local folder, which a `family` was asked for by its user")
+    file: SafetensorsFile = Field(
+        default="model.safetensors", description="path inside the repository, package or folder"
+    )
     revision: Revision | None = Field(default=None, description="commit, 40 hex digits")
     sha256: Sha256 | None = Field(default=None, description="hash of the file, 64 hex digits")
     size: Positive | None = Field(default=None, description="bytes")
@@ -152,8 +155,8 @@ class Weights(Frozen):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.repo is None) == (self.package is None):
-            raise ValueError("give exactly one of repo (a hub id) and package (an import name)")
+        if sum(source is not None for source in (self.repo, self.package, self.folder)) != 1:
+            raise ValueError("give exactly one of repo (a hub id), package (an import name) and folder (a local one)")
         return self
 
     @field_validator("license")
@@ -203,6 +206,11 @@ class ExpertSpec(Frozen):
     tiny_input: Input | None = Field(default=None, description="with `tiny`, in place of the input")
     variants: dict[Name, Variant] = Field(default_factory=dict, description="by name, requested as name:variant")
     default: Name | None = Field(default=None, description="variant taken when none is named")
+    family: ImportPath | None = Field(
+        default=None,
+        description="module:function, called with a request's text after the colon where it names none of `variants`; "
+        "returns a Variant. The spec's own options, weights, cost and tiny are those of one member",
+    )
     homepage: str | None = Field(default=None, description="web address")
     citation: str | None = Field(default=None, description="paper, such as arXiv:2304.07193")
 
@@ -251,10 +259,22 @@ class ExpertSpec(Frozen):
         """
         name = name if name is not None else self.default
         if name is None:
-            return self.model_copy(update={"variants": {}, "default": None})
-        changed = self.variants[name].model_dump(exclude_none=True, exclude={"options"})
-        merged = self.model_dump(exclude={"variants", "default"}) | changed
-        merged["options"] = self.options | self.variants[name].options
+            return self.model_copy(update={"variants": {}, "default": None, "family": None})
+        return self._applied(self.variants[name])
+
+    def member(self, variant: Variant) -> ExpertSpec:
+        """Return the spec of another member of the family, of which nothing but `variant` says what is particular.
+
+        Raises:
+            pydantic.ValidationError: the two together make no valid spec.
+        """
+        own = {"weights": None, "cost": None, "options": {}, "tiny": None, "tiny_input": None}
+        return self.model_copy(update=own)._applied(variant)
+
+    def _applied(self, variant: Variant) -> ExpertSpec:
+        changed = variant.model_dump(exclude_none=True, exclude={"options"})
+        merged = self.model_dump(exclude={"variants", "default", "family"}) | changed
+        merged["options"] = self.options | variant.options
         return ExpertSpec.model_validate(merged)
 
 

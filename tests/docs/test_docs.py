@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import shlex
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from tove_core.cli.main import app
 from tove_core.config import RunConfig
 from tove_core.settings import read_config
 from tove_core.training.run import train
+from tove_experts.hooks import tove_experts
 
 ROOT = Path(__file__).parents[2]
 RUN = ("docs/tutorials/*.md", "docs/reference/plugins.md")
@@ -161,10 +163,27 @@ def test_required_options_are_given_in_console_blocks(pages):
                 assert set(required) <= set(words), f"{name}: {line}"
 
 
-@pytest.mark.parametrize("name", ["checks.md", "cli.md", "configuration.md", "expert-spec.md"])
+@pytest.mark.parametrize("name", generator().PAGES)
 def test_generated_pages_are_what_the_code_says(name):
     text = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert text == generator().PAGES[name](), "run: python docs/generate.py"
+
+
+def test_there_is_a_page_for_every_built_in_expert_and_no_other():
+    found = {f"experts/{path.name}" for path in (ROOT / "docs/reference/experts").glob("*.md")}
+    assert found == {name for name in generator().PAGES if name.startswith("experts/")}
+    assert {f"experts/{spec.name}.md" for spec in tove_experts()} == found - {"experts/index.md"}
+
+
+def test_the_expert_a_page_builds_is_that_of_the_page(pages):
+    for spec in tove_experts():
+        page = pages[f"docs/reference/experts/{spec.name}.md"]
+        (code,) = [block.text for block in page.blocks if block.language == "python"]
+        (asked,) = re.findall(r'experts=\["(.*)"\]', code)
+        assert asked.partition(":")[0] == spec.name
+        assert bool(asked.partition(":")[2]) == (spec.family is not None)
+        for variant in spec.variants:
+            assert f"| `{spec.name}:{variant}` |" in page.text
 
 
 def test_every_field_has_a_meaning():
@@ -186,8 +205,14 @@ def test_links_between_pages_resolve(pages):
 
 
 def test_every_page_is_reachable_from_the_index(pages):
-    linked = {(pages["docs/index.md"].path.parent / link).resolve() for link in pages["docs/index.md"].links}
-    assert {page.path for name, page in pages.items() if name.startswith("docs/")} - linked == {ROOT / "docs/index.md"}
+    known = {page.path: page for page in pages.values()}
+    reached, fresh = set(), [ROOT / "docs/index.md"]
+    while fresh:
+        path = fresh.pop()
+        reached.add(path)
+        found = {(path.parent / link.partition("#")[0]).resolve() for link in known[path].links}
+        fresh += (found & known.keys()) - reached - set(fresh)
+    assert {page.path for name, page in pages.items() if name.startswith("docs/")} <= reached
 
 
 def test_every_error_class_is_explained(pages):

@@ -47,6 +47,9 @@ def _rows() -> list[dict[str, Any]]:
     rows = []
     for name, offer in plugins.experts().items():
         spec = offer.spec.variant()
+        if offer.spec.family is not None and offer.spec.default is None:
+            rows.append(_family(name, offer))
+            continue
         rows.append(
             {
                 "name": name,
@@ -59,6 +62,12 @@ def _rows() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _family(name: str, offer: plugins.Offer) -> dict[str, Any]:
+    """Return the row of an expert that is nothing before a member of its family is named."""
+    row: dict[str, Any] = {"name": f"{name}:NAME", "outputs": "as NAME says", "params": None, "license": None}
+    return row | {"variants": [], "from": str(offer.source), "summary": offer.spec.summary}
 
 
 def _entries() -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def update(repo: Annotated[str, typer.Argument(help="hub id, owner/name")]) -> N
 def _pin(name: str, found) -> None:  # type: ignore[no-untyped-def]
     from tove_core.hub.download import fetch
 
-    weights = found.spec.weights
+    weights = found.to_build().weights
     if weights is None or weights.repo is None:
         print(f"{name}: nothing to download")
         return

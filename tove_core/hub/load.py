@@ -127,6 +127,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
 
 
 def _differences(module: nn.Module, state: Mapping[str, Tensor], error: RuntimeError) -> str:
+    said = str(error)  # a module may rename or leave out keys by itself: what torch names is what differs after that
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     given = {key: tuple(value.shape) for key, value in state.items()}
     shapes = [
@@ -135,8 +136,8 @@ def _differences(module: nn.Module, state: Mapping[str, Tensor], error: RuntimeE
         if given.get(key, wanted[key]) != wanted[key]
     ]
     kinds = {
-        "missing": [key for key in wanted if key not in given],
-        "unexpected": [key for key in given if key not in wanted],
+        "missing": [key for key in wanted if key not in given and f'"{key}"' in said],
+        "unexpected": [key for key in given if key not in wanted and f'"{key}"' in said],
         "of another shape": shapes,
     }
     parts = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in kinds.items() if keys]

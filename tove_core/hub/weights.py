@@ -61,6 +61,8 @@ def locate(
         path = _in_folder(spec, declared, weights, expected)
     elif declared.repo is not None:
         return _sized(fetch(declared.repo, declared.file, declared.revision, expected, lock), declared, expected)
+    elif declared.folder is not None:
+        path = _in_folder(spec, declared, Path(declared.folder), expected)
     else:
         path = _in_package(spec, declared)
     said_by = "the checkpoint" if expected_sha256 else f"the spec of expert '{spec.name}'"
