@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tove_core import errors
 from tove_core.hookspecs import hookimpl
+from tove_core.licenses import LicensePolicy
 from tove_core.spec import BuildContext, Cost, ExpertSpec, Grid, Input, Regions, Variant, Vector, Weights
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "ExpertSpec",
     "Grid",
     "Input",
+    "LicensePolicy",
     "Offer",
     "RegionBatch",
     "Regions",

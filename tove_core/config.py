@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tove_core.licenses import LicensePolicy
 from tove_core.spec import Frozen, Positive
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -141,6 +142,14 @@ class ModelConfig(Frozen):
     fusion: FusionConfig = Field(default=FusionConfig(), description="how expert knowledge enters the tokens")
     decoder: DecoderConfig | None = Field(default=DecoderConfig(), description="the language model; None: tokens alone")
     view: Literal["squash", "crop", "pad"] = Field(default="squash", description="region of the image that is seen")
+    licenses: LicensePolicy | None = Field(
+        default=None, description="which weights may be used, also 'commercial' or 'strict'; none: all"
+    )
+
+    @field_validator("licenses", mode="before")
+    @classmethod
+    def _policy(cls, value: Any) -> Any:
+        return LicensePolicy.named(value) if isinstance(value, str) else value
 
     @field_validator("experts", mode="before")
     @classmethod

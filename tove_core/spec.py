@@ -126,6 +126,7 @@ class Weights(Frozen):
     license: str = Field(min_length=2, description="SPDX identifier of the weights, or LicenseRef-...")
     license_url: str | None = Field(default=None, description="where its text is")
     commercial: bool | None = Field(default=None, description="whether the licence allows commercial use, if known")
+    gated: bool = Field(default=False, description="the repository gives files only to those who accepted its terms")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -190,7 +190,10 @@ def _explained(what: str, revision: str) -> Iterator[None]:
             ) from error
         raise WeightsError(_UNREACHABLE.format(what=what, short=short, kind=type(error).__name__)) from error
     except errors.GatedRepoError as error:
-        raise WeightsError(f"{what} is gated; accept its terms on the hub and run 'hf auth login'") from error
+        page = f"{_endpoint() or 'https://huggingface.co'}/{what.split()[0]}"
+        raise WeightsError(
+            f"{what} is gated; accept its licence on the model's page {page}, then log in with 'hf auth login'"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise WeightsError(f"{what} does not exist or is private; check the name or run 'hf auth login'") from error
     except errors.RevisionNotFoundError as error:
