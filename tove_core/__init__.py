@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tove_core.builder import build
     from tove_core.hub.regions import RegionBatch
     from tove_core.model import ToveModel
+    from tove_core.planning.plan import plan
     from tove_core.plugins import Offer, experts
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "errors",
     "experts",
     "hookimpl",
+    "plan",
 ]
 
 _LAZY = {
@@ -46,6 +48,7 @@ _LAZY = {
     "ToveModel": "tove_core.model",
     "experts": "tove_core.plugins",
     "Offer": "tove_core.plugins",
+    "plan": "tove_core.planning.plan",
 }
 
 

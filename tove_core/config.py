@@ -39,6 +39,15 @@ class ExpertConfig(Frozen):
     name: str = Field(description="as 'tove experts list' shows it; with ':variant', or 'distribution/' in front")
     dtype: Dtype = Field(default="float32", description="precision the expert computes in")
     device: str | None = Field(default=None, description="where the expert runs; None: where CLIP does")
+    offload: bool = Field(
+        default=False, description="keep its weights in main memory and bring them to the device only while it runs"
+    )
+    stream: bool = Field(default=False, description="run on a CUDA stream of its own, beside CLIP and other experts")
+    micro_batch: Positive | Literal["auto"] | None = Field(
+        default=None,
+        description="images it takes at a time; auto: as many as measured GPU memory allows; None: the whole batch",
+    )
+    compile: bool = Field(default=False, description="run it through torch.compile")
 
     @property
     def key(self) -> str:

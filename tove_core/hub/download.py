@@ -91,6 +91,19 @@ def pinned_revision(repo: str, lock: Lock | None = None) -> str:
     return lock.pin(repo) or lock.record_pin(repo, _commit(repo, None, lock))
 
 
+def on_disk(repo: str, file: str, revision: str | None = None, lock: Lock | None = None) -> Path | None:
+    """Return where a file lies that would not have to be downloaded, or None. Asks nobody and verifies nothing.
+
+    Without a revision and a pin the cached `main` counts, which the hub's may have left behind.
+    """
+    commit = revision or (lock or Lock()).pin(repo)
+    if commit is None:
+        main = _repo_cache(repo) / "refs" / "main"
+        commit = main.read_text().strip() if main.is_file() else None
+    path = _repo_cache(repo) / "snapshots" / str(commit) / file
+    return path if path.is_file() else None
+
+
 def snapshot(
     repo: str, patterns: Sequence[str] = PATTERNS, revision: str | None = None, lock: Lock | None = None
 ) -> Path:

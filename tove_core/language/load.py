@@ -45,15 +45,15 @@ def load_decoder(
         ConfigError: there is no such folder, or the model is not of the wanted kind.
         WeightsError: files are missing, not safetensors, do not fit, or cannot be reached.
     """
-    source, revision = _source(config.name)
+    source, revision = locate(config.name)
     where: dict[str, Any] = {"revision": revision} if revision else {}
     where |= {"trust_remote_code": False, "local_files_only": offline() or revision is None}
     try:
         settings = AutoConfig.from_pretrained(source, **where)
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     except (OSError, ValueError) as error:
-        raise _unreachable(config.name, error) from error
-    fresh = _prepare(settings, config)
+        raise unreachable(config.name, error) from error
+    fresh = prepare(settings, config)
     with seeded(seed), without_bars():
         if weights == "random":
             model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
@@ -75,8 +75,8 @@ def save_decoder(decoder: Decoder, folder: Path) -> None:
     decoder.tokenizer.save_pretrained(folder)
 
 
-def _source(name: str) -> tuple[str, str | None]:
-    """Return what transformers loads from, and the revision where that is a hub id."""
+def locate(name: str) -> tuple[str, str | None]:
+    """Return what transformers loads from, and the revision where that is a hub id, pinning it on first use."""
     if Path(name).is_dir():
         return name, None
     from tove_core.hub.reference import resolve_folder
@@ -97,7 +97,7 @@ def _digest(source: str) -> str | None:
     return sha256(files[0]) if len(files) == 1 else hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
-def _prepare(settings: PretrainedConfig, config: DecoderConfig) -> frozenset[str]:
+def prepare(settings: PretrainedConfig, config: DecoderConfig) -> frozenset[str]:
     """Make the architecture a decoder of the wanted kind; return names of parameters that files need not hold."""
     if hasattr(settings, "is_decoder"):
         # BERT and its kin read both ways unless told otherwise.
@@ -130,7 +130,7 @@ def _pretrained(
         )
         model, report = loaded
     except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable(config.name, error) from error
+        raise unreachable(config.name, error) from error
     absent = sorted(set(report["missing_keys"]) - fresh)
     if absent:
         raise WeightsError(
@@ -140,7 +140,8 @@ def _pretrained(
     return model
 
 
-def _unreachable(name: str, error: Exception) -> WeightsError:
+def unreachable(name: str, error: Exception) -> WeightsError:
+    """Return the error to raise where transformers could not read a decoder."""
     reason = str(error).strip().split("\n")[0]
     return WeightsError(
         f"decoder {name!r} could not be loaded ({reason}); download it while online, give a local folder with "
