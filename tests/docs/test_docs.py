@@ -18,7 +18,7 @@ from tove_core.settings import read_config
 from tove_core.training.run import train
 
 ROOT = Path(__file__).parents[2]
-RUN = ("docs/tutorials/*.md", "docs/reference/plugins.md")
+RUN = ("docs/tutorials/*.md", "docs/reference/plugins.md", "docs/reference/plan.md", "docs/reference/placement.md")
 TUTORIALS = sorted(str(path.relative_to(ROOT)) for pattern in RUN for path in ROOT.glob(pattern))
 EVERYWHERE = {"--help"}
 
