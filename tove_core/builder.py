@@ -18,6 +18,7 @@ from tove_core.fusion import build_transfer
 from tove_core.fusion.align import aligned_width
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.load import load_expert
+from tove_core.hub.placement import Placement
 from tove_core.hub.reference import package_path
 from tove_core.hub.weights import read_safetensors
 from tove_core.language.base import Decoder
@@ -113,8 +114,9 @@ def assemble(
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
     for unchecked in check_licenses(config, resolved):
         warnings.warn(unchecked, stacklevel=3)
+    placements = {wanted.key: Placement.of(wanted, device) for wanted in config.experts}
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
-    loaded, origins = _load_experts(config, resolved, source, device, seed, recorded, states)
+    loaded, origins = _load_experts(config, resolved, placements, source, seed, recorded, states)
     widths = {key: aligned_width(expert.spec) for key, expert in loaded.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -136,8 +138,8 @@ def assemble(
 def _load_experts(
     config: ModelConfig,
     resolved: Mapping[str, plugins.Resolved],
+    placements: Mapping[str, Placement],
     weights: WeightsChoice,
-    device: Any,
     seed: int,
     recorded: Provenance | None,
     states: Path | None,
@@ -150,7 +152,7 @@ def _load_experts(
             found.spec,
             name=wanted.key,
             weights=weights,
-            device=wanted.device or device,
+            placement=placements[wanted.key],
             dtype=DTYPES[wanted.dtype],
             seed=seed,
             expected_sha256=known.sha256 if known else None,

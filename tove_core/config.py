@@ -47,7 +47,9 @@ class ExpertConfig(Frozen):
         default=None,
         description="images it takes at a time; auto: as many as measured GPU memory allows; None: the whole batch",
     )
-    compile: bool = Field(default=False, description="run it through torch.compile")
+    compile: bool | str = Field(
+        default=False, description="run it through torch.compile; a text names another backend than inductor"
+    )
 
     @property
     def key(self) -> str:

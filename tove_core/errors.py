@@ -38,6 +38,10 @@ class LicenseError(ToveError):
     """The licence of weights is not one that the model's policy admits; nothing was downloaded."""
 
 
+class PlacementError(ToveError, RuntimeError):
+    """An expert does not fit where its configuration puts it."""
+
+
 class CheckpointError(ToveError, ValueError):
     """A checkpoint cannot be read, or does not fit what it is loaded into."""
 

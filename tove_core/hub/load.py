@@ -16,6 +16,7 @@ from tove_core.hub.digest import sha256
 from tove_core.hub.expert import FrozenExpert, require_usable
 from tove_core.hub.isolation import isolated
 from tove_core.hub.lock import Lock
+from tove_core.hub.placement import PlacedExpert, Placement
 from tove_core.hub.weights import WeightsSource, locate, read_safetensors
 from tove_core.spec import BuildContext, ExpertSpec
 
@@ -31,6 +32,7 @@ def load_expert(
     expected_sha256: str | None = None,
     state: Path | None = None,
     lock: Lock | None = None,
+    placement: Placement | None = None,
 ) -> tuple[FrozenExpert, str | None]:
     """Return a frozen expert and the sha256 of the weight file that was loaded (None: none was).
 
@@ -45,6 +47,7 @@ def load_expert(
         state: a file with the built module's own state, as a checkpoint holds it: loaded as it is, without conversion,
             in place of whatever `weights` says.
         lock: the lock file; None: the user's.
+        placement: how it runs; its device takes the place of `device`. None: plainly.
 
     Raises:
         PluginError: the factory or the conversion cannot be imported, fails, or gives something else.
@@ -62,8 +65,10 @@ def load_expert(
         if path is not None:
             tensors = read_safetensors(path)
             _load(module, tensors if state else _convert(spec, name, tensors), name)
-    module = module.to(device=device, dtype=dtype)
-    return FrozenExpert(module, spec, name), None if path is None else sha256(path)
+    digest = None if path is None else sha256(path)
+    if placement is None:
+        return FrozenExpert(module.to(device=device, dtype=dtype), spec, name), digest
+    return PlacedExpert(module.to(dtype=dtype), spec, name, placement), digest
 
 
 def import_function(path: str, expert: str) -> Callable[..., Any]:
