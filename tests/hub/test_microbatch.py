@@ -10,6 +10,8 @@ from tove_core.errors import PlacementError
 from tove_core.hub.microbatch import MicroBatch, images_that_fit, is_out_of_memory, join
 from tove_core.hub.regions import RegionBatch
 
+CPU = torch.device("cpu")
+
 
 class Small:
     """Takes up to `room` images, as a device does whose memory ends there; notes what it was asked for."""
@@ -31,7 +33,7 @@ def pixels(count: int) -> Tensor:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
 def test_parts_come_back_as_one_batch_in_order(size: int) -> None:
     small, given = Small(99), pixels(7)
-    found = MicroBatch("x", size).run(small, given)
+    found = MicroBatch("x", size).run(small, given, CPU)
     assert torch.equal(found["map"], given * 2) and torch.equal(found["sum"], Small(99)(given)["sum"])
     assert max(small.asked) == min(size, 7) and sum(small.asked) == 7
 
@@ -39,13 +41,13 @@ def test_parts_come_back_as_one_batch_in_order(size: int) -> None:
 def test_what_does_not_fit_is_halved_until_it_does_and_stays_halved() -> None:
     small, parts = Small(2), MicroBatch("greedy", 9)
     with pytest.warns(UserWarning, match="'greedy' ran out of memory") as caught:
-        found = parts.run(small, pixels(10))
+        found = parts.run(small, pixels(10), CPU)
     assert small.asked == [9, 4, 2, 2, 2, 2, 2] and len(caught) == 2 and parts.size == 2
     assert "micro_batch to 2" in str(caught[1].message)
     assert torch.equal(found["map"], pixels(10) * 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        parts.run(small, pixels(5))
+        parts.run(small, pixels(5), CPU)
 
 
 def test_memory_that_ends_in_the_middle_keeps_what_was_done() -> None:
@@ -57,14 +59,14 @@ def test_memory_that_ends_in_the_middle_keeps_what_was_done() -> None:
         return small(part)
 
     with pytest.warns(UserWarning, match="ran out"):
-        found = MicroBatch("x", 4).run(shrinking, given)
+        found = MicroBatch("x", 4).run(shrinking, given, CPU)
     assert small.asked == [4, 4, 2, 1, 1, 1, 1] and torch.equal(found["map"], given * 2)
 
 
 def test_one_image_that_does_not_fit_is_an_error_that_names_the_way_out() -> None:
     told = r"'x' does not fit one image.*offload"
     with pytest.warns(UserWarning), pytest.raises(PlacementError, match=told) as caught:
-        MicroBatch("x", 2).run(Small(0), pixels(3))
+        MicroBatch("x", 2).run(Small(0), pixels(3), CPU)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
@@ -73,7 +75,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        MicroBatch("x", 2).run(broken, pixels(3))
+        MicroBatch("x", 2).run(broken, pixels(3), CPU)
     chained = RuntimeError("an expert failed")
     chained.__cause__ = torch.OutOfMemoryError("no")
     assert is_out_of_memory(chained) and not is_out_of_memory(RuntimeError("out of memory"))
@@ -82,7 +84,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 def test_auto_tries_the_whole_batch_where_nothing_can_be_measured() -> None:
     small, parts = Small(5), MicroBatch("x", "auto")
     with pytest.warns(UserWarning, match="ran out"):
-        parts.run(small, pixels(8))
+        parts.run(small, pixels(8), CPU)
     assert small.asked == [8, 4, 4] and parts.size == 4
 
 
@@ -123,6 +125,6 @@ def test_auto_measures_one_image_and_chooses_what_fits() -> None:
     parts = MicroBatch("hungry", "auto")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = parts.run(hungry, given)
+        found = parts.run(hungry, given, given.device)
     assert parts.size is not None and 1 <= parts.size <= 8
     torch.testing.assert_close(found["sum"], given.sum((1, 2, 3)), rtol=1e-3, atol=1e-3)

@@ -40,31 +40,42 @@ class MicroBatch:
         self.size = setting if isinstance(setting, int) else None
         self._measures = setting == "auto"
 
-    def run(self, call: Callable[[Tensor], Outputs], pixels: Tensor) -> dict[str, Any]:
+    def run(self, call: Callable[[Tensor], Outputs], pixels: Tensor, device: torch.device) -> dict[str, Any]:
         """Return what `call` gives for pixels [B, 3, H, W], made of what it gives for parts of them.
+
+        Args:
+            call: the expert.
+            pixels: a batch, on any device.
+            device: where the expert runs.
 
         Raises:
             PlacementError: not even one image fits into memory.
         """
-        parts, start = [], 0
-        if self._measures and self.size is None and pixels.device.type == "cuda" and len(pixels) > 1:
-            parts, start = [self._measured(call, pixels[:1])], 1
+        parts: list[Outputs] = []
+        start = 0
+        if self._measures and self.size is None and device.type == "cuda" and len(pixels) > 1:
+            parts, start = [self._measured(call, pixels[:1], device)], 1
         while start < len(pixels):
             size = min(self.size or len(pixels), len(pixels) - start)
-            try:
-                parts.append(call(pixels[start : start + size]))
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._halve(size, pixels.device, error)
-            else:
+            if (part := self._tried(call, pixels[start : start + size], device)) is not None:
+                parts.append(part)
                 start += size
-            if self.size is not None and pixels.device.type == "cuda" and not parts:
+            elif device.type == "cuda":  # only here has the error let go of what the failed run held
                 torch.cuda.empty_cache()
         return {key: join([part[key] for part in parts]) for key in parts[0]}
 
-    def _measured(self, call: Callable[[Tensor], Outputs], one: Tensor) -> Outputs:
-        device = one.device
+    def _tried(self, call: Callable[[Tensor], Outputs], pixels: Tensor, device: torch.device) -> Outputs | None:
+        """Return the outputs for some images, or None where they did not fit and fewer are to be tried."""
+        try:
+            return call(pixels)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._halve(len(pixels), device, error)
+        return None
+
+    def _measured(self, call: Callable[[Tensor], Outputs], one: Tensor, device: torch.device) -> Outputs:
+        """Return the outputs for one image, and set `size` by the memory it took."""
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -72,7 +83,7 @@ class MicroBatch:
             outputs = call(one)
         except RuntimeError as error:
             if is_out_of_memory(error):
-                self._halve(1, device, error)
+                raise self._too_large(device) from error
             raise
         torch.cuda.synchronize(device)
         need = torch.cuda.max_memory_allocated(device) - before
@@ -84,15 +95,18 @@ class MicroBatch:
 
     def _halve(self, size: int, device: torch.device, error: RuntimeError) -> None:
         if size == 1:
-            raise PlacementError(
-                f"expert {self.name!r} does not fit one image into the memory of {device}; give it another device, "
-                "dtype bfloat16 or offload"
-            ) from error
+            raise self._too_large(device) from error
         self.size = size // 2
         warnings.warn(
             f"expert {self.name!r} ran out of memory with {size} images on {device}; it goes on with {self.size} at a "
             f"time, set its micro_batch to {self.size} to begin with that",
             stacklevel=2,
+        )
+
+    def _too_large(self, device: torch.device) -> PlacementError:
+        return PlacementError(
+            f"expert {self.name!r} does not fit one image into the memory of {device}; give it another device, "
+            "dtype bfloat16 or offload"
         )
 
 

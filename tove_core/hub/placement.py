@@ -91,7 +91,7 @@ class PlacedExpert(FrozenExpert):
     def _forward(self, pixels: Tensor) -> dict[str, Any]:
         if self._parts is None:
             return super().forward(pixels)
-        return self._parts.run(super().forward, pixels)
+        return self._parts.run(super().forward, pixels, self.device or pixels.device)
 
 
 def usable_device(device: torch.device | str, expert: str) -> torch.device:
