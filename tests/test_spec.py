@@ -170,3 +170,9 @@ def test_a_variant_that_makes_no_valid_spec_is_refused_when_it_is_declared():
 
 def test_a_spec_survives_json():
     assert ExpertSpec.model_validate_json(many().model_dump_json()) == many()
+
+
+def test_regions_hold_text_or_features_and_not_both():
+    assert Regions(limit=3).channels == 0
+    with pytest.raises(ValidationError, match="text and 4 channels of features are both declared"):
+        Regions(limit=3, channels=4, text=True)

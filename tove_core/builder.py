@@ -29,6 +29,7 @@ from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Prove
 from tove_core.settings import describe
 from tove_core.tower.base import Tower
 from tove_core.tower.load import load_tower
+from tove_core.tower.text import TextVectors
 
 T = TypeVar("T", bound=BaseModel)
 WeightsChoice = Literal["pinned", "random"] | Path
@@ -116,8 +117,9 @@ def assemble(
         warnings.warn(unchecked, stacklevel=3)
     placements = {wanted.key: Placement.of(wanted, device) for wanted in config.experts}
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
+    # Before any expert is fetched: one that gives text needs a CLIP with a text tower.
+    widths = {key: aligned_width(found.spec, TextVectors(tower)) for key, found in resolved.items()}
     loaded, origins = _load_experts(config, resolved, placements, source, seed, recorded, states)
-    widths = {key: aligned_width(expert.spec) for key, expert in loaded.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fusion = build_transfer(config.fusion, tower.width, widths, ghosts)

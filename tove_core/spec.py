@@ -96,15 +96,24 @@ class Vector(Frozen):
 
 
 class Regions(Frozen):
-    """Up to `limit` boxes per image with features `[B, R, C]`, `boxes` `[B, R, 4]` (xyxy in 0..1) and `valid` `[B, R]`.
+    """Up to `limit` regions per image, given as a `tove_core.RegionBatch` and laid onto the tokens they cover.
 
-    With `text=True` the expert gives a label or a word per region instead of features.
+    `boxes` `[B, R, 4]` (left, top, right, bottom in 0..1), `scores` `[B, R]`, `valid` `[B, R]`, and what lies in them:
+    `features` `[B, R, C]`, of which only the direction counts, or with `text=True` a label or a word each, which CLIP's own
+    text tower embeds. With neither, where something is and how large is all that is said. `masks` `[B, R, h, w]` may
+    give shapes instead of boxes.
     """
 
     kind: Literal["regions"] = Field(default="regions", description="tells outputs apart")
     channels: Annotated[int, Field(ge=0)] = Field(default=0, description="width of the features; 0 with text")
     limit: Positive = Field(description="most regions per image, R")
     text: bool = Field(default=False, description="a label or word per region instead of features")
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> Self:
+        if self.text and self.channels:
+            raise ValueError(f"text and {self.channels} channels of features are both declared; declare one of them")
+        return self
 
 
 Output = Annotated[Grid | Vector | Regions, Field(discriminator="kind")]

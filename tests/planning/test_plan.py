@@ -16,6 +16,7 @@ from torch import nn
 import tove_core
 from tove_core import plugins
 from tove_core.errors import ConfigError, UnknownExpertError
+from tove_core.fusion.align import aligned_width
 from tove_core.planning.figures import Plan
 from tove_core.planning.plan import plan_model
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Regions, Weights
@@ -124,13 +125,12 @@ def test_what_cannot_be_measured_is_unknown_with_its_reason_and_the_rest_is_told
     assert "expert lost: params, download, weights, activations, flops unknown" in str(planned)
 
 
-def test_regions_make_the_fusion_unknown_where_they_cannot_be_fused(offer: Any, toy: Any) -> None:
-    offer(boxes={"outputs": {"boxes": Regions(channels=4, limit=3)}})
-    planned = tove_core.plan(["boxes"], clip=toy.clip, decoder=None)
-    fusion = part(planned, "fusion")
-    assert part(planned, "expert").params.value == 245 and (fusion.params.value is None) == (
-        "regions" in fusion.params.how
-    )
+def test_regions_count_with_the_width_they_have_among_the_features(offer: Any, toy: Any) -> None:
+    offer(boxes={"outputs": {"boxes": Regions(channels=4, limit=3)}}, map={})
+    boxes, grid = (tove_core.plan([name], clip=toy.clip, decoder=None) for name in ("boxes", "map"))
+    wider = aligned_width(ExpertSpec.model_validate(plugins.registry().resolve("boxes").spec)) - 5
+    assert wider > 0 and part(boxes, "expert").params.value == 245
+    assert part(boxes, "fusion").params.value == part(grid, "fusion").params.value + 32 * wider
 
 
 def test_a_download_is_declared_else_estimated_and_nothing_where_the_file_is_there(

@@ -93,7 +93,7 @@ def _download(weights: Weights | None, counted: Figure) -> Figure:
     if weights is None:
         return NOTHING
     if weights.repo is None:
-        return Figure(0, f"inside the installed package {weights.package}")
+        return Figure(0, "on disk, in a package or folder")
     if on_disk(weights.repo, weights.file, weights.revision) is not None:
         return Figure(0, "in the local cache")
     if weights.size is not None:

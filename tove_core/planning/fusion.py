@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tove_core.config import FusionConfig
-from tove_core.errors import ContractError
 from tove_core.fusion.align import aligned_width
 from tove_core.fusion.size import fusion_parameters, projector_hidden
 from tove_core.planning.figures import NOTHING, Figure, Part
 from tove_core.spec import ExpertSpec
 from tove_core.tower.base import Tower
+from tove_core.tower.text import TextVectors
 
 FLOAT32 = 4
 
@@ -19,16 +19,15 @@ def fusion_part(
     """Return the row of the fusion, with the features it takes in; None where there is nothing to fuse.
 
     Raises:
-        ConfigError: the configured size leaves no room for a projector.
+        ConfigError: the configured size leaves no room for a projector, or an expert gives text and CLIP reads none.
     """
     if not experts and config.kind != "clip-mlp":
         return None
-    try:
-        widths = [aligned_width(spec) for spec in experts.values()]
-    except ContractError as error:
-        return _unknown(str(error))
     if tower is None:
-        return _unknown("it depends on CLIP, which is not known")
+        why = Figure.unknown("it depends on CLIP, which is not known")
+        return Part("fusion", config.kind, why, NOTHING, why, why, why, stored=False)
+    texts = TextVectors(tower)
+    widths = [aligned_width(spec, texts) for spec in experts.values()]
     params = fusion_parameters(config, tower.width, widths)
     hidden = projector_hidden(config, tower.width, widths)
     # v, v' and the residual; each expert's features and, in gate and uniform, its hidden activations.
@@ -45,8 +44,3 @@ def fusion_part(
         training=Figure.about(3 * FLOAT32 * params, "gradient and two moments of AdamW") if training else NOTHING,
         stored=False,
     )
-
-
-def _unknown(reason: str) -> Part:
-    why = Figure.unknown(reason)
-    return Part("fusion", "", why, NOTHING, why, why, why, stored=False)
