@@ -35,6 +35,16 @@ def test_micro_batches_change_nothing_but_rounding(toy: Any, size: Any) -> None:
         torch.testing.assert_close(placed[key], feature, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("placement", [{"micro_batch": 2}, {"offload": True, "stream": True}])
+def test_regions_and_their_words_pass_through_every_placement(toy: Any, placement: dict[str, Any]) -> None:
+    def seen(**more: Any) -> torch.Tensor:
+        model = toy.build([{"name": "toy-names", **more}], decoder=None, clip=toy.reading_clip)
+        return model.encode(toy.pictures(5))["toy-names"]
+
+    plain = seen()
+    assert plain.abs().sum() > 0 and torch.equal(seen(**placement), plain)
+
+
 def test_experts_with_equal_inputs_share_one_resampled_view(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[tuple[int, int]] = []
     resample = view.resample

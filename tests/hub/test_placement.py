@@ -95,6 +95,12 @@ def test_shared_parameters_are_brought_once() -> None:
     assert second.weight is first.weight
 
 
+def test_an_expert_without_tensors_runs_where_it_is_placed() -> None:
+    meta = torch.device("meta")
+    assert placed(Placement(device=meta), nn.Identity()).device == meta
+    assert placed(Placement(device=meta, offload=True), module()).device == meta
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_micro_batches_give_what_the_whole_batch_gives(size: int) -> None:
     torch.testing.assert_close(placed(Placement(micro_batch=size))(pixels())["map"], plain(), rtol=1e-6, atol=1e-6)

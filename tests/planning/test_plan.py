@@ -175,6 +175,26 @@ def test_open_clip_names_need_no_file() -> None:
         tove_core.plan(["no-such-expert"], clip="ViT-B-32/random", decoder=None)
 
 
+def test_transformers_towers_and_decoders_that_look_at_the_image(tmp_path: Path) -> None:
+    from transformers import CLIPVisionConfig, GPT2Config
+
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 2}
+    CLIPVisionConfig(**sizes, patch_size=8, image_size=32).save_pretrained(tmp_path / "clip")
+    preprocess = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(preprocess))
+    GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2).save_pretrained(tmp_path / "gpt2")
+    decoder = {"name": str(tmp_path / "gpt2"), "kind": "cross-attention", "train": "cross-attention"}
+    planned = tove_core.plan([], clip=f"hf:{tmp_path / 'clip'}", decoder=decoder, training=True)
+    clip, language = planned.parts
+    tokens, block = 17, 4 * 24 * 24 + 2 * 24 * 40
+    # One product per patch, two blocks of three, and attention among 16 patches and the class token.
+    flops = 2 * 16 * 3 * 64 * 24 + 2 * (2 * tokens * block + 4 * tokens * tokens * 24)
+    assert clip.flops.value == flops and planned.download.value == 0
+    # Each of two layers: query, keys with values, output, and a layer norm; beside them the projector from 24 to 16.
+    cross = 2 * (16 * 16 + 16 + 16 * 32 + 32 + 16 * 16 + 16 + 2 * 16)
+    assert language.training.value == 12 * (cross + 24 * 16 + 16 + 16 * 16 + 16)
+
+
 def test_training_adds_gradients_moments_and_what_the_backward_pass_keeps(toy: Any) -> None:
     model = toy.build()
     idle, training = plan_model(model.config, batch=5), plan_model(model.config, batch=5, training=True)

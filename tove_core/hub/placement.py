@@ -67,8 +67,9 @@ class PlacedExpert(FrozenExpert):
 
     @property
     def device(self) -> torch.device | None:
-        """Where the expert computes, also while its weights are elsewhere."""
-        return self.placement.device if self.placement.offload else super().device
+        """Where the expert computes, also while its weights are elsewhere and where it has none."""
+        own = None if self.placement.offload else super().device
+        return own or self.placement.device
 
     @property
     def own_stream(self) -> bool:

@@ -45,7 +45,7 @@ def load_decoder(
         ConfigError: there is no such folder, or the model is not of the wanted kind.
         WeightsError: files are missing, not safetensors, do not fit, or cannot be reached.
     """
-    source, revision = locate(config.name)
+    source, revision = _source(config.name)
     where: dict[str, Any] = {"revision": revision} if revision else {}
     where |= {"trust_remote_code": False, "local_files_only": offline() or revision is None}
     try:
@@ -75,8 +75,8 @@ def save_decoder(decoder: Decoder, folder: Path) -> None:
     decoder.tokenizer.save_pretrained(folder)
 
 
-def locate(name: str) -> tuple[str, str | None]:
-    """Return what transformers loads from, and the revision where that is a hub id, pinning it on first use."""
+def _source(name: str) -> tuple[str, str | None]:
+    """Return what transformers loads from, and the revision where that is a hub id."""
     if Path(name).is_dir():
         return name, None
     from tove_core.hub.reference import resolve_folder

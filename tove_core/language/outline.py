@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tove_core.config import DecoderConfig
-from tove_core.environment import offline
+from tove_core.errors import WeightsError
+from tove_core.hub.download import fetch_file
+from tove_core.hub.reference import resolve_folder
 from tove_core.language.cross_attention import cross_attention_parameters
-from tove_core.language.load import locate, prepare, unreachable
+from tove_core.language.load import prepare, unreachable
 from tove_core.language.projector import Projector
 
 
@@ -20,8 +22,7 @@ class DecoderOutline(nn.Module):
     """Projector and language model of a decoder, on meta, run as the decoder runs them.
 
     Attributes:
-        source: folder or hub id it was described by.
-        revision: commit, where that is a hub id.
+        repository: hub id of its files; None: they lie in a folder.
         stored_dtype: precision of the published weights as their configuration states it; None: it does not.
     """
 
@@ -33,16 +34,16 @@ class DecoderOutline(nn.Module):
             WeightsError: the configuration cannot be read.
         """
         super().__init__()
-        self.source, self.revision = locate(config.name)
-        where: dict[str, Any] = {"revision": self.revision} if self.revision else {}
+        folder = resolve_folder(config.name)
+        self.repository = config.name if folder is None else None
         try:
-            settings = AutoConfig.from_pretrained(
-                self.source, **where, trust_remote_code=False, local_files_only=offline() or self.revision is None
-            )
+            place = folder or fetch_file(config.name, "config.json").parent
+            settings = AutoConfig.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise unreachable(config.name, error) from error
+            raise error if isinstance(error, WeightsError) else unreachable(config.name, error) from error
         prepare(settings, config)
-        self.stored_dtype: torch.dtype | None = settings.dtype
+        stored: Any = settings.dtype
+        self.stored_dtype: torch.dtype | None = getattr(torch, stored) if isinstance(stored, str) else stored
         self.prefix = config.kind == "prefix"
         with torch.device("meta"):
             self.language_model: Any = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))

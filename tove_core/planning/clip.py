@@ -8,7 +8,7 @@ from tove_core.config import ClipConfig
 from tove_core.errors import WeightsError
 from tove_core.hub.download import on_disk
 from tove_core.planning.experts import FLOAT32, ON_META
-from tove_core.planning.figures import NOTHING, Figure, Part
+from tove_core.planning.figures import Figure, Part
 from tove_core.planning.measure import parameters, run, tensor_bytes
 from tove_core.tower.base import Tower
 from tove_core.tower.load import load_tower
@@ -46,7 +46,7 @@ def _download(name: str, params: int) -> Figure:
     except WeightsError as error:
         return Figure.unknown(" ".join(str(error).split()))
     if repository is None:
-        return NOTHING
+        return Figure(0, "in a local folder, or random")
     repo, files = repository
     if any(on_disk(repo, file) for file in files):
         return Figure(0, "in the local cache")

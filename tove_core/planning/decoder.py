@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from tove_core.config import DecoderConfig
@@ -60,9 +58,9 @@ def decoder_part(config: DecoderConfig, tower: Tower | None, batch: int, *, trai
 
 
 def _download(outline: DecoderOutline) -> Figure:
-    if Path(outline.source).is_dir():
-        return Figure(0, "a local folder")
-    if any(on_disk(outline.source, file, outline.revision) for file in _FILES):
+    if outline.repository is None:
+        return Figure(0, "in a local folder")
+    if any(on_disk(outline.repository, file) for file in _FILES):
         return Figure(0, "in the local cache")
     width = outline.stored_dtype.itemsize if outline.stored_dtype else FLOAT32
     return Figure.about(width * parameters(outline.language_model), f"parameters x {width} bytes, its dtype")
