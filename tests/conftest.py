@@ -53,7 +53,7 @@ class Patches(nn.Module):
         return {self.key: found.mean((2, 3)) if self.pool else found}
 
 class Names(nn.Module):
-    # Two boxes per image named after the strongest colour in them, none where it is black; the third slot is never used.
+    # Two boxes named after the strongest colour in them, none where it is black; the third slot is never used.
     def forward(self, pixels):
         boxes = torch.tensor([[0.0, 0.1, 0.45, 0.9], [0.5, 0.3, 1.0, 1.0], [9.0, 9.0, -9.0, 9.0]])
         height, width = pixels.shape[2:]
@@ -138,7 +138,7 @@ def _write_decoder(folder: Path) -> str:
 
 
 def _write_plugin(site: Path) -> None:
-    """Write a distribution that offers `toy-fine`, `toy-wide` (with weights), `toy-whole` (two variants), `toy-names` (regions)."""
+    """Write a distribution of toy experts: `fine`, `wide` (with weights), `whole` (two variants), `names` (regions)."""
     import torch
     from safetensors.torch import save_file
 

@@ -9,7 +9,7 @@ import pytest
 from tove_core import LicensePolicy, plugins
 from tove_core.config import ModelConfig, RunConfig
 from tove_core.errors import ConfigError, LicenseError
-from tove_core.licenses import check_licenses
+from tove_core.licenses import check_licenses, combined
 from tove_core.settings import read_config, write_config
 from tove_core.spec import ExpertSpec, Grid, Input, Variant, Weights
 
@@ -84,6 +84,26 @@ def test_allowing_by_each_form_of_a_name_or_by_licence_admits(name: str) -> None
 
 def test_allowing_another_variant_admits_nothing() -> None:
     assert "'sized:l'" in refused(LicensePolicy(commercial=True, allow=("sized:s", "MIT", "size")), "sized:l")
+
+
+def test_every_file_of_an_expert_counts() -> None:
+    reader = Weights(repo="a/d", license="CC-BY-NC-4.0", commercial=False)
+    two = Weights(repo="a/c", license="MIT", commercial=True, more={"reader": reader})
+    assert combined(two) == ("MIT AND CC-BY-NC-4.0", False) and combined(None) == (None, None)
+    unknown = two.model_copy(update={"more": {"reader": reader.model_copy(update={"commercial": None})}})
+    assert combined(unknown)[1] is None and combined(reader) == ("CC-BY-NC-4.0", False)
+    offer = OFFERS[0].spec.model_copy(update={"weights": two})
+    found = plugins.Resolved(plugins.Offer(offer, OFFERS[0].source), None, offer)
+
+    def ask(policy: LicensePolicy) -> None:
+        check_licenses(ModelConfig(licenses=policy), {"free": found})
+
+    for policy in (LicensePolicy(commercial=True), LicensePolicy(commercial=True, allow=("MIT",)),
+                   LicensePolicy(deny=("CC-BY-NC-4.0",))):  # fmt: skip
+        with pytest.raises(LicenseError, match=r"CC-BY-NC-4\.0"):
+            ask(policy)
+    ask(LicensePolicy(commercial=True, allow=("CC-BY-NC-4.0",)))
+    ask(LicensePolicy(commercial=True, allow=("free",)))
 
 
 def test_denying_wins_over_allowing_and_needs_no_other_rule() -> None:

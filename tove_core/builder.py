@@ -23,7 +23,7 @@ from tove_core.hub.reference import package_path
 from tove_core.hub.weights import read_safetensors
 from tove_core.language.base import Decoder
 from tove_core.language.load import load_decoder
-from tove_core.licenses import LicensePolicy, check_licenses
+from tove_core.licenses import LicensePolicy, check_licenses, combined
 from tove_core.model import ToveModel
 from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
 from tove_core.settings import describe
@@ -168,7 +168,7 @@ def _load_experts(
             variant=found.variant,
             distribution=found.offer.source.distribution,
             version=found.offer.source.version,
-            license=found.spec.weights.license if found.spec.weights else None,
+            license=combined(found.spec.weights)[0],
         )
     return loaded, origins
 

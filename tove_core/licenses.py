@@ -90,19 +90,28 @@ def check_licenses(config: ModelConfig, resolved: Mapping[str, Resolved]) -> lis
     return unchecked
 
 
+def combined(weights: Weights | None) -> tuple[str | None, bool | None]:
+    """Return the licence of all files of an expert together, and whether it allows commercial use (None: not known)."""
+    files = list(weights.files().values()) if weights else []
+    said = [file.commercial for file in files]
+    commercial = False if False in said else None if None in said or not said else True
+    return " AND ".join(dict.fromkeys(file.license for file in files)) or None, commercial
+
+
 def _refusal(policy: LicensePolicy, key: str, found: Resolved) -> str | None:
     """Return why an expert is refused, or None."""
     weights = found.spec.weights
     names = _names(key, found)
     if hit := sorted(names & set(policy.deny)):
         return f"expert {key!r} is denied by name ({hit[0]}); leave it out, or take it out of licenses.deny"
-    if weights is None:
+    files = weights.files().values() if weights else ()
+    for file in files:
+        if _is_among(file.license, policy.deny):
+            return f"expert {key!r}: its weights are {file.license}, which licenses.deny names; choose another expert"
+    if names & set(policy.allow) or not policy.commercial:
         return None
-    if _is_among(weights.license, policy.deny):
-        return f"expert {key!r}: its weights are {weights.license}, which licenses.deny names; choose another expert"
-    if names & set(policy.allow) or _is_among(weights.license, policy.allow, every=True) or not policy.commercial:
-        return None
-    return _not_commercial(key, weights)
+    asked = (file for file in files if not _is_among(file.license, policy.allow, every=True))
+    return next((line for file in asked if (line := _not_commercial(key, file))), None)
 
 
 def _not_commercial(key: str, weights: Weights) -> str | None:

@@ -121,7 +121,7 @@ def test_background_is_zero_and_so_is_everything_without_regions():
 
 
 def test_a_region_fades_in_with_its_score():
-    boxes, scores, embeddings = draw(batch=1, regions=2)
+    boxes, _, embeddings = draw(batch=1, regions=2)
     with_it = [rasterise(boxes, torch.tensor([[0.8, s]]), embeddings, (3, 3)) for s in (0.0, 1e-6, 1e-3)]
     torch.testing.assert_close(with_it[0], with_it[1], rtol=0, atol=1e-5)
     assert 1e-5 < (with_it[2] - with_it[0]).abs().max() < 0.02

@@ -137,9 +137,12 @@ def test_a_download_is_declared_else_estimated_and_nothing_where_the_file_is_the
     offer: Any, toy: Any, tmp_path: Path
 ) -> None:
     sized = Weights(repo="a/b", license="MIT", size=999)
-    offer(sized={"weights": sized}, other={}, none={"weights": None})
-    plan = lambda: tove_core.plan(["sized", "other", "none"], clip=toy.clip, decoder=None)  # noqa: E731
-    declared, estimated, nothing = (one.download for one in plan().parts[1:4])
+    second = Weights(repo="a/second", license="MIT", size=100)
+    offer(sized={"weights": sized}, other={}, none={"weights": None},
+          pair={"weights": sized.model_copy(update={"more": {"second": second}})})  # fmt: skip
+    plan = lambda: tove_core.plan(["sized", "other", "none", "pair"], clip=toy.clip, decoder=None)  # noqa: E731
+    declared, estimated, nothing, both = (one.download for one in plan().parts[1:5])
+    assert both.value == 1099 and both.exact
     assert declared.value == 999 and declared.exact and nothing.value == 0
     assert estimated.value == 4 * 245 and not estimated.exact
     repo = tmp_path / "cache" / "models--a--b"
@@ -147,7 +150,7 @@ def test_a_download_is_declared_else_estimated_and_nothing_where_the_file_is_the
     (repo / "refs" / "main").write_text("c" * 40)
     (repo / "snapshots" / ("c" * 40)).mkdir(parents=True)
     (repo / "snapshots" / ("c" * 40) / "model.safetensors").write_bytes(b"x")
-    assert plan().download.value == 0
+    assert plan().download.value == 100, "the pair's second file alone"
 
 
 def test_hub_models_out_of_reach_are_unknown_and_say_why(offer: Any, toy: Any) -> None:

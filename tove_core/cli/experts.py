@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tove_core import plugins
+from tove_core.licenses import combined
 from tove_core.spec import ExpertSpec, Grid, Regions
 
 app = typer.Typer(help="List and show the installed experts.", no_args_is_help=True)
@@ -52,7 +53,7 @@ def show_expert(
     print(f"{found.offer.qualified}  (from {found.offer.source})")
     for key in ("outputs", "params", "GFLOP", "license", "commercial"):
         print(f"{key + ':':<11} {_cell(key, row.get(key))}")
-    if found.spec.weights and found.spec.weights.gated:
+    if found.spec.weights and any(file.gated for file in found.spec.weights.files().values()):
         print("gated:      accept the licence on the repository's page, then run 'hf auth login'")
     print(json.dumps(declared, indent=2))
     if found.offer.spec.variants:
@@ -65,14 +66,14 @@ def _experts() -> list[dict[str, Any]]:
 
 def _row(name: str, offer: plugins.Offer, spec: ExpertSpec) -> dict[str, Any]:
     """Return what a table says of an expert whose variant is applied."""
-    cost, weights = spec.cost, spec.weights
+    cost, (license, commercial) = spec.cost, combined(spec.weights)
     return {
         "name": name,
         "outputs": ", ".join(f"{key} {_shape(spec, key)}" for key in spec.outputs),
         "params": cost.params if cost else None,
         "GFLOP": cost.flops / 1e9 if cost and cost.flops is not None else None,
-        "license": weights.license if weights else None,
-        "commercial": weights.commercial if weights else None,
+        "license": license,
+        "commercial": commercial,
         "variants": list(offer.spec.variants),
         "from": str(offer.source),
         "status": "ok",

@@ -12,6 +12,7 @@ from tove_core.errors import PluginError, ToveError
 from tove_core.hub.download import on_disk
 from tove_core.hub.isolation import isolated
 from tove_core.hub.load import import_function
+from tove_core.licenses import combined
 from tove_core.planning.figures import NOTHING, Figure, Part
 from tove_core.planning.measure import Run, parameters, run, tensor_bytes
 from tove_core.plugins import Resolved
@@ -32,6 +33,7 @@ def expert_part(wanted: ExpertConfig, found: Resolved, batch: int) -> Part:
         width = getattr(torch, wanted.dtype).itemsize
         held = Figure.about(spec.cost.params * width, f"parameters {DECLARED}")
         counted = Figure(spec.cost.params, DECLARED)
+    license, commercial = combined(weights)
     flops = Figure(ran.flops // batch, ON_META) if isinstance(ran, Run) else Figure.unknown(ran)
     if spec.cost is not None and spec.cost.flops is not None:
         flops = Figure(spec.cost.flops, DECLARED)
@@ -43,10 +45,10 @@ def expert_part(wanted: ExpertConfig, found: Resolved, batch: int) -> Part:
         weights=held,
         activations=Figure.about(ran.peak, ON_META) if isinstance(ran, Run) else Figure.unknown(ran),
         flops=flops,
-        license=weights.license if weights else None,
-        commercial=weights.commercial if weights else None,
+        license=license,
+        commercial=commercial,
         stored=weights is not None,
-        gated=weights.repo if weights and weights.gated else None,
+        gated=tuple(file.repo for file in weights.files().values() if file.gated and file.repo) if weights else (),
         device=wanted.device,
         offloaded=wanted.offload,
     )
@@ -90,14 +92,16 @@ def _measured(spec: ExpertSpec, wanted: ExpertConfig, batch: int) -> tuple[Figur
 
 
 def _download(weights: Weights | None, counted: Figure) -> Figure:
-    if weights is None:
-        return NOTHING
-    if weights.repo is None:
-        return Figure(0, "on disk, in a package or folder")
-    if on_disk(weights.repo, weights.file, weights.revision) is not None:
-        return Figure(0, "in the local cache")
-    if weights.size is not None:
-        return Figure(weights.size, DECLARED)
+    """Return what is still to be fetched; files of no declared size share what the parameters leave for them."""
+    files = list(weights.files().values()) if weights else []
+    paths = [(file, on_disk(file.repo, file.file, file.revision)) for file in files if file.repo is not None]
+    missing = [file for file, path in paths if path is None]
+    if not missing:
+        return Figure(0, "in the local cache" if paths else "on disk, in a package or folder") if files else NOTHING
+    declared = sum(file.size or 0 for file in missing)
+    if all(file.size is not None for file in missing):
+        return Figure(declared, DECLARED)
     if counted.value is None:
         return Figure.unknown(counted.how)
-    return Figure.about(FLOAT32 * counted.value, "parameters x 4 bytes")
+    there = sum(path.stat().st_size for _, path in paths if path is not None)
+    return Figure.about(max(declared, FLOAT32 * counted.value - there), "parameters x 4 bytes")

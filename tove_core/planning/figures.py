@@ -54,8 +54,8 @@ class Part:
     commercial: bool | None = None
     stored: bool = True
     """Whether it has weights that somebody published."""
-    gated: str | None = None
-    """Repository whose terms must be accepted first."""
+    gated: tuple[str, ...] = ()
+    """Repositories whose terms must be accepted first."""
     device: str | None = None
     """Where it runs, if not where CLIP does."""
     offloaded: bool = False

@@ -53,9 +53,9 @@ def _licences(plan: Plan) -> list[str]:
     if others:
         lines.append(f"not known to tove, so read their terms: {', '.join(others)}")
     lines += [
-        f"expert {part.name} is gated: accept the licence on https://huggingface.co/{part.gated}, then 'hf auth login'"
+        f"expert {part.name} is gated: accept the licence on https://huggingface.co/{repo}, then 'hf auth login'"
         for part in plan.parts
-        if part.gated
+        for repo in part.gated
     ]
     return lines
 
