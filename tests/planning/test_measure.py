@@ -70,6 +70,15 @@ def test_gradients_keep_what_the_backward_pass_needs() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_a_call_that_fails_is_counted_up_to_there_where_that_is_wanted() -> None:
+    linear, given = nn.Linear(7, 11, device=META), torch.empty(6, 7, device=META)
+    found = run(lambda: linear(given).sum().item(), partial=True)
+    assert found.flops == 2 * 6 * 7 * 11 and found.peak >= 4 * 6 * 11 and found.stopped and "item" in found.stopped
+    assert run(lambda: linear(given), partial=True).stopped is None
+    with pytest.raises(RuntimeError, match="item"):
+        run(lambda: linear(given).sum().item())
+
+
 def test_parameters_and_bytes_of_a_module() -> None:
     with META:
         module = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5)).to(torch.bfloat16)

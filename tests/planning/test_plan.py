@@ -42,9 +42,8 @@ class Strided(nn.Module):
 
 class Hesitant(Strided):
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        if pixels.mean().item() > 0:
-            pixels = -pixels
-        return super().forward(pixels)
+        found = super().forward(pixels)
+        return found if found["map"].mean().item() > 0 else super().forward(-pixels)
 
 
 def broken(ctx: Any) -> nn.Module:
@@ -117,8 +116,13 @@ def test_what_cannot_be_measured_is_unknown_with_its_reason_and_the_rest_is_told
           lost={"factory": "no_such_module_here:build"})  # fmt: skip
     planned = tove_core.plan(["hesitant", "gone", "lost"], clip=toy.clip, decoder=None)
     hesitant, gone, lost = planned.parts[1:4]
-    assert hesitant.flops.value is None and "does not run on meta" in hesitant.flops.how
-    assert hesitant.params.value == 245
+    assert hesitant.flops.value == 2 * 5 * 6 * 48 and hesitant.flops.how.startswith(
+        "at least: its forward does not run"
+    )
+    assert hesitant.params.value == 245 and hesitant.activations.value >= 4 * 5 * 6 and not hesitant.activations.exact
+    assert planned.memory[None].how.startswith("at least") and "activations, flops at least: its forward" in str(
+        planned
+    )
     assert gone.params.value == 300 and gone.weights.value == 1200 and "no such layer" in gone.flops.how
     assert lost.params.value is None and "no_such_module_here" in lost.download.how
     assert not planned.params.exact and planned.params.how.startswith("at least") and ">=" in str(planned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MappingProxyType
 
 import torch
@@ -13,7 +14,7 @@ from tove_core.hub.download import on_disk
 from tove_core.hub.isolation import isolated
 from tove_core.hub.load import import_function
 from tove_core.licenses import combined
-from tove_core.planning.figures import NOTHING, Figure, Part
+from tove_core.planning.figures import NOTHING, PARTIAL, Figure, Part
 from tove_core.planning.measure import Run, parameters, run, tensor_bytes
 from tove_core.plugins import Resolved
 from tove_core.spec import BuildContext, ExpertSpec, Weights
@@ -34,7 +35,7 @@ def expert_part(wanted: ExpertConfig, found: Resolved, batch: int) -> Part:
         held = Figure.about(spec.cost.params * width, f"parameters {DECLARED}")
         counted = Figure(spec.cost.params, DECLARED)
     license, commercial = combined(weights)
-    flops = Figure(ran.flops // batch, ON_META) if isinstance(ran, Run) else Figure.unknown(ran)
+    flops = _of_run(ran, lambda done: Figure(done.flops // batch, ON_META))
     if spec.cost is not None and spec.cost.flops is not None:
         flops = Figure(spec.cost.flops, DECLARED)
     return Part(
@@ -43,7 +44,7 @@ def expert_part(wanted: ExpertConfig, found: Resolved, batch: int) -> Part:
         params=counted,
         download=_download(weights, counted),
         weights=held,
-        activations=Figure.about(ran.peak, ON_META) if isinstance(ran, Run) else Figure.unknown(ran),
+        activations=_of_run(ran, lambda done: Figure.about(done.peak, ON_META)),
         flops=flops,
         license=license,
         commercial=commercial,
@@ -84,11 +85,18 @@ def _measured(spec: ExpertSpec, wanted: ExpertConfig, batch: int) -> tuple[Figur
     counted = Figure(parameters(module), ON_META)
     held = Figure(tensor_bytes(module), f"in {wanted.dtype}")
     pixels = torch.empty(batch, 3, *spec.input.size, dtype=dtype, device="meta")
-    try:
-        return counted, held, run(lambda: module(pixels))
-    except (Exception, SystemExit) as error:  # architectures whose steps depend on values cannot run without any
-        first = " ".join(str(error).split())[:160]
-        return counted, held, f"its forward does not run on meta ({type(error).__name__}: {first})"
+    return counted, held, run(lambda: module(pixels), partial=True)
+
+
+def _of_run(ran: Run | str, figure: Callable[[Run], Figure]) -> Figure:
+    """Return a figure of a run: whole, up to where it stopped, or unknown for the reason that stands in its place."""
+    if isinstance(ran, str):
+        return Figure.unknown(ran)
+    found = figure(ran)
+    if ran.stopped is None:
+        return found
+    reason = f"its forward does not run on meta to the end ({ran.stopped})"
+    return Figure.unknown(reason) if not found.value else Figure.about(found.value, f"{PARTIAL}: {reason}")
 
 
 def _download(weights: Weights | None, counted: Figure) -> Figure:

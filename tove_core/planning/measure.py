@@ -24,20 +24,29 @@ class Run:
     """Convolutions, matrix products and attention; a multiply-add counts as two."""
     peak: int
     """Most bytes alive at once among tensors made during the call."""
+    stopped: str | None = None
+    """Why the call did not come to its end; the figures then tell of what came before."""
 
 
-def run(call: Callable[[], Any], *, gradients: bool = False) -> Run:
+def run(call: Callable[[], Any], *, gradients: bool = False, partial: bool = False) -> Run:
     """Run `call` on tensors of the meta device and count.
 
     Attention is taken to be fused: its matrix of scores is not held. Workspaces of kernels and what an allocator
-    wastes are not counted. With `gradients` what is kept for the backward pass stays alive.
+    wastes are not counted. With `gradients` what is kept for the backward pass stays alive. With `partial` a call that
+    fails is counted up to there: steps that depend on values cannot run without any.
     """
+    stopped = None
     with torch.set_grad_enabled(gradients), FlopCounterMode(display=False) as counter:
         alive = _Alive()
-        with alive, _FusedAttention():
-            kept = call()
-        del kept
-    return Run(counter.get_total_flops(), alive.peak)
+        try:
+            with alive, _FusedAttention():
+                kept = call()
+            del kept
+        except (Exception, SystemExit) as error:
+            if not partial:
+                raise
+            stopped = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return Run(counter.get_total_flops(), alive.peak, stopped)
 
 
 def tensor_bytes(module: nn.Module) -> int:

@@ -61,14 +61,16 @@ def _licences(plan: Plan) -> list[str]:
 
 
 def _unknown(plan: Plan) -> list[str]:
-    """Return one line for each reason why a figure is unknown."""
+    """Return one line for each reason why figures of a part are unknown or told in part."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for part in plan.parts:
         for what in ("params", "download", "weights", "activations", "flops"):
             figure: Figure = getattr(part, what)
             if figure.value is None:
+                reasons.setdefault((f"{part.part} {part.name}", f"unknown: {figure.how}"), []).append(what)
+            elif figure.how.startswith(PARTIAL):
                 reasons.setdefault((f"{part.part} {part.name}", figure.how), []).append(what)
-    return [f"{who}: {', '.join(what)} unknown: {why}" for (who, why), what in reasons.items()]
+    return [f"{who}: {', '.join(what)} {why}" for (who, why), what in reasons.items()]
 
 
 def _marked(text: str, figure: Figure) -> str:
