@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tove_core import config, spec
+from tove_core import config, licenses, spec
 from tove_core.cli.main import app
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -33,6 +33,7 @@ RUN = (
     config.FusionConfig,
     config.GateConfig,
     config.DecoderConfig,
+    licenses.LicensePolicy,
     config.MergeConfig,
 )
 SPEC = (spec.ExpertSpec, spec.Input, spec.Grid, spec.Vector, spec.Regions, spec.Weights, spec.Cost, spec.Variant)

@@ -53,6 +53,7 @@ MODULES = (
     "tove_core.hookspecs",
     "tove_core.plugins",
     "tove_core.config",
+    "tove_core.licenses",
     "tove_core.settings",
     "tove_experts.hooks",
     "tove_kernels",

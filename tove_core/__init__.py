@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tove_core import errors
 from tove_core.hookspecs import hookimpl
+from tove_core.licenses import LicensePolicy
 from tove_core.spec import BuildContext, Cost, ExpertSpec, Grid, Input, Regions, Variant, Vector, Weights
 
 if TYPE_CHECKING:
     from tove_core.builder import build
     from tove_core.hub.regions import RegionBatch
     from tove_core.model import ToveModel
+    from tove_core.planning.plan import plan
     from tove_core.plugins import Offer, experts
 
 __version__ = "0.1.0"
@@ -25,6 +27,7 @@ __all__ = [
     "ExpertSpec",
     "Grid",
     "Input",
+    "LicensePolicy",
     "Offer",
     "RegionBatch",
     "Regions",
@@ -36,6 +39,7 @@ __all__ = [
     "errors",
     "experts",
     "hookimpl",
+    "plan",
 ]
 
 _LAZY = {
@@ -44,6 +48,7 @@ _LAZY = {
     "ToveModel": "tove_core.model",
     "experts": "tove_core.plugins",
     "Offer": "tove_core.plugins",
+    "plan": "tove_core.planning.plan",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,10 +18,12 @@ from tove_core.fusion import build_transfer
 from tove_core.fusion.align import aligned_width
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.load import load_expert
+from tove_core.hub.placement import Placement
 from tove_core.hub.reference import package_path
 from tove_core.hub.weights import read_safetensors
 from tove_core.language.base import Decoder
 from tove_core.language.load import load_decoder
+from tove_core.licenses import LicensePolicy, check_licenses, combined
 from tove_core.model import ToveModel
 from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
 from tove_core.settings import describe
@@ -40,6 +43,7 @@ def build(
     decoder: str | DecoderConfig | Mapping[str, Any] | None = DecoderConfig(),  # noqa: B008  # frozen
     fusion: str | FusionConfig | Mapping[str, Any] = FusionConfig(),  # noqa: B008  # frozen
     view: Literal["squash", "crop", "pad"] = "squash",
+    licenses: Literal["commercial", "strict"] | LicensePolicy | Mapping[str, Any] | None = None,
     weights: WeightsChoice | str = "pinned",
     device: str | torch.device | None = None,
     seed: int = 0,
@@ -52,6 +56,7 @@ def build(
         decoder: hub id or folder of a causal language model; None: enhanced tokens only.
         fusion: a kind (`gate`, `uniform`, `concat`, `clip-mlp`) or a whole configuration.
         view: which region of an image is seen.
+        licenses: which weights may be used, checked before anything is downloaded; None: all.
         weights: `pinned`: as the specs say; `random`: architectures with seeded random weights;
             a folder: the experts' weights are taken from it.
         device: where CLIP, the fusion and the decoder run; None: the CPU.
@@ -61,7 +66,20 @@ def build(
         A model in evaluation mode whose frozen parts need no gradient.
 
     Raises:
+        LicenseError: `licenses` does not admit an expert.
         ToveError: a name is unknown, weights are missing or differ from what is recorded, or options contradict.
+    """
+    config = model_config(experts, clip=clip, decoder=decoder, fusion=fusion, view=view, licenses=licenses)
+    return assemble(config, weights=weights, device=device, seed=seed)
+
+
+def model_config(
+    experts: Sequence[str | ExpertConfig | Mapping[str, Any]], *, clip: Any, decoder: Any, fusion: Any, **more: Any
+) -> ModelConfig:
+    """Return the configuration that arguments of `build` stand for.
+
+    Raises:
+        ConfigError: an argument is of no form that `build` takes.
     """
     if isinstance(experts, str):
         raise ConfigError(f"experts is the text {experts!r}; give a list of names, [{experts!r}]")
@@ -70,10 +88,8 @@ def build(
         "experts": tuple(_as(ExpertConfig, expert, "name") for expert in experts),
         "fusion": _as(FusionConfig, fusion, "kind"),
         "decoder": None if decoder is None else _as(DecoderConfig, decoder, "name"),
-        "view": view,
     }
-    config = _as(ModelConfig, parts, "experts")
-    return assemble(config, weights=weights, device=device, seed=seed)
+    return _as(ModelConfig, parts | more, "experts")
 
 
 def assemble(
@@ -99,10 +115,13 @@ def assemble(
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
     for found in resolved.values():
         found.to_build()
+    for unchecked in check_licenses(config, resolved):
+        warnings.warn(unchecked, stacklevel=3)
+    placements = {wanted.key: Placement.of(wanted, device) for wanted in config.experts}
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
     # Before any expert is fetched: one that gives text needs a CLIP with a text tower.
     widths = {key: aligned_width(found.spec, TextVectors(tower)) for key, found in resolved.items()}
-    loaded, origins = _load_experts(config, resolved, source, device, seed, recorded, states)
+    loaded, origins = _load_experts(config, resolved, placements, source, seed, recorded, states)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fusion = build_transfer(config.fusion, tower.width, widths, ghosts)
@@ -123,8 +142,8 @@ def assemble(
 def _load_experts(
     config: ModelConfig,
     resolved: Mapping[str, plugins.Resolved],
+    placements: Mapping[str, Placement],
     weights: WeightsChoice,
-    device: Any,
     seed: int,
     recorded: Provenance | None,
     states: Path | None,
@@ -137,7 +156,7 @@ def _load_experts(
             found.spec,
             name=wanted.key,
             weights=weights,
-            device=wanted.device or device,
+            placement=placements[wanted.key],
             dtype=DTYPES[wanted.dtype],
             seed=seed,
             expected_sha256=known.sha256 if known else None,
@@ -151,7 +170,7 @@ def _load_experts(
             variant=found.variant,
             distribution=found.offer.source.distribution,
             version=found.offer.source.version,
-            license=found.spec.weights.license if found.spec.weights else None,
+            license=combined(found.spec.weights)[0],
         )
     return loaded, origins
 

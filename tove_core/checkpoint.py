@@ -218,4 +218,7 @@ def _described(manifest: Manifest, folder: Path) -> ModelConfig:
     scheme = "hf" if (place / "clip" / "config.json").is_file() else "local-dir"
     clip = config.clip.model_copy(update={"name": f"{scheme}:{place / 'clip'}"})
     decoder = config.decoder and config.decoder.model_copy(update={"name": str(place / "decoder")})
-    return config.model_copy(update={"clip": clip, "decoder": decoder})
+    # The policy knows CLIP and language model by the names they had before they were copied here.
+    moved = {config.clip.name: clip.name} | ({config.decoder.name: decoder.name} if config.decoder and decoder else {})
+    licenses = config.licenses and config.licenses.renamed(moved)
+    return config.model_copy(update={"clip": clip, "decoder": decoder, "licenses": licenses})

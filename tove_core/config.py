@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tove_core.licenses import LicensePolicy
 from tove_core.spec import Frozen, Positive
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -41,6 +42,17 @@ class ExpertConfig(Frozen):
     )
     dtype: Dtype = Field(default="float32", description="precision the expert computes in")
     device: str | None = Field(default=None, description="where the expert runs; None: where CLIP does")
+    offload: bool = Field(
+        default=False, description="keep its weights in main memory and bring them to the device only while it runs"
+    )
+    stream: bool = Field(default=False, description="run on a CUDA stream of its own, beside CLIP and other experts")
+    micro_batch: Positive | Literal["auto"] | None = Field(
+        default=None,
+        description="images it takes at a time; auto: as many as measured GPU memory allows; None: the whole batch",
+    )
+    compile: bool | str = Field(
+        default=False, description="run it through torch.compile; a text names another backend than inductor"
+    )
 
     @property
     def key(self) -> str:
@@ -144,6 +156,14 @@ class ModelConfig(Frozen):
     fusion: FusionConfig = Field(default=FusionConfig(), description="how expert knowledge enters the tokens")
     decoder: DecoderConfig | None = Field(default=DecoderConfig(), description="the language model; None: tokens alone")
     view: Literal["squash", "crop", "pad"] = Field(default="squash", description="region of the image that is seen")
+    licenses: LicensePolicy | None = Field(
+        default=None, description="which weights may be used, also 'commercial' or 'strict'; none: all"
+    )
+
+    @field_validator("licenses", mode="before")
+    @classmethod
+    def _policy(cls, value: Any) -> Any:
+        return LicensePolicy.named(value) if isinstance(value, str) else value
 
     @field_validator("experts", mode="before")
     @classmethod

@@ -34,6 +34,14 @@ class WeightsError(ToveError, OSError):
     """Weights are missing, truncated, of the wrong format, or do not have the expected hash."""
 
 
+class LicenseError(ToveError):
+    """The licence of weights is not one that the model's policy admits; nothing was downloaded."""
+
+
+class PlacementError(ToveError, RuntimeError):
+    """An expert does not fit where its configuration puts it."""
+
+
 class CheckpointError(ToveError, ValueError):
     """A checkpoint cannot be read, or does not fit what it is loaded into."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,8 @@ from tove_core.errors import ConfigError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
+from tove_core.hub.streams import run_beside
+from tove_core.hub.transfer import arrived, sent
 from tove_core.hub.view import Preprocessor
 from tove_core.language.base import Decoder
 from tove_core.provenance import Origin, Provenance
@@ -82,11 +85,11 @@ class ToveModel(nn.Module):
         """Run the frozen parts: `clip` v [B, N, D] and, by name, every active expert's u_k [B, N, C_k], float32."""
         experts = self.active_experts
         inputs = {CLIP: self.tower.input} | {key: self._expert(key).spec.input for key in experts}
-        pixels = Preprocessor(inputs, self.config.view)(_listed(images))
-        features = {CLIP: self.tower(pixels[CLIP].to(self.device)).patches.float()}
-        for key in experts:
-            features[key] = self._align(key)(self._expert(key)(pixels[key].to(self.device)))
-        return features
+        places = {CLIP: self.device} | {key: self._expert(key).device or self.device for key in experts}
+        pixels = sent(Preprocessor(inputs, self.config.view)(_listed(images)), places)
+        tasks = {CLIP: lambda: self.tower(pixels[CLIP]).patches.float()}
+        tasks |= {key: partial(self._expert_features, key, pixels[key]) for key in experts}
+        return run_beside(tasks, {key: places[key] for key in experts if self._expert(key).own_stream})
 
     def fuse(self, features: Mapping[str, Tensor], **options: Any) -> Fused:
         """Enhance CLIP's tokens by the experts' features; options as for `Transfer.forward`. Gradients flow."""
@@ -221,6 +224,10 @@ class ToveModel(nn.Module):
         from tove_core.checkpoint import load
 
         return load(Path(folder), device=device)
+
+    def _expert_features(self, key: str, pixels: Tensor) -> Tensor:
+        outputs = self._expert(key)(pixels)
+        return self._align(key)({name: arrived(value, self.device) for name, value in outputs.items()})
 
     def _expert(self, key: str) -> FrozenExpert:
         return self.experts[key]  # type: ignore[return-value]  # built from FrozenExperts

@@ -161,16 +161,24 @@ def discover(env: Mapping[str, str] = os.environ) -> Registry:
     for name in sorted(((allow or set()) | block) - {source.distribution for source, _ in found}):
         registry.notes.append(f"{environment.PLUGINS}/{environment.BLOCK} names {name!r}, which is not installed")
     for source, entry_point in found:
-        own = source.distribution == OWN
-        if not own and source.distribution in block:
-            registry.blocked[source] = environment.BLOCK
-        elif not own and allow is not None and source.distribution not in allow:
-            registry.blocked[source] = environment.PLUGINS
+        if variable := blocker(source, env):
+            registry.blocked[source] = variable
         else:
-            _accept(registry, source, entry_point, strict=own or environment.is_true(env.get(environment.STRICT)))
+            strict = source.distribution == OWN or environment.is_true(env.get(environment.STRICT))
+            _accept(registry, source, entry_point, strict=strict)
     if OWN in block:
         registry.notes.append(f"{environment.BLOCK} names {OWN!r}, whose own experts cannot be blocked")
     return registry
+
+
+def blocker(source: Source, env: Mapping[str, str] = os.environ) -> str | None:
+    """Return the environment variable that keeps a plugin from being imported, or None. tove's own never are."""
+    allow, block = _names(env.get(environment.PLUGINS)), _names(env.get(environment.BLOCK)) or set()
+    if source.distribution == OWN:
+        return None
+    if source.distribution in block:
+        return environment.BLOCK
+    return environment.PLUGINS if allow is not None and source.distribution not in allow else None
 
 
 @lru_cache(maxsize=1)

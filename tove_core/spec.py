@@ -138,6 +138,7 @@ class Weights(Frozen):
     license: str = Field(min_length=2, description="SPDX identifier of the weights, or LicenseRef-...")
     license_url: str | None = Field(default=None, description="where its text is")
     commercial: bool | None = Field(default=None, description="whether the licence allows commercial use, if known")
+    gated: bool = Field(default=False, description="the repository gives files only to those who accepted its terms")
     more: dict[Name, Weights] = Field(
         default_factory=dict,
         description="further files of the same expert; `convert` gets their tensors as `name.tensor`",

@@ -32,16 +32,54 @@ def test_experts_are_listed_for_people_and_for_programs(tove: Tove, toy: Any) ->
         "name": "toy-wide",
         "outputs": "map 33x2x3",
         "params": None,
+        "GFLOP": None,
         "license": "MIT",
+        "commercial": None,
         "variants": [],
         "from": "toy-experts 1.0",
+        "status": "ok",
         "summary": "A convolution.",
     }
     assert rows["toy-whole"]["variants"] == ["small", "large"] and rows["toy-fine"]["outputs"] == "depth 3x6x9"
     lines = tove("experts", "list").out.splitlines()
     assert lines[0].split()[0] == "name" and any(line.startswith("toy-fine ") for line in lines)
     entries = json.loads(tove("experts", "list", "--json", "--no-import").out)
-    assert {"name": "toys", "from": "toy-experts 1.0"} in entries
+    assert {"name": "toys", "from": "toy-experts 1.0", "status": "not imported"} in entries
+
+
+def test_declared_costs_are_listed_with_their_units(tove: Tove, toy: Any) -> None:
+    lines = [line.split() for line in tove("experts", "list").out.splitlines()]
+    (blank,) = [line for line in lines if line[0] == "world-blank"]
+    head = lines[0]
+    assert head == ["name", "outputs", "params", "GFLOP", "license", "commercial", "from", "status", "summary"]
+    assert blank[1:3] == ["blank", "1x24x24"] and blank[3:7] == ["0.0M", "0", "Apache-2.0", "yes"]
+    row = next(r for r in json.loads(tove("experts", "list", "--json").out) if r["name"] == "world-depth-day")
+    offer = plugins.experts()["world-depth-day"].spec
+    assert offer.cost is not None and offer.cost.flops is not None
+    assert row["params"] == offer.cost.params and row["GFLOP"] == offer.cost.flops / 1e9 and row["commercial"] is True
+
+
+def test_blocked_plugins_are_rows_with_and_without_import(
+    tove: Tove, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOVE_BLOCK", "Toy_Experts")
+    plugins.registry.cache_clear()
+    blocked = {"name": "toys", "from": "toy-experts 1.0", "status": "blocked by TOVE_BLOCK"}
+    try:
+        for words in ([], ["--no-import"]):
+            assert blocked in json.loads(tove("experts", "list", "--json", *words).out)
+        shown = next(line for line in tove("experts", "list").out.splitlines() if line.startswith("toys "))
+        assert "blocked by TOVE_BLOCK" in shown and " ok " not in shown
+        monkeypatch.delenv("TOVE_BLOCK")
+        monkeypatch.setenv("TOVE_PLUGINS", "")
+        entries = {
+            row["from"]: row["status"] for row in json.loads(tove("experts", "list", "--json", "--no-import").out)
+        }
+        assert entries["toy-experts 1.0"] == "blocked by TOVE_PLUGINS"
+        assert {status for name, status in entries.items() if name.startswith("tove-core ")} == {"not imported"}
+    finally:
+        monkeypatch.undo()
+        plugins.registry.cache_clear()
 
 
 def test_an_expert_is_shown_with_all_it_declares(tove: Tove, toy: Any) -> None:
@@ -49,6 +87,13 @@ def test_an_expert_is_shown_with_all_it_declares(tove: Tove, toy: Any) -> None:
     assert done.out.startswith("toy-experts/toy-whole  (from toy-experts 1.0)")
     assert json.loads(done.out[done.out.index("{") : done.out.rindex("}") + 1])["outputs"]["code"]["channels"] == 40
     assert done.out.splitlines()[-1] == "variants: small, large  (default small)"
+    assert "outputs:    code 40" in done.out and "license:    -" in done.out
+    told = json.loads(tove("experts", "show", "toy-whole:large", "--json").out)
+    assert (
+        told["variant"] == "large"
+        and told["spec"]["outputs"]["code"]["channels"] == 40
+        and told["outputs"] == "code 40"
+    )
     assert "did you mean toy-wide" in tove("experts", "show", "toy-wid").error
 
 
@@ -56,6 +101,8 @@ def test_a_plugin_that_fails_is_reported_and_the_others_stay(tove: Tove, toy: An
     done = tove("experts", "list", "--json")
     assert done.code == 0 and "toy-fine" in {row["name"] for row in json.loads(done.out)}
     assert "broken-plugin 2.0 failed to load" in done.err and "no_such_module_of_a_plugin" in done.err
+    (row,) = [row for row in json.loads(done.out) if row["status"] == "failed"]
+    assert row["name"] == "broken" and row["from"] == "broken-plugin 2.0" and "ModuleNotFoundError" in row["summary"]
     doctor = tove("doctor")
     assert doctor.code == 1 and "failed: broken-plugin 2.0" in doctor.out and "ModuleNotFoundError" in doctor.out
     done = tove("experts", "show", "toy-gone")
@@ -66,7 +113,9 @@ def test_doctor_is_well_without_failures(tove: Tove, toy: Any) -> None:
     done = tove("doctor")
     failures = plugins.registry().failures
     assert done.code == (1 if failures else 0)
-    assert "torch " in done.out and "toy" not in "".join(map(str, failures)) and "network forbidden" in done.out
+    assert all(f"\n{name} " in done.out for name in ("torch", "triton", "transformers", "open_clip_torch", "timm"))
+    assert done.out.startswith("python 3.") and "torch is built for" in done.out and "devices: " in done.out
+    assert "toy" not in "".join(map(str, failures)) and "network forbidden" in done.out
 
 
 def test_everything_blocked_lists_nothing(tove: Tove, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from tove_core.training.run import train
 from tove_experts.hooks import tove_experts
 
 ROOT = Path(__file__).parents[2]
-RUN = ("docs/tutorials/*.md", "docs/reference/plugins.md")
+RUN = ("docs/tutorials/*.md", "docs/reference/plugins.md", "docs/reference/plan.md", "docs/reference/placement.md")
 TUTORIALS = sorted(str(path.relative_to(ROOT)) for pattern in RUN for path in ROOT.glob(pattern))
 EVERYWHERE = {"--help"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tove_core.errors import WeightsError
-from tove_core.hub.download import fetch, fetch_file, pinned_revision, snapshot
+from tove_core.hub.download import fetch, fetch_file, on_disk, pinned_revision, snapshot
 from tove_core.hub.lock import Lock
 
 A, B = "a" * 40, "b" * 40
@@ -160,6 +160,24 @@ def test_what_does_not_exist_is_named(repo: Any, lock: Lock) -> None:
     with pytest.raises(WeightsError, match="has no revision cccccccccccc"):
         fetch(REPO, FILE, "c" * 40, lock=lock)
     assert lock.pin(REPO) is None
+
+
+def test_a_gated_repository_says_where_to_accept_its_licence(repo: Any, lock: Lock) -> None:
+    repo.answer = lambda path: (403, {"X-Error-Code": "GatedRepo"}, b"")
+    with pytest.raises(
+        WeightsError, match=rf"accept its licence on the model's page http.*/{REPO}, then .*hf auth login"
+    ):
+        fetch(REPO, FILE, A, lock=lock)
+    assert lock.entries() == ()
+
+
+def test_what_lies_on_disk_is_told_without_a_request(repo: Any, lock: Lock) -> None:
+    assert on_disk(REPO, FILE, lock=lock) is None
+    path = fetch(REPO, FILE, lock=lock)
+    repo.requests.clear()
+    assert on_disk(REPO, FILE, lock=lock) == path and on_disk(REPO, FILE, A) == path
+    assert on_disk(REPO, FILE, B) is None and on_disk(REPO, "config.json", lock=lock) is None
+    assert on_disk("other/name", FILE, lock=lock) is None and repo.requests == []
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.pt", "config.json", "safetensors"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import platform
+import sys
 import traceback
 from importlib import metadata
 
 from tove_core import environment, plugins
 
-LIBRARIES = ("torch", "torchvision", "transformers", "open_clip_torch", "timm", "accelerate", "triton", "pluggy")
+LIBRARIES = (
+    "torch", "torchvision", "triton", "transformers", "open_clip_torch", "timm", "accelerate", "huggingface_hub",
+    "safetensors", "pluggy",
+)  # fmt: skip
 
 
 def doctor() -> None:
@@ -16,10 +20,11 @@ def doctor() -> None:
     import typer
 
     registry = plugins.registry()
-    print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}, {sys.executable}")
     for name in ("tove-core", *LIBRARIES):
         print(f"{name} {_version(name)}")
     print(f"lock file {environment.home() / 'weights.lock.json'}; network {_network()}")
+    _accelerators()
     _device()
     print(f"{len(registry.offers)} experts from {len({offer.source for offer in registry.offers})} plugins")
     for note in registry.notes:
@@ -42,6 +47,17 @@ def _version(name: str) -> str:
 
 def _network() -> str:
     return "forbidden (TOVE_OFFLINE or HF_HUB_OFFLINE)" if environment.offline() else "allowed"
+
+
+def _accelerators() -> None:
+    """Print what torch was built for and each device's memory."""
+    import torch
+
+    print(f"torch is built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'the CPU alone, without CUDA'}")
+    for i in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(i)
+        size = f"{found.total_memory / 1e9:.1f} GB, compute capability {found.major}.{found.minor}"
+        print(f"cuda:{i} {found.name}, {size}")
 
 
 def _device() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tove_core import __version__, environment
-from tove_core.cli import bench, demo, doctor, experts, experts_check, experts_new, lifecycle, runs, weights
+from tove_core.cli import bench, demo, doctor, experts, experts_check, experts_new, lifecycle, plan, runs, weights
 from tove_core.errors import ToveError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(plan.plan)
 app.command()(runs.train)
 app.command()(runs.evaluate)
 app.command()(runs.caption)

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tove_core.config import DataConfig
+    from tove_core.config import DataConfig, ModelConfig
 
 Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
+
+Licenses = Annotated[
+    str | None, typer.Option(help="refuse experts whose weights do not allow it: commercial, or strict")
+]
 
 _WORLD = "package:tove_core.demo/"
 """Where the embedded world's CLIP lies."""
@@ -23,6 +27,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file; with --resume, the folder of the run")],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on exactly where the run stopped")] = False,
+    licenses: Licenses = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
@@ -31,8 +36,8 @@ def train(
     from tove_core.errors import ConfigError
     from tove_core.settings import read_config
 
-    if resume and set_:
-        raise ConfigError("a resumed run keeps its configuration; --set and --resume exclude each other")
+    if resume and (set_ or licenses):
+        raise ConfigError("a resumed run keeps its configuration; --resume and --set or --licenses exclude each other")
     if resume:
         from tove_core.training.run import resume as go_on
 
@@ -40,10 +45,26 @@ def train(
         print(f"wrote {config / 'checkpoint'}")
         return
     wanted = read_config(RunConfig, config, set_ or [])
+    wanted = wanted.model_copy(update={"model": with_policy(wanted.model, licenses)})
     from tove_core.training.run import train as start
 
     start(wanted, device=device, quiet=quiet)
     print(f"wrote {wanted.output / 'checkpoint'}")
+
+
+def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:
+    """Return the configuration with the policy of `--licenses`; what its own policy allows and denies stays.
+
+    Raises:
+        ConfigError: there is no such policy.
+    """
+    from tove_core.licenses import LicensePolicy
+
+    if word is None:
+        return model
+    asked, own = LicensePolicy.named(word), model.licenses or LicensePolicy()
+    policy = own.model_copy(update={"commercial": True, "strict": own.strict or asked.strict})
+    return model.model_copy(update={"licenses": policy})
 
 
 def evaluate(

@@ -91,6 +91,19 @@ def pinned_revision(repo: str, lock: Lock | None = None) -> str:
     return lock.pin(repo) or lock.record_pin(repo, _commit(repo, None, lock))
 
 
+def on_disk(repo: str, file: str, revision: str | None = None, lock: Lock | None = None) -> Path | None:
+    """Return where a file lies that would not have to be downloaded, or None. Asks nobody and verifies nothing.
+
+    Without a revision and a pin the cached `main` counts, which the hub's may have left behind.
+    """
+    commit = revision or (lock or Lock()).pin(repo)
+    if commit is None:
+        main = _repo_cache(repo) / "refs" / "main"
+        commit = main.read_text().strip() if main.is_file() else None
+    path = _repo_cache(repo) / "snapshots" / str(commit) / file
+    return path if path.is_file() else None
+
+
 def snapshot(
     repo: str, patterns: Sequence[str] = PATTERNS, revision: str | None = None, lock: Lock | None = None
 ) -> Path:
@@ -190,7 +203,10 @@ def _explained(what: str, revision: str) -> Iterator[None]:
             ) from error
         raise WeightsError(_UNREACHABLE.format(what=what, short=short, kind=type(error).__name__)) from error
     except errors.GatedRepoError as error:
-        raise WeightsError(f"{what} is gated; accept its terms on the hub and run 'hf auth login'") from error
+        page = f"{_endpoint() or 'https://huggingface.co'}/{what.split()[0]}"
+        raise WeightsError(
+            f"{what} is gated; accept its licence on the model's page {page}, then log in with 'hf auth login'"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise WeightsError(f"{what} does not exist or is private; check the name or run 'hf auth login'") from error
     except errors.RevisionNotFoundError as error:

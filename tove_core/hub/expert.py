@@ -55,6 +55,11 @@ class FrozenExpert(nn.Module):
         """Where the expert lies; None where it holds no tensor and computes wherever its input is."""
         return next((t.device for t in self._tensors()), None)
 
+    @property
+    def own_stream(self) -> bool:
+        """Whether it is to run on a CUDA stream of its own."""
+        return False
+
     def _tensors(self) -> list[Tensor]:
         return [*self.module.parameters(), *self.module.buffers()]
 

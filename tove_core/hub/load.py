@@ -16,6 +16,7 @@ from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.isolation import isolated
 from tove_core.hub.lock import Lock
 from tove_core.hub.parts import digest_of, locate_files, read_files
+from tove_core.hub.placement import PlacedExpert, Placement
 from tove_core.hub.weights import WeightsSource, read_safetensors
 from tove_core.spec import BuildContext, ExpertSpec
 
@@ -31,6 +32,7 @@ def load_expert(
     expected_sha256: str | None = None,
     state: Path | None = None,
     lock: Lock | None = None,
+    placement: Placement | None = None,
 ) -> tuple[FrozenExpert, str | None]:
     """Return a frozen expert and the sha256 of the weights that were loaded (None: none were).
 
@@ -45,6 +47,7 @@ def load_expert(
         state: a file with the built module's own state, as a checkpoint holds it: loaded as it is, without conversion,
             in place of whatever `weights` says.
         lock: the lock file; None: the user's.
+        placement: how it runs; its device takes the place of `device`. None: plainly.
 
     Raises:
         PluginError: the factory or the conversion cannot be imported, fails, or gives something else.
@@ -61,8 +64,9 @@ def load_expert(
             _load(module, read_safetensors(state), name)
         elif files:
             _load(module, _convert(spec, name, read_files(files)), name)
-    module = module.to(device=device, dtype=dtype)
-    return FrozenExpert(module, spec, name), digest_of(files)
+    if placement is None:
+        return FrozenExpert(module.to(device=device, dtype=dtype), spec, name), digest_of(files)
+    return PlacedExpert(module.to(dtype=dtype), spec, name, placement), digest_of(files)
 
 
 def import_function(path: str, expert: str) -> Callable[..., Any]:

@@ -52,8 +52,8 @@ def load_decoder(
         settings = AutoConfig.from_pretrained(source, **where)
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     except (OSError, ValueError) as error:
-        raise _unreachable(config.name, error) from error
-    fresh = _prepare(settings, config)
+        raise unreachable(config.name, error) from error
+    fresh = prepare(settings, config)
     with seeded(seed), without_bars():
         if weights == "random":
             model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
@@ -97,7 +97,7 @@ def _digest(source: str) -> str | None:
     return sha256(files[0]) if len(files) == 1 else hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
-def _prepare(settings: PretrainedConfig, config: DecoderConfig) -> frozenset[str]:
+def prepare(settings: PretrainedConfig, config: DecoderConfig) -> frozenset[str]:
     """Make the architecture a decoder of the wanted kind; return names of parameters that files need not hold."""
     if hasattr(settings, "is_decoder"):
         # BERT and its kin read both ways unless told otherwise.
@@ -130,7 +130,7 @@ def _pretrained(
         )
         model, report = loaded
     except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable(config.name, error) from error
+        raise unreachable(config.name, error) from error
     absent = sorted(set(report["missing_keys"]) - fresh)
     if absent:
         raise WeightsError(
@@ -140,7 +140,8 @@ def _pretrained(
     return model
 
 
-def _unreachable(name: str, error: Exception) -> WeightsError:
+def unreachable(name: str, error: Exception) -> WeightsError:
+    """Return the error to raise where transformers could not read a decoder."""
     reason = str(error).strip().split("\n")[0]
     return WeightsError(
         f"decoder {name!r} could not be loaded ({reason}); download it while online, give a local folder with "

@@ -33,7 +33,7 @@ _TOLERANCE = 1e-5
 
 def activation_of(modules: Iterable[nn.Module]) -> Activation:
     """Return the activation that all of `modules` compute; "other" if it has no name here or they differ."""
-    points = torch.linspace(-4, 4, 65)
+    points = torch.linspace(-4, 4, 65, device="cpu")  # said, so that a tower can be built on meta to be counted
     found: set[Activation] = set()
     with torch.no_grad():
         for module in modules:

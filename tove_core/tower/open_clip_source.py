@@ -95,13 +95,29 @@ def from_files(reference: str, files: Files, weights: Literal["pinned", "random"
     return Source(reference, copy.deepcopy(cfg), with_defaults(preprocess), files, path)
 
 
-def _tag_weights(name: str, hub: str) -> Path:
+def tag_repository(name: str) -> str | None:
+    """Return the hub repository that holds the safetensors file `WEIGHTS_FILE` of `MODEL/TAG`; None: tag `random`.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    model, _, tag = name.partition("/")
+    published = {} if tag == "random" else open_clip.get_pretrained_cfg(model, tag)
+    return None if tag == "random" else _repository(name, str(published.get("hf_hub") or ""))
+
+
+def _repository(name: str, hub: str) -> str:
     repo, _, file = hub.rpartition("/")
     if not repo or file not in {"", _PICKLED_FILE, WEIGHTS_FILE}:
         raise WeightsError(
             f"the weights of {name!r} are published as {file or 'a web address'!r} only, and tove reads safetensors; "
             "convert them once with open_clip and load the folder as 'local-dir:FOLDER'"
         )
+    return repo
+
+
+def _tag_weights(name: str, hub: str) -> Path:
+    repo = _repository(name, hub)
     try:
         return hub_repository(repo).get(WEIGHTS_FILE)
     except WeightsError as error:

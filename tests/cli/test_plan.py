@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Tove = Callable[..., Any]
+
+
+def test_a_plan_from_options_alone(tove: Tove, toy: Any) -> None:
+    done = tove("plan", "--experts", "toy-fine, toy-whole:large", "--clip", toy.clip, "--decoder", "none", "--json")
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert [(one["part"], one["name"]) for one in told["parts"]][1:3] == [
+        ("expert", "toy-fine"),
+        ("expert", "toy-whole:large"),
+    ]
+    assert told["total"]["params"]["value"] == sum(one["params"]["value"] for one in told["parts"])
+    assert told["total"]["experts"] == {"licenses": [], "commercial": True} and told["batch"] == 1
+
+
+def test_options_go_over_the_file_and_training_takes_its_batch(tove: Tove, toy: Any, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model:\n  clip: {{name: '{toy.clip}'}}\n  decoder: {{name: '{toy.decoder}'}}\n"
+                    "  experts: [toy-wide]\ntraining: {batch_size: 12}\n")  # fmt: skip
+    done = tove("plan", file, "--train")
+    assert done.code == 0 and "memory for training, 12 images" in done.out and "expert toy-wide" in done.out
+    done = tove("plan", file, "--experts", "", "--batch", "3", "--set", "model.clip.layer=-1")
+    assert "memory for inference, 3 images" in done.out and "toy-wide" not in done.out
+    done = tove("plan", file, "--fusion", "uniform", "--json")
+    assert [one["name"] for one in json.loads(done.out)["parts"]][2] == "uniform"
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_refused_licence_is_exit_code_one_after_the_plan(tove: Tove, toy: Any, json_too: bool) -> None:
+    words = ["plan", "--experts", "toy-wide", "--clip", toy.clip, "--decoder", "none", "--licenses", "commercial"]
+    done = tove(*words, *(["--json"] if json_too else []))
+    assert "licen" in done.error and "toy-wide" in done.out
+    allowed = tove(*words, "--set", "model.licenses.allow=[toy-wide]")
+    assert allowed.code == 0 and "note: CLIP" in allowed.err and "did not check" in allowed.err
+    assert "choose commercial or strict" in tove(*words[:-1], "comercial").error
+
+
+def test_training_refuses_a_licence_before_it_starts(tove: Tove, toy: Any, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model:\n  clip: {{name: '{toy.clip}'}}\n  decoder: {{name: '{toy.decoder}'}}\n"
+                    f"  experts: [toy-wide]\ndata: {{path: '{toy.data}'}}\noutput: {tmp_path / 'run'}\n")  # fmt: skip
+    assert "toy-wide" in tove("train", file, "--licenses", "commercial").error
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+    assert "exclude each other" in tove("train", tmp_path, "--resume", "--licenses", "commercial").error

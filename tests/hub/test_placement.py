@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tove_core.config import ExpertConfig
+from tove_core.errors import ConfigError, ContractError
+from tove_core.hub.offload import brought_to
+from tove_core.hub.placement import PlacedExpert, Placement, usable_device
+from tove_core.hub.regions import RegionBatch
+from tove_core.hub.streams import run_beside
+from tove_core.hub.transfer import arrived, sent
+from tove_core.spec import ExpertSpec, Grid, Input
+
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+class Conv(nn.Module):
+    """A convolution with a buffer, which notes where its weights lay when it ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 33, 4, 4)
+        self.norm = nn.BatchNorm2d(33)
+        self.ran: list[tuple[int, int]] = []
+        self.fails = False
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        if not torch.compiler.is_compiling():
+            self.ran.append((self.conv.weight.data_ptr(), self.norm.running_var.data_ptr()))
+        if self.fails:
+            raise ArithmeticError("in the middle")
+        return {"map": self.norm(self.conv(pixels))}
+
+
+def module() -> Conv:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return Conv()
+
+
+def placed(placement: Placement, made: nn.Module | None = None) -> PlacedExpert:
+    spec = ExpertSpec(
+        api=1,
+        name="conv",
+        summary="A convolution.",
+        factory="nowhere:build",
+        input=Input(size=(16, 24)),
+        outputs={"map": Grid(channels=33, stride=4)},
+    )
+    return PlacedExpert(made or module(), spec, "conv", placement)
+
+
+def pixels(count: int = 5) -> Tensor:
+    return torch.randn(count, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+def plain() -> Tensor:
+    return placed(Placement())(pixels())["map"]
+
+
+def test_offloaded_weights_are_elsewhere_only_while_they_run_and_the_bits_are_the_same() -> None:
+    made = module()
+    expert = placed(Placement(offload=True), made)
+    home = [(t.data_ptr(), t.clone()) for t in [*made.parameters(), *made.buffers()]]
+    assert torch.equal(expert(pixels())["map"], plain())
+    assert made.ran[0][0] != made.conv.weight.data_ptr() and made.ran[0][1] != made.norm.running_var.data_ptr()
+    assert [t.data_ptr() for t in [*made.parameters(), *made.buffers()]] == [pointer for pointer, _ in home]
+    assert torch.equal(expert(pixels())["map"], plain()), "a second time"
+    assert all(torch.equal(t, kept) for t, (_, kept) in zip([*made.parameters(), *made.buffers()], home, strict=True))
+
+
+def test_an_error_in_the_middle_brings_offloaded_weights_home() -> None:
+    made = module()
+    made.fails = True
+    expert, home = placed(Placement(offload=True), made), made.conv.weight.data_ptr()
+    with pytest.raises(Exception, match="in the middle"):
+        expert(pixels())
+    assert made.conv.weight.data_ptr() == home
+    with pytest.raises(ContractError):
+        expert(pixels()[:, :2])
+
+
+def test_shared_parameters_are_brought_once() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    both = nn.Sequential(first, second)
+    with brought_to(both, CPU):
+        assert second.weight is first.weight
+    assert second.weight is first.weight
+
+
+def test_an_expert_without_tensors_runs_where_it_is_placed() -> None:
+    meta = torch.device("meta")
+    assert placed(Placement(device=meta), nn.Identity()).device == meta
+    assert placed(Placement(device=meta, offload=True), module()).device == meta
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_micro_batches_give_what_the_whole_batch_gives(size: int) -> None:
+    torch.testing.assert_close(placed(Placement(micro_batch=size))(pixels())["map"], plain(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_compiled_expert_gives_the_same_and_keeps_its_names(offload: bool, backend: str) -> None:
+    expert = placed(Placement(compile=backend, offload=offload))
+    assert torch.equal(expert(pixels())["map"], plain())
+    assert expert.module._compiled_call_impl is not None
+    assert expert.state_dict().keys() == placed(Placement()).state_dict().keys()
+    assert torch.equal(copy.deepcopy(expert)(pixels())["map"], plain())
+
+
+def test_a_placed_expert_stays_frozen_in_bfloat16_too() -> None:
+    expert = placed(Placement(offload=True, micro_batch=2), module().to(torch.bfloat16)).train()
+    found = expert(pixels())["map"]
+    assert found.dtype == torch.float32 and expert.dtype == torch.bfloat16 and not expert.training
+    assert not any(p.requires_grad for p in expert.parameters()) and not found.requires_grad
+    torch.testing.assert_close(found, plain(), rtol=2e-2, atol=4e-2)
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded() -> None:
+    for name in ("cuda:97", "gpu", "nonsense:1"):
+        with pytest.raises(ConfigError, match=f"'deep' is to run on '{name}'.*change its device"):
+            usable_device(name, "deep")
+    assert usable_device("cpu", "deep") == CPU
+    assert Placement.of(ExpertConfig(name="deep", micro_batch=3, compile=True), None).device == CPU
+
+
+def test_a_backend_that_torch_does_not_have_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"'no-such-backend'.*choose .*inductor"):
+        Placement.of(ExpertConfig(name="deep", compile="no-such-backend"), None)
+    assert Placement.of(ExpertConfig(name="deep", compile="eager"), None).compile == "eager"
+
+
+def test_pixels_are_sent_once_to_each_device() -> None:
+    shared, own = torch.ones(2), torch.zeros(2)
+    meta = torch.device("meta")
+    places = {"a": CPU, "b": meta, "c": meta, "d": meta}
+    found = sent({"a": shared, "b": shared, "c": shared, "d": own}, places)
+    assert found["a"] is shared and found["b"] is found["c"] and found["d"] is not found["b"]
+
+
+def test_regions_arrive_with_all_their_tensors() -> None:
+    boxes = torch.rand(1, 2, 4)
+    given = RegionBatch(boxes=boxes, scores=boxes[..., 0], valid=boxes[..., 0] > 2, text=[["a", "b"]])
+    found = arrived(given, torch.device("meta"))
+    assert found.boxes.is_meta and found.scores.is_meta and found.valid.is_meta
+    assert found.features is None and found.text == [["a", "b"]] and not given.boxes.is_meta
+
+
+def test_tasks_without_streams_run_in_order() -> None:
+    ran: list[str] = []
+
+    def task(name: str) -> Any:
+        return lambda: ran.append(name) or torch.tensor(len(ran))
+
+    found = run_beside({name: task(name) for name in "abc"}, {"b": CPU})
+    assert ran == ["a", "b", "c"] and list(found) == ["a", "b", "c"] and found["c"] == 3
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("offload", [False, True])
+def test_on_a_gpu_offloading_changes_no_bit_and_leaves_nothing_behind(offload: bool) -> None:
+    cuda = torch.device("cuda", 0)
+    expert = placed(Placement(device=cuda, offload=offload))
+    resident = placed(Placement(device=cuda))(pixels().to(cuda))["map"]
+    assert torch.equal(expert(pixels().to(cuda))["map"], resident)
+    weight = expert.module.conv.weight  # type: ignore[union-attr]
+    assert expert.device == cuda and (weight.device.type == "cpu") == offload and weight.is_pinned() == offload
+    torch.testing.assert_close(resident.cpu(), plain(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_streams_give_what_running_in_turn_gives() -> None:
+    cuda = torch.device("cuda", 0)
+    experts = {name: placed(Placement(device=cuda, stream=True)) for name in "abc"}
+    given = torch.randn(64, 3, 16, 24, device=cuda)
+    tasks = {name: lambda e=expert: e(given)["map"] for name, expert in experts.items()}
+    for _ in range(3):
+        found = run_beside(tasks, dict.fromkeys(experts, cuda))
+        sums = {name: tensor.sum() for name, tensor in found.items()}
+        turn = {name: task().sum() for name, task in tasks.items()}
+        assert all(torch.equal(sums[name], turn[name]) for name in experts)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_the_default_compiler_agrees() -> None:
+    cuda = torch.device("cuda", 0)
+    compiled = placed(Placement(device=cuda, compile=True))
+    found = compiled(pixels().to(cuda))["map"]
+    torch.testing.assert_close(found.cpu(), plain(), rtol=1e-2, atol=1e-2)

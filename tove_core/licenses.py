@@ -1,0 +1,151 @@
+"""Which licences of weights a model may contain: a policy that is applied before anything is downloaded. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, StringConstraints
+
+from tove_core.errors import ConfigError, LicenseError
+from tove_core.spec import Frozen, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tove_core.config import ModelConfig
+    from tove_core.plugins import Resolved
+
+Word = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+class LicensePolicy(Frozen):
+    """Which weights may be part of a model. `deny` comes first, then `allow`, then `commercial`.
+
+    Entries of `allow` and `deny` are licences (SPDX identifiers) or names of experts as `tove experts list` shows
+    them, with or without `:variant` and `distribution/`.
+    """
+
+    commercial: bool = Field(default=False, description="only weights whose licence allows commercial use")
+    allow: tuple[Word, ...] = Field(default=(), description="licences and experts accepted whatever `commercial` says")
+    deny: tuple[Word, ...] = Field(default=(), description="licences and experts never accepted")
+    strict: bool = Field(
+        default=False,
+        description="CLIP and language model, whose licences tove does not know, must be named in `allow` too",
+    )
+
+    @classmethod
+    def named(cls, name: str) -> LicensePolicy:
+        """Return the policy a word stands for: `commercial`, or `strict` for `commercial` with `strict`.
+
+        Raises:
+            ConfigError: there is no such word.
+        """
+        if name not in ("commercial", "strict"):
+            raise ConfigError(f"there is no licence policy {name!r}; choose commercial or strict, or give its fields")
+        return cls(commercial=True, strict=name == "strict")
+
+    def renamed(self, names: Mapping[str, str]) -> LicensePolicy:
+        """Return the policy with a second name, the value, for each part it calls by the key."""
+        more = {
+            field: entries + tuple(new for old, new in names.items() if old in entries)
+            for field, entries in (("allow", self.allow), ("deny", self.deny))
+        }
+        return self.model_copy(update=more)
+
+
+def check_licenses(config: ModelConfig, resolved: Mapping[str, Resolved]) -> list[str]:
+    """Hold the parts of a model against its policy.
+
+    Args:
+        config: the model; without `licenses` everything is accepted.
+        resolved: its experts by key.
+
+    Returns:
+        One sentence for each part that was not checked because its licence is not known.
+
+    Raises:
+        LicenseError: the policy does not admit a part; one line for each.
+    """
+    policy = config.licenses
+    if policy is None:
+        return []
+    refused = [_refusal(policy, key, found) for key, found in resolved.items()]
+    unknown = [("CLIP", config.clip.name)]
+    unknown += [("language model", config.decoder.name)] if config.decoder else []
+    unchecked = []
+    for what, name in unknown:
+        if name in policy.deny:
+            refused.append(f"{what} {name!r} is denied by name; choose another, or take it out of licenses.deny")
+        elif name in policy.allow:
+            continue
+        elif policy.strict:
+            refused.append(
+                f"{what} {name!r} has a licence tove does not know, and the policy is strict; read its terms, then add "
+                f"{name!r} to licenses.allow, or choose another"
+            )
+        elif policy.commercial:
+            unchecked.append(f"{what} {name!r} has a licence tove does not know and did not check; read its terms")
+    if lines := [line for line in refused if line]:
+        raise LicenseError("\n".join(lines))
+    return unchecked
+
+
+def combined(weights: Weights | None) -> tuple[str | None, bool | None]:
+    """Return the licence of all files of an expert together, and whether it allows commercial use (None: not known)."""
+    files = list(weights.files().values()) if weights else []
+    said = [file.commercial for file in files]
+    commercial = False if False in said else None if None in said or not said else True
+    return " AND ".join(dict.fromkeys(file.license for file in files)) or None, commercial
+
+
+def _refusal(policy: LicensePolicy, key: str, found: Resolved) -> str | None:
+    """Return why an expert is refused, or None."""
+    weights = found.spec.weights
+    names = _names(key, found)
+    if hit := sorted(names & set(policy.deny)):
+        return f"expert {key!r} is denied by name ({hit[0]}); leave it out, or take it out of licenses.deny"
+    files = weights.files().values() if weights else ()
+    for file in files:
+        if _is_among(file.license, policy.deny):
+            return f"expert {key!r}: its weights are {file.license}, which licenses.deny names; choose another expert"
+    if names & set(policy.allow) or not policy.commercial:
+        return None
+    asked = (file for file in files if not _is_among(file.license, policy.allow, every=True))
+    return next((line for file in asked if (line := _not_commercial(key, file))), None)
+
+
+def _not_commercial(key: str, weights: Weights) -> str | None:
+    if weights.commercial:
+        return None
+    where = f" ({weights.license_url})" if weights.license_url else ""
+    if weights.commercial is None:
+        return (
+            f"expert {key!r}: whether {weights.license}{where} allows commercial use is not known, and the policy "
+            f"wants only weights that do; read it, then allow it by name: licenses.allow=[{key}]"
+        )
+    return (
+        f"expert {key!r}: its weights are {weights.license}{where}, which does not allow commercial use; "
+        f"choose another expert, or licenses.allow=[{key}] if you have other terms"
+    )
+
+
+def _names(key: str, found: Resolved) -> set[str]:
+    """Return everything the expert is called: each form of its name, with its variant and without."""
+    bare = {key.partition(":")[0], found.offer.spec.name, found.offer.qualified}
+    return {key} | bare | ({f"{name}:{found.variant}" for name in bare} if found.variant else set())
+
+
+def _is_among(expression: str, licenses: tuple[str, ...], *, every: bool = False) -> bool:
+    """Tell whether a licence expression falls under a list of licences; SPDX compares without case.
+
+    Of alternatives (OR) one may be chosen. Of what holds together (AND) one part that is denied is enough to deny,
+    and `every` part must be allowed to allow.
+    """
+    listed = {one.lower() for one in licenses}
+    if expression.lower() in listed:
+        return True
+    options = [[part.partition(" WITH ")[0].lower() for part in option.split(" AND ")]
+               for option in expression.split(" OR ")]  # fmt: skip
+    if every:
+        return any(all(part in listed for part in option) for option in options)
+    return all(any(part in listed for part in option) for option in options)

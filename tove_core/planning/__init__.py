@@ -1,0 +1,1 @@
+"""What a model will cost and under which licences it will stand, told before anything is downloaded."""
