@@ -69,7 +69,9 @@ class Gate(nn.Module):
         _check_noise(noise, keys)
         ghosts = [name for name in self.rows if name not in experts and name not in without]
         rows = [self.rows[name] for name in (*experts, *ghosts)] + ([self.null] if self.null is not None else [])
-        logits = self._scores(tokens, rows)
+        weight = torch.cat([row.weight for row in rows])  # type: ignore[misc]
+        bias = torch.cat([row.bias for row in rows])  # type: ignore[misc]
+        logits = F.linear(self._features(tokens), weight, bias) / self.config.temperature
         if noise > 0 and keys is not None:
             logits = logits + noise * sample_noise(keys, logits.shape[1:], logits.device)
         return logits
@@ -79,17 +81,17 @@ class Gate(nn.Module):
     ) -> Tensor:
         """Return logits [B, N, K] of experts whose row stands apart; arguments and errors as for `forward`."""
         _check_noise(noise, keys)
-        logits = self._scores(tokens, [self.own[name] for name in experts])
+        # Row by row: in one product a row's last bit could depend on how many there are, and with it an old answer.
+        features = self._features(tokens)
+        logits = torch.cat([self.own[name](features) for name in experts], -1) / self.config.temperature
         if noise > 0 and keys is not None:
             # A column per row there is, active or not: an expert's noise does not depend on which others are on.
             drawn = sample_noise(keys, (tokens.shape[1], len(self.own)), logits.device, stream=OWN_GATES)
             logits = logits + noise * drawn[..., [list(self.own).index(name) for name in experts]]
         return logits
 
-    def _scores(self, tokens: Tensor, rows: Sequence[nn.Module]) -> Tensor:
-        weight = torch.cat([row.weight for row in rows])  # type: ignore[misc]
-        bias = torch.cat([row.bias for row in rows])  # type: ignore[misc]
-        return F.linear(F.gelu(self.hidden(self.norm(tokens))), weight, bias) / self.config.temperature
+    def _features(self, tokens: Tensor) -> Tensor:
+        return F.gelu(self.hidden(self.norm(tokens)))
 
 
 def _check_noise(noise: float, keys: Tensor | None) -> None:
