@@ -170,12 +170,12 @@ def expert_spec() -> str:
 
         The factory is called with a `tove_core.BuildContext` (`spec`, its variant applied, and `options`) and returns a
         `torch.nn.Module` with its parameters on the CPU. It builds architecture only: no files, no network, no devices.
-        Its `forward` takes float pixels [B, 3, H, W] and returns a mapping from output name to tensor, exactly those
-        the spec declares. The hub loads the weights (after `convert`, strictly), freezes, casts and places the module,
-        and compares the shape of every output with the spec.
+        Its `forward` takes float pixels [B, 3, H, W] and returns a mapping from output name to tensor, or to
+        `tove_core.RegionBatch` for `Regions`, exactly those the spec declares. The hub loads the weights (after
+        `convert`, strictly), freezes, casts and places the module, and compares the shape of every output with the
+        spec; of regions also that valid boxes and scores lie in 0..1.
 
         Names are lower-case words joined by hyphens (`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`).
-        This version cannot use `Regions` yet: an expert that declares one can be listed and is refused when built.
     """)
     return HEAD + "\n" + text + "\n" + "".join(map(_section, SPEC))
 

@@ -37,7 +37,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from tove_core.hookspecs import hookimpl
-from tove_core.spec import ExpertSpec, Grid, Input, Variant, Vector, Weights
+from tove_core.hub.regions import RegionBatch
+from tove_core.spec import ExpertSpec, Grid, Input, Regions, Variant, Vector, Weights
 
 class Patches(nn.Module):
     def __init__(self, spec):
@@ -51,8 +52,23 @@ class Patches(nn.Module):
         found = self.conv(pixels)
         return {self.key: found.mean((2, 3)) if self.pool else found}
 
+class Names(nn.Module):
+    # Two boxes named after the strongest colour in them, none where it is black; the third slot is never used.
+    def forward(self, pixels):
+        boxes = torch.tensor([[0.0, 0.1, 0.45, 0.9], [0.5, 0.3, 1.0, 1.0], [9.0, 9.0, -9.0, 9.0]])
+        height, width = pixels.shape[2:]
+        parts = [(0, 0.1, 0.45, 0.9), (0.5, 0.3, 1, 1)]
+        means = torch.stack([
+            pixels[:, :, int(t * height):int(b * height), int(l * width):int(r * width)].mean((2, 3))
+            for l, t, r, b in parts
+        ], 1)
+        best, colour = means.max(-1)
+        scores = torch.cat([best, best.new_full((len(best), 1), torch.nan)], 1)
+        names = [[["red", "green", "blue"][c] for c in row] + ["never"] for row in colour.tolist()]
+        return {"names": RegionBatch(boxes.expand(len(best), 3, 4), scores, scores > 0.2, text=names)}
+
 def build(ctx):
-    return Patches(ctx.spec)
+    return Names() if "names" in ctx.spec.outputs else Patches(ctx.spec)
 
 def expert(name, size, outputs, **more):
     given = dict(api=1, name=name, summary="A convolution.", factory="toy_experts:build", input=Input(size=size))
@@ -67,18 +83,22 @@ def tove_experts():
         expert("toy-wide", (16, 24), {"map": Grid(channels=33, stride=8, norm="position")}, weights=mine),
         expert("toy-whole", (24, 24), {"code": vector}, variants={"small": Variant(), "large": Variant(
             outputs={"code": Vector(channels=40)})}, default="small"),
+        expert("toy-names", (24, 32), {"names": Regions(limit=3, text=True)}),
     ]
 """
 
 
-def _write_clip(folder: Path, **top: Any) -> str:
-    """Write an open_clip folder of 5x5 tokens, 32 wide, whose blocks matter; return its reference."""
+def _write_clip(folder: Path, vocabulary: int = 61, **top: Any) -> str:
+    """Write an open_clip folder of 5x5 tokens, 32 wide, whose blocks matter; return its reference.
+
+    Only from 49,408 words up can its text tower read what the tokenizer gives.
+    """
     import open_clip
     import torch
     from safetensors.torch import save_file
 
     vision = {"layers": 3, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 40}
-    text = {"context_length": 9, "vocab_size": 61, "width": 16, "heads": 2, "layers": 1}
+    text = {"context_length": 9, "vocab_size": vocabulary, "width": 16, "heads": 2, "layers": 1}
     config = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text, **top}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(3)
@@ -118,7 +138,7 @@ def _write_decoder(folder: Path) -> str:
 
 
 def _write_plugin(site: Path) -> None:
-    """Write a distribution that offers `toy-fine`, `toy-wide` (with weights) and `toy-whole` (two variants)."""
+    """Write a distribution of toy experts: `fine`, `wide` (with weights), `whole` (two variants), `names` (regions)."""
     import torch
     from safetensors.torch import save_file
 
@@ -141,6 +161,7 @@ class Toy:
     def __init__(self, root: Path) -> None:
         self.root, self.site = root, root / "site"
         self.clip, self.quick_clip = _write_clip(root / "clip"), _write_clip(root / "quick", quick_gelu=True)
+        self.reading_clip = _write_clip(root / "reading", vocabulary=49_408)
         self.decoder = _write_decoder(root / "decoder")
         self.data = self._write_data(root / "data")
         _write_plugin(self.site)

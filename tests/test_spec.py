@@ -170,3 +170,18 @@ def test_a_variant_that_makes_no_valid_spec_is_refused_when_it_is_declared():
 
 def test_a_spec_survives_json():
     assert ExpertSpec.model_validate_json(many().model_dump_json()) == many()
+
+
+def test_regions_hold_text_or_features_and_not_both():
+    assert Regions(limit=3).channels == 0
+    with pytest.raises(ValidationError, match="text and 4 channels of features are both declared"):
+        Regions(limit=3, channels=4, text=True)
+
+
+def test_the_input_of_a_tiny_architecture_needs_one_and_fits_the_strides():
+    with pytest.raises(ValidationError, match="tiny_input without tiny"):
+        spec(tiny_input=Input(size=(28, 42)))
+    with pytest.raises(ValidationError, match=r"stride 14 does not divide tiny_input \(28, 43\)"):
+        spec(tiny={}, tiny_input=Input(size=(28, 43)))
+    small = spec(tiny={"depth": 1}, tiny_input=Input(size=(28, 42)), variants={"a": Variant(options={"width": 3})})
+    assert small.variant("a").tiny == {"depth": 1}

@@ -26,6 +26,7 @@ from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Prove
 from tove_core.settings import describe
 from tove_core.tower.base import Tower
 from tove_core.tower.load import load_tower
+from tove_core.tower.text import TextVectors
 
 T = TypeVar("T", bound=BaseModel)
 WeightsChoice = Literal["pinned", "random"] | Path
@@ -97,8 +98,9 @@ def assemble(
     registry = plugins.registry()
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
+    # Before any expert is fetched: one that gives text needs a CLIP with a text tower.
+    widths = {key: aligned_width(found.spec, TextVectors(tower)) for key, found in resolved.items()}
     loaded, origins = _load_experts(config, resolved, source, device, seed, recorded, states)
-    widths = {key: aligned_width(expert.spec) for key, expert in loaded.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         own = [wanted.key for wanted in config.experts if wanted.gate == "own"]

@@ -23,6 +23,7 @@ from tove_core.language.base import Decoder
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
 from tove_core.tower.base import Tower
+from tove_core.tower.text import TextVectors
 
 CLIP = "clip"
 """The key of CLIP's own tokens among the features."""
@@ -51,7 +52,10 @@ class ToveModel(nn.Module):
         super().__init__()
         self.tower = tower
         self.experts = nn.ModuleDict(experts)
-        self.align = nn.ModuleDict({key: Align(expert.spec, tower.grid) for key, expert in experts.items()})
+        # Shared by all experts that give labels or words; no module, so that the tower stays where it is in the state.
+        self.texts = TextVectors(tower)
+        aligned = {key: Align(expert.spec, tower.grid, self.texts) for key, expert in experts.items()}
+        self.align = nn.ModuleDict(aligned)
         self.fusion = fusion
         self.decoder = decoder
         self.config = config

@@ -96,15 +96,24 @@ class Vector(Frozen):
 
 
 class Regions(Frozen):
-    """Up to `limit` boxes per image with features `[B, R, C]`, `boxes` `[B, R, 4]` (xyxy in 0..1) and `valid` `[B, R]`.
+    """Up to `limit` regions per image, given as a `tove_core.RegionBatch` and laid onto the tokens they cover.
 
-    With `text=True` the expert gives a label or a word per region instead of features.
+    `boxes` `[B, R, 4]` (left, top, right, bottom in 0..1), `scores` `[B, R]`, `valid` `[B, R]`, and what lies in them:
+    `features` `[B, R, C]`, of which only the direction counts, or with `text=True` a label or a word each, which
+    CLIP's own text tower embeds. With neither, where something is and how large is all that is said. `masks`
+    `[B, R, h, w]` may give shapes instead of boxes.
     """
 
     kind: Literal["regions"] = Field(default="regions", description="tells outputs apart")
     channels: Annotated[int, Field(ge=0)] = Field(default=0, description="width of the features; 0 with text")
     limit: Positive = Field(description="most regions per image, R")
     text: bool = Field(default=False, description="a label or word per region instead of features")
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> Self:
+        if self.text and self.channels:
+            raise ValueError(f"text and {self.channels} channels of features are both declared; declare one of them")
+        return self
 
 
 Output = Annotated[Grid | Vector | Regions, Field(discriminator="kind")]
@@ -142,7 +151,7 @@ class Weights(Frozen):
 
 
 class Cost(Frozen):
-    """What one image costs at `Input.size`, as its author states it; nothing compares it with the module yet."""
+    """What one image costs at `Input.size`, as its author states it; `tove experts check` holds it to the module."""
 
     params: Annotated[int, Field(ge=0)] = Field(description="parameters of the built architecture")
     flops: Annotated[int, Field(ge=0)] | None = Field(default=None, description="multiply-adds counted as two")
@@ -172,6 +181,12 @@ class ExpertSpec(Frozen):
     weights: Weights | None = Field(default=None, description="None: the expert has no parameters to load")
     cost: Cost | None = Field(default=None, description="what one image costs")
     options: dict[str, Any] = Field(default_factory=dict, description="handed to the factory")
+    tiny: dict[str, Any] | None = Field(
+        default=None,
+        description="laid over the options for the conformance checks: a small architecture of the same code path, "
+        "whose strides are those of the outputs and whose channels may differ",
+    )
+    tiny_input: Input | None = Field(default=None, description="with `tiny`, in place of the input")
     variants: dict[Name, Variant] = Field(default_factory=dict, description="by name, requested as name:variant")
     default: Name | None = Field(default=None, description="variant taken when none is named")
     homepage: str | None = Field(default=None, description="web address")
@@ -188,6 +203,19 @@ class ExpertSpec(Frozen):
         for name, output in self.outputs.items():
             if isinstance(output, Grid) and any(side % output.stride for side in self.input.size):
                 raise ValueError(f"outputs.{name}: stride {output.stride} does not divide the input {self.input.size}")
+        return self
+
+    @model_validator(mode="after")
+    def _tiny_input_fits(self) -> Self:
+        if self.tiny_input is None:
+            return self
+        if self.tiny is None:
+            raise ValueError("tiny_input without tiny; give tiny, if need be as {}")
+        for name, output in self.outputs.items():
+            if isinstance(output, Grid) and any(side % output.stride for side in self.tiny_input.size):
+                raise ValueError(
+                    f"outputs.{name}: stride {output.stride} does not divide tiny_input {self.tiny_input.size}"
+                )
         return self
 
     @model_validator(mode="after")

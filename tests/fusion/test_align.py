@@ -4,7 +4,8 @@ import pytest
 import torch
 from tove_kernels import align_tokens
 
-from tove_core.errors import ContractError, DataError
+from tove_core import RegionBatch
+from tove_core.errors import ConfigError, DataError
 from tove_core.fusion import Align
 from tove_core.fusion.align import aligned_width
 from tove_core.spec import ExpertSpec, Grid, Input, Regions, Vector
@@ -100,6 +101,45 @@ def test_half_precision_gives_float32():
     assert align({"wide": draw(1, 33, 2, 3).bfloat16()}).dtype == torch.float32
 
 
-def test_regions_are_refused_by_name():
-    with pytest.raises(ContractError, match="some: output 'boxes' is declared as regions"):
-        Align(spec(boxes=Regions(limit=9)), GRID)
+class Lengths:
+    """Embeds a string as a unit vector by its length."""
+
+    width = 3
+
+    def __call__(self, texts):
+        return torch.eye(3)[[len(text) - 1 for text in texts]]
+
+
+def regions(**given):
+    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.2, 1.0]]])
+    return RegionBatch(boxes, torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=torch.bool), **given)
+
+
+def test_texts_are_embedded_and_laid_onto_the_tokens_of_their_boxes():
+    align = Align(spec(words=Regions(limit=2, text=True)), GRID, Lengths())
+    assert align.width == aligned_width(spec(words=Regions(limit=2, text=True)), Lengths()) == 7
+    tokens = align({"words": regions(text=[["abc", "ab"]])}).unflatten(1, GRID)
+    torch.testing.assert_close(tokens[0, :, 0, :4], torch.tensor([0, 3**0.5, 0, 1.0]).expand(3, 4))
+    assert torch.equal(tokens[0, :, 1:], torch.zeros(3, 4, 7))
+
+
+def test_of_region_features_only_the_direction_counts():
+    align = Align(spec(parts=Regions(limit=2, channels=2), all=Vector(channels=3, norm="none")), GRID)
+    features = torch.tensor([[[0.0, 0.0], [-30.0, 40.0]]])
+    tokens = align({"parts": regions(features=features), "all": torch.ones(1, 3)}).unflatten(1, GRID)
+    assert align.width == 2 + 4 + 3
+    torch.testing.assert_close(tokens[0, :, 0, :2], torch.tensor([-0.6, 0.8]).expand(3, 2) * 2**0.5)
+    assert torch.equal(tokens[..., 6:], torch.ones(1, *GRID, 3))
+
+
+def test_regions_without_meaning_say_where_something_is():
+    align = Align(spec(boxes=Regions(limit=9)), GRID)
+    assert align.width == 4 and not align.needs_measuring
+    assert align({"boxes": regions()}).unflatten(1, GRID)[0, 0, :2, 0].tolist() == [1.0, 0.0]
+    align.measure([{"boxes": regions()}])
+
+
+@pytest.mark.parametrize("texts", [None, type("Mute", (Lengths,), {"width": None})()])
+def test_text_without_anything_to_embed_it_is_refused_by_name(texts):
+    with pytest.raises(ConfigError, match="'some': output 'words' holds text and this CLIP has no text tower"):
+        Align(spec(words=Regions(limit=9, text=True)), GRID, texts)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import ContractError
 from tove_core.hub.expert import FrozenExpert
-from tove_core.spec import ExpertSpec, Grid, Input, Regions, Vector
+from tove_core.spec import ExpertSpec, Grid, Input, Vector
 
 MakeSpec = Callable[..., ExpertSpec]
 
@@ -202,9 +202,3 @@ def test_a_dynamic_input_takes_other_multiples(make_spec: MakeSpec) -> None:
     assert frozen(torch.zeros(2, 3, 20, 4))["map"].shape == (2, 5, 5, 1)
     with pytest.raises(ContractError, match="multiples of 4"):
         frozen(torch.zeros(1, 3, 20, 6))
-
-
-def test_regions_are_declared_but_not_usable_yet(make_spec: MakeSpec) -> None:
-    spec = make_spec(outputs={"boxes": Regions(limit=10, channels=4)})
-    with pytest.raises(ContractError, match="'boxes' is declared as regions but this version cannot use regions yet"):
-        FrozenExpert(nn.Identity(), spec, "boxer")

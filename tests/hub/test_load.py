@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tove_core.errors import ContractError, PluginError, WeightsError
+from tove_core.errors import PluginError, WeightsError
 from tove_core.hub.digest import sha256
 from tove_core.hub.load import load_expert
 from tove_core.hub.lock import Lock
-from tove_core.spec import ExpertSpec, Regions, Variant, Weights
+from tove_core.spec import ExpertSpec, Variant, Weights
 
 MakeSpec = Callable[..., ExpertSpec]
 WriteModule = Callable[[str, str], None]
@@ -227,9 +227,3 @@ def test_the_factory_gets_the_spec_and_options_that_cannot_be_changed(
     write_module("reads_options", "import torch\ndef build(ctx):\n    return torch.nn.Linear(ctx.options['side'], 1)\n")
     expert, _ = load_expert(make_spec(factory="reads_options:build", options={"side": 3}), name="tiny")
     assert expert.module.in_features == 3
-
-
-def test_regions_are_refused_before_anything_is_fetched(make_spec: MakeSpec, hub: Any, lock: Lock) -> None:
-    with pytest.raises(ContractError, match="cannot use regions yet"):
-        load_expert(make_spec(outputs={"boxes": Regions(limit=3)}, weights=HUB), name="boxer", lock=lock)
-    assert hub.requests == []

@@ -21,6 +21,7 @@ from transformers import (
 from tove_core.config import ClipConfig
 from tove_core.errors import ConfigError, WeightsError
 from tove_core.tower import load_tower, source
+from tove_core.tower.text import TextVectors
 
 VISION = {
     "hidden_size": 48,
@@ -115,6 +116,7 @@ def test_image_towers_alone_are_read(hf_folder, tmp_path):
         assert tower.embed_width == width
         with pytest.raises(ConfigError, match="no text tower"):
             tower.embed_text(["a cat"])
+        assert tower.text_width is None
         if width is None:
             with pytest.raises(ConfigError, match="no image projection"):
                 tower.embed(pixels)
@@ -239,7 +241,11 @@ def test_text_is_embedded_as_the_model_was_trained(hf_folder, build):
     ids = torch.tensor([[2, 3, 4, 60, 0, 0, 0, 0, 0], [4, 60, 0, 0, 0, 0, 0, 0, 0]])
     with torch.no_grad():
         expected = model.get_text_features(input_ids=ids).pooler_output
-    torch.testing.assert_close(load(folder).embed_text(["a red cube", "cube"]), expected, rtol=1e-4, atol=1e-5)
+    tower = load(folder)
+    torch.testing.assert_close(tower.embed_text(["a red cube", "cube"]), expected, rtol=1e-4, atol=1e-5)
+    assert tower.token_ids(["a red cube", "cube"]) == ids.tolist() and tower.text_width == expected.shape[1]
+    # Bit for bit the same however long its neighbours are.
+    assert torch.equal(TextVectors(tower)(["cube", "a red cube"])[0], TextVectors(tower)(["cube"])[0])
 
 
 def test_a_missing_tokenizer_is_an_error_only_when_text_is_wanted(hf_folder):

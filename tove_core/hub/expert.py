@@ -10,21 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.errors import ContractError
-from tove_core.spec import ExpertSpec, Grid, Output, Regions
+from tove_core.hub.region_contract import checked_regions
+from tove_core.hub.regions import RegionBatch
+from tove_core.spec import ExpertSpec, Grid, Output, Regions, Vector
 
-
-def require_usable(spec: ExpertSpec, name: str) -> None:
-    """Refuse outputs that can be declared but not yet used.
-
-    Raises:
-        ContractError: one of the outputs is `Regions`.
-    """
-    for key, output in spec.outputs.items():
-        if isinstance(output, Regions):
-            raise ContractError(
-                f"expert '{name}': output '{key}' is declared as regions but this version cannot use regions yet; "
-                f"choose an expert with grids or vectors"
-            )
+ExpertOutput = Tensor | RegionBatch
+"""A grid [B, C, h, w], a vector [B, C], or regions."""
 
 
 class FrozenExpert(nn.Module):
@@ -38,14 +29,10 @@ class FrozenExpert(nn.Module):
         """Freeze `module` in place.
 
         Args:
-            module: maps normalised pixels [B, 3, H, W] to a mapping of output name to tensor.
+            module: maps normalised pixels [B, 3, H, W] to a mapping of output name to tensor or `RegionBatch`.
             spec: what the expert promises, its variant applied.
             name: the name under which the model knows the expert.
-
-        Raises:
-            ContractError: the spec declares an output that cannot be used yet.
         """
-        require_usable(spec, name)
         super().__init__()
         self.module = module
         self.spec = spec
@@ -72,7 +59,7 @@ class FrozenExpert(nn.Module):
         return [*self.module.parameters(), *self.module.buffers()]
 
     @torch.no_grad()
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor) -> dict[str, ExpertOutput]:
         """Return the expert's outputs in the order of its spec, in float32 on the device of the pixels.
 
         Args:
@@ -125,7 +112,11 @@ class FrozenExpert(nn.Module):
                 f"its spec promises exactly {sorted(self.spec.outputs)}"
             )
 
-    def _checked(self, key: str, promised: Output, tensor: object, pixels: Tensor) -> Tensor:
+    def _checked(self, key: str, promised: Output, tensor: object, pixels: Tensor) -> ExpertOutput:
+        if isinstance(promised, Regions):
+            return checked_regions(
+                tensor, promised, batch=len(pixels), device=pixels.device, expert=self.name, output=key
+            )
         if not isinstance(tensor, Tensor):
             raise ContractError(
                 f"expert '{self.name}': output '{key}' is {type(tensor).__name__}; the spec promises a tensor"
@@ -150,7 +141,7 @@ def _no_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def promised_shape(output: Output, pixels: Tensor) -> tuple[int, ...]:
+def promised_shape(output: Grid | Vector, pixels: Tensor) -> tuple[int, ...]:
     """Return the shape a grid or vector must have for pixels [B, 3, H, W]."""
     batch, _, height, width = pixels.shape
     if isinstance(output, Grid):

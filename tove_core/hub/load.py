@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import PluginError, WeightsError
 from tove_core.hub.digest import sha256
-from tove_core.hub.expert import FrozenExpert, require_usable
+from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.isolation import isolated
 from tove_core.hub.lock import Lock
 from tove_core.hub.weights import WeightsSource, locate, read_safetensors
@@ -49,10 +49,8 @@ def load_expert(
     Raises:
         PluginError: the factory or the conversion cannot be imported, fails, or gives something else.
         WeightsError: the weights are not there, not as expected, or do not fit the architecture.
-        ContractError: the spec declares an output that cannot be used yet.
     """
     spec = spec.variant()
-    require_usable(spec, name)
     path = state or locate(spec, weights, expected_sha256=expected_sha256, lock=lock)
     with isolated(spec.name, seed):
         factory = import_function(spec.factory, name)

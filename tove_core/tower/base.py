@@ -91,6 +91,15 @@ class Tower(nn.Module):
     def _embed_text(self, texts: list[str]) -> Tensor:
         raise NotImplementedError
 
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Return what the text tower's tokenizer makes of texts, cut and padded to the tower's length."""
+        raise NotImplementedError
+
+    @property
+    def text_width(self) -> int | None:
+        """Width of text embeddings; None where the model has no text tower."""
+        raise NotImplementedError
+
     # What callers use.
 
     @property

@@ -85,17 +85,30 @@ class HfTower(Tower):
         out = self.model(pixel_values=pixels)
         return out.image_embeds if isinstance(self.model, CLIPVisionModelWithProjection) else out.pooler_output
 
+    @property
+    def text_width(self) -> int | None:
+        """Width of the text side's projection; None for an image tower alone."""
+        if isinstance(self.model, CLIPModel):
+            return int(self.model.text_projection.out_features)
+        return int(self.model.text_model.head.out_features) if isinstance(self.model, SiglipModel) else None
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Return token ids, cut and padded to the text tower's length."""
+        return self._tokenized(texts)["input_ids"].tolist()
+
     def _embed_text(self, texts: list[str]) -> Tensor:
+        batch = self._tokenized(texts)
+        mask = None if isinstance(self.model, SiglipModel) else batch["attention_mask"].to(self.device)
+        out = self.model.get_text_features(input_ids=batch["input_ids"].to(self.device), attention_mask=mask)  # type: ignore[operator]
+        return out.pooler_output
+
+    def _tokenized(self, texts: list[str]) -> Any:
         if not isinstance(self.model, (CLIPModel, SiglipModel)):
             raise ConfigError(f"{self.reference!r} has no text tower; load a whole CLIP to embed text")
-        # SigLIP was trained on texts padded to full length and pools at the last place.
-        padding = "max_length" if isinstance(self.model, SiglipModel) else True
         text: Any = self.model.config.text_config
         length = text.max_position_embeddings
-        batch = self.tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        mask = None if isinstance(self.model, SiglipModel) else batch["attention_mask"].to(self.device)
-        out = self.model.get_text_features(input_ids=batch["input_ids"].to(self.device), attention_mask=mask)
-        return out.pooler_output  # type: ignore[union-attr, return-value]
+        # Full length always: SigLIP was trained so, and what a text gives must not depend on its batch's longest.
+        return self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
 
 
 def build_tower(

@@ -125,6 +125,15 @@ class OpenClipTower(Tower):
         # Models configured with output_tokens answer (pooled, tokens).
         return pooled[0] if isinstance(pooled, tuple) else pooled
 
+    @property
+    def text_width(self) -> int | None:
+        """As wide as image embeddings: open_clip's models have both sides."""
+        return self.embed_width
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Return token ids, cut and padded to the context length."""
+        return self.tokenizer(texts).tolist()
+
     def _embed_text(self, texts: list[str]) -> Tensor:
         ids = self.tokenizer(texts)
         vocabulary = int(self.model_cfg["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size))

@@ -9,7 +9,9 @@ from torch import Tensor
 from tove_core.data.features import FeatureTable
 from tove_core.data.sample import Sample, distinct_images, load_image
 from tove_core.errors import DataError
+from tove_core.fusion.align import gives_text
 from tove_core.model import ToveModel
+from tove_core.tower.text import text_fingerprint
 
 Progress = Callable[[int, int], None]
 
@@ -78,9 +80,12 @@ def build_table(
 
 def fingerprint(model: ToveModel) -> dict[str, object]:
     """Return what a model's features depend on."""
-    return {
+    seen = {
         "view": model.config.view,
         "clip": model.config.clip.model_dump(mode="json"),
         "provenance": model.provenance.model_dump(mode="json", exclude={"decoder", "tove"}),
         "experts": model.active_experts,
     }
+    if any(gives_text(model.experts[key].spec) for key in model.active_experts):  # type: ignore[arg-type]
+        seen["text"] = text_fingerprint(model.tower)
+    return seen
