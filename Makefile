@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PROJECTS := $(wildcard plugins/*/pyproject.toml)
+PLUGINS := $(foreach project,$(PROJECTS),-e $(dir $(project)))
 
 .PHONY: demo test lint install clean help
 
@@ -29,13 +31,13 @@ install: $(STAMP)
 # uv is faster, pip reads the user's pip.conf: set UV= (empty) to use pip although uv is there.
 UV ?= $(shell command -v uv 2>/dev/null)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(PROJECTS)
 	@echo "installing tove and its dependencies into $(VENV) (about 5.5 GB the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(UV),)
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -e ".[dev]" $(PLUGINS)
 else
-	$(UV) pip install --quiet --python $(BIN)/python -e ".[dev]"
+	$(UV) pip install --quiet --python $(BIN)/python -e ".[dev]" $(PLUGINS)
 endif
 	@touch $@
 

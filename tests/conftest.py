@@ -11,6 +11,20 @@ from typing import Any
 import pytest
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_plugins_of_the_repository() -> Iterator[None]:
+    """Hide the plugins of this repository, which `make install` installs: what tests list must not depend on them."""
+    from tove_core import plugins
+
+    ours = {folder.name for folder in (Path(__file__).parents[1] / "plugins").iterdir()}
+    found = plugins._entry_points
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "_entry_points", lambda: [one for one in found() if one[0].distribution not in ours])
+        plugins.registry.cache_clear()
+        yield
+    plugins.registry.cache_clear()
+
+
 @pytest.fixture
 def shared_data() -> Callable[[str], Path]:
     """Give `shared_data(name)`: the folder of that public data set below TOVE_TEST_DATA.

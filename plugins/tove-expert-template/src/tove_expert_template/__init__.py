@@ -1,0 +1,1 @@
+"""Colour statistics as a vision expert for tove."""

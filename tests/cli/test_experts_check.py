@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tove_core.testing import CATALOGUE
+
+Tove = Callable[..., Any]
+
+
+def test_an_expert_is_shown_check_by_check_with_a_count(tove: Tove, toy: Any) -> None:
+    done = tove("experts", "check", "toy-fine")
+    lines = done.out.splitlines()
+    assert done.code == 0
+    assert lines[0] == "toy-fine  (from toy-experts 1.0)"
+    assert [line[21:].split()[0] for line in lines[1:-1]] == [definition.id for definition in CATALOGUE]
+    assert (
+        "  not applicable     params-exact               no cost is declared; measured: cost=Cost(params=147)" in lines
+    )
+    assert lines[-1].startswith("27 checks: 17 passed, 10 not applicable  (")
+
+
+def test_a_failure_is_told_with_cause_and_cure_and_ends_in_exit_code_one(tove: Tove, toy: Any) -> None:
+    done = tove("experts", "check", "toy-wide", "--quiet")
+    lines = done.out.splitlines()
+    assert done.code == 1
+    assert lines[0].startswith(
+        "  failed             toy-wide weights-pinned-or-lockable package weights without a hash"
+    )
+    assert lines[1].startswith("    cause: ") and lines[2].startswith("    cure: ")
+    assert ", 1 failed, " in lines[-1]
+
+
+def test_an_announced_failure_is_no_failure_and_must_come(tove: Tove, toy: Any) -> None:
+    known = "weights-pinned-or-lockable=written anew for each test"
+    done = tove("experts", "check", "toy-wide", "--expect-failure", known)
+    assert done.code == 0
+    assert "failed as expected weights-pinned-or-lockable written anew for each test (package weights" in done.out
+    done = tove("experts", "check", "toy-fine", "--expect-failure", "finite=it divides by zero", "--quiet")
+    assert done.code == 1
+    assert "(it divides by zero) but passed; remove the expectation" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "name the experts to check, or give --all"),
+        (["--all", "toy-wide"], "name the experts to check, or give --all"),
+        (["toy-wid"], "did you mean toy-wide"),
+        (["toy-fine", "toy-wid"], "did you mean toy-wide"),
+        (["toy-fine", "--expect-failure", "finit=no"], "there is no check 'finit'"),
+        (["toy-fine", "--expect-failure", "finite"], "check 'finite' is expected to fail without a reason"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_before_anything_is_built(words, says, tove: Tove, toy: Any) -> None:
+    done = tove("experts", "check", *words)
+    assert says in done.error
+    assert done.out == ""
+
+
+def test_programs_read_json(tove: Tove, toy: Any) -> None:
+    records = json.loads(tove("experts", "check", "toy-fine", "toy-whole:large", "--json").out)
+    assert len(records) == 2 * len(CATALOGUE)
+    assert {record["expert"] for record in records} == {"toy-fine", "toy-whole:large"}
+    first = records[0]
+    assert first.pop("seconds") >= 0
+    assert first == {"expert": "toy-fine", "check": "spec-valid", "status": "passed", "ok": True, "detail": ""}
+
+
+def test_all_means_every_installed_expert_and_a_plugin_that_failed_is_a_failure(
+    tove: Tove, toy: Any, tmp_path, monkeypatch
+) -> None:
+    from tove_core import plugins
+
+    site = str(toy.site)
+    info = tmp_path / "broken_plugin-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[tove]\nbroken = no_such_module_of_a_plugin\n")
+    found = plugins.registry()
+    kept = [offer for offer in found.offers if offer.source.distribution == "toy-experts"]
+    monkeypatch.setattr(plugins, "registry", lambda: plugins.Registry(offers=kept))
+    done = tove("experts", "check", "--all", "--quiet", "--expect-failure", "weights-pinned-or-lockable=a toy")
+    assert site and "110 checks" in done.out
+    broken = plugins.Source("broken-plugin", "2.0", "broken")
+    monkeypatch.setattr(
+        plugins, "registry", lambda: plugins.Registry(offers=kept[:1], failures={broken: ImportError("gone")})
+    )
+    done = tove("experts", "check", "--all")
+    assert done.code == 1
+    assert "broken-plugin 2.0 failed to load (ImportError: gone)" in done.err

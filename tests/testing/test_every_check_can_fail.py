@@ -1,0 +1,338 @@
+"""One broken expert per check: the check that is meant to find it does, and says what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+
+import pytest
+import torch
+from torch import nn
+
+from tove_core.hub.regions import RegionBatch
+from tove_core.spec import Cost, Grid, Input, Regions, Weights
+from tove_core.testing import CATALOGUE, CheckFailed
+from tove_core.testing.geometry import TURNS, inspect_regions
+
+CHANNELS, STRIDE = 33, 8
+PARAMS = 3 * CHANNELS * STRIDE**2 + CHANNELS
+FLOPS = 2 * 3 * CHANNELS * STRIDE**2 * 6 * 8  # two per weight of the convolution and position of the map
+
+
+class Patches(nn.Module):
+    """The conforming expert of conftest.py, to be broken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, CHANNELS, STRIDE, STRIDE)
+
+    def forward(self, pixels):
+        return {"map": self.conv(pixels)}
+
+
+class Changed(Patches):
+    """The conforming expert with something done to its map."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, pixels):
+        return {"map": self.change(self.conv(pixels))}
+
+
+def with_map(change):
+    """Return a factory of experts whose map is changed."""
+    return lambda ctx: Changed(change)
+
+
+def reads_a_value(ctx):
+    torch.linspace(0, 1, 3).tolist()
+    return Patches()
+
+
+def downloads_quietly(ctx):
+    with contextlib.suppress(OSError):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    return Patches()
+
+
+def reads_weights(ctx):
+    torch.load("nowhere.pth")
+
+
+def unseeded(ctx):
+    module, draw = Patches(), torch.Generator()
+    draw.seed()
+    nn.init.normal_(module.conv.bias, generator=draw)
+    return module
+
+
+def forgets_a_buffer(ctx):
+    module = Patches()
+    module.register_buffer("positions", torch.empty(5, dtype=torch.int64), persistent=False)
+    return module
+
+
+def forgets_a_parameter(ctx):
+    module = Patches()
+    module.scale = nn.Parameter(torch.empty(3))
+    return module
+
+
+def sets_threads(ctx):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return Patches()
+
+
+def sets_cudnn(ctx):
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+    return Patches()
+
+
+def hides_a_tensor(ctx):
+    shift = torch.rand(CHANNELS, 1, 1)
+    return Changed(lambda found: found + shift)
+
+
+class Counts(Patches):
+    """Counts its calls in a buffer."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, pixels):
+        self.calls += 1
+        return super().forward(pixels)
+
+
+class Trains(Patches):
+    """Goes back to training mode when it is run."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+
+    def forward(self, pixels):
+        self.conv.train()
+        return super().forward(pixels)
+
+
+class Graph(Patches):
+    """Switches gradients on."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+
+    def forward(self, pixels):
+        with torch.enable_grad():
+            pixels = pixels.detach().requires_grad_()
+            return super().forward(pixels)
+
+
+class Writes(Patches):
+    """Writes into its pixels, out of torch's sight or in it."""
+
+    def __init__(self, hidden: bool) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, pixels):
+        found = super().forward(pixels)
+        if pixels.is_meta:
+            return found
+        if self.hidden:
+            pixels.numpy()[:] = 0
+        else:
+            pixels.zero_()
+        return found
+
+
+class Square(Patches):
+    """Assumes the size it was declared with."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+
+    def forward(self, pixels):
+        return {"map": super().forward(pixels)["map"].flatten(2).unflatten(2, (6, 8))}
+
+
+class Standardises(Patches):
+    """Divides each image by its own spread."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+
+    def forward(self, pixels):
+        return super().forward((pixels - pixels.mean()) / pixels.std((1, 2, 3), keepdim=True))
+
+
+def scattered(found):
+    return found.flatten(2).mT.reshape(found.shape)
+
+
+def pops(state):
+    state.pop("conv.bias")
+    return dict(state)
+
+
+def boxes(*box: float):
+    """Return a factory of experts that find one region."""
+
+    class Finds(nn.Module):
+        def forward(self, pixels):
+            one = pixels.new_ones(len(pixels), 1)
+            return {"things": RegionBatch(pixels.new_tensor(box).expand(len(pixels), 1, 4), one, one.bool())}
+
+    return lambda ctx: Finds()
+
+
+MIT = {"repo": "owner/name", "license": "MIT"}
+BROKEN = [
+    ("spec-valid", {"options": {"dtype": torch.float32}}, "cannot be written as JSON"),
+    ("described", {"weights": Weights(**MIT)}, "neither homepage nor citation"),
+    ("license-spdx", {"weights": Weights(repo="a/b", license="apache-2.0")}, "'apache-2.0' is written 'Apache-2.0'"),
+    ("license-spdx", {"weights": Weights(repo="a/b", license="other")}, "'other' is not on the list"),
+    ("license-spdx", {"weights": Weights(repo="a/b", license="LicenseRef-Own")}, "license_url"),
+    ("weights-pinned-or-lockable", {"weights": Weights(**MIT, sha256="0" * 64)}, "sha256 0000.* is made up"),
+    ("weights-pinned-or-lockable", {"weights": Weights(repo="alone", license="MIT")}, "'alone' is not owner/name"),
+    ("weights-pinned-or-lockable", {"weights": Weights(package="json", license="MIT")}, "has no file model"),
+    ("factory-resolves", {"factory": "nowhere_at_all:build"}, "nowhere_at_all:build cannot be imported"),
+    ("builds-on-meta", {"factory": reads_a_value}, "building on meta raised"),
+    ("params-exact", {"cost": Cost(params=PARAMS + 1)}, f"the module has params={PARAMS:_}"),
+    ("flops-within-5-percent", {"cost": Cost(params=PARAMS, flops=FLOPS // 2)}, f"measured flops={FLOPS:_}"),
+    ("contract-shapes", {"outputs": {"map": Grid(channels=34, stride=STRIDE)}}, r"\[2, 33, 6, 8\].* \[2, 34, 6, 8\]"),
+    ("contract-shapes", {"factory": with_map(lambda found: found.nonsense)}, "forward raised AttributeError"),
+    ("contract-nonsquare", {"factory": Square}, r"forward raised RuntimeError for pixels \[1, 3, 56, 64\]"),
+    ("builds-offline", {"factory": downloads_quietly}, "it used the network .*192.0.2.1"),
+    ("builds-offline", {"factory": reads_weights}, "it opened the weight file nowhere.pth"),
+    ("builds-offline", {"factory": lambda ctx: 1 / 0}, "could not be built .*ZeroDivisionError"),
+    ("random-init-deterministic", {"factory": unseeded}, "conv.bias differs between two builds"),
+    ("no-uninitialised-tensors", {"factory": forgets_a_buffer}, r"positions \[5\] is never written to"),
+    ("no-uninitialised-tensors", {"factory": forgets_a_parameter}, r"scale \[3\] is never written to"),
+    ("no-uninitialised-tensors", {"factory": with_map(lambda m: m + torch.empty(m.shape) * 0)}, "forward pass holds"),
+    ("no-global-state", {"factory": sets_threads}, "the factory changed torch's number of threads"),
+    ("no-global-state", {"factory": sets_cudnn}, "the factory changed cudnn.benchmark"),
+    ("no-global-state", {"factory": with_map(nn.functional.dropout)}, "forward changed torch's random generator"),
+    ("state-dict-roundtrip", {"factory": hides_a_tensor}, "map differs by .* after loading the state dict"),
+    ("convert-is-pure", {"convert": pops}, "the state dict it was given is another one"),
+    ("convert-is-pure", {"convert": lambda state: list(state)}, "returned list"),
+    ("frozen-and-eval-sticky", {"factory": Counts}, "a forward pass changed calls"),
+    ("frozen-and-eval-sticky", {"factory": Trains}, "conv is in training mode"),
+    ("no-grad-graph", {"factory": Graph}, "'map' holds a gradient graph"),
+    ("input-unchanged", {"factory": lambda ctx: Writes(True)}, "the pixels are others"),
+    ("input-unchanged", {"factory": lambda ctx: Writes(False)}, "wrote into its input"),
+    ("finite", {"factory": Standardises}, "'map' is not finite for black, grey and white"),
+    ("batch-independent", {"factory": with_map(lambda found: found - found.mean(0))}, "when the image is alone"),
+    ("bf16-close", {"factory": with_map(lambda found: (found + 1000) - 1000)}, "in bfloat16"),
+    ("grid-follows-image", {"factory": with_map(scattered)}, "spread over the whole map"),
+]
+
+
+@pytest.mark.parametrize(("id", "fields", "says"), BROKEN, ids=[f"{id}-{i}" for i, (id, _, _) in enumerate(BROKEN)])
+def test_a_check_finds_its_fault(id, fields, says, offer, verdict):
+    fields = dict(fields)
+    if isinstance(fields.get("factory"), str):
+        expert = offer().model_copy(update=fields)
+    else:
+        expert = offer(fields.pop("factory", lambda ctx: Patches()), fields.pop("convert", None), **fields)
+    result = verdict(id, expert)
+    assert result.status == "failed", result
+    assert re.search(says, result.detail), result.detail
+    assert "\n" not in result.detail
+
+
+ELSEWHERE = {"entry-point-canonical", "light-import", "weights-load", "regions-in-range"}
+
+
+def test_every_check_has_been_seen_to_fail():
+    assert {definition.id for definition in CATALOGUE} - {id for id, _, _ in BROKEN} == ELSEWHERE
+
+
+@pytest.mark.parametrize("turn", list(TURNS))
+def test_a_turned_map_is_found_and_named(turn, offer, verdict):
+    square = Input(size=(64, 64), patch=STRIDE)
+    result = verdict("grid-follows-image", offer(with_map(TURNS[turn]), input=square, cost=None))
+    assert result.ok == (turn == "as it should be"), result
+    assert result.ok or f"'map' is {turn}" in result.detail
+
+
+ODD = """
+from tove_core import ExpertSpec, Grid, Input, hookimpl
+{more}
+@hookimpl
+def tove_experts():
+    out = Grid(channels=3, stride=8, norm="fixed")
+    return [ExpertSpec(api=1, name="{name}", summary="Odd.", factory="odd_plugin:build",
+            input=Input(size=(16, 16)), outputs={{"map": out}})]
+"""
+
+
+def test_a_plugin_that_imports_torch_through_another_module_is_found_with_the_line(installed, verdict):
+    installed(ODD.format(name="odd", more="import odd_plugin_more"), extra="\nimport json\nimport torch.nn\n")
+    result = verdict("light-import", "odd")
+    assert result.status == "failed"
+    assert "imports torch (" in result.detail
+    assert "odd_plugin_more.py, line 3)" in result.detail
+
+
+def test_an_entry_point_with_an_odd_name_and_an_expert_in_the_shadow_of_tove_are_found(installed, verdict):
+    installed(ODD.format(name="dinov2", more=""), entry_point="Odd_One")
+    result = verdict("entry-point-canonical", "odd-plugin/dinov2")
+    assert "'Odd_One'" in result.detail
+
+
+def test_an_expert_that_its_own_name_does_not_find_is_reported(installed, verdict):
+    installed(ODD.format(name="dinov2", more=""))
+    result = verdict("entry-point-canonical", "odd-plugin/dinov2")
+    assert result.status == "failed"
+    assert "'dinov2' finds tove-core/dinov2; this one is only found as odd-plugin/dinov2" in result.detail
+    assert verdict("light-import", "odd-plugin/dinov2").status == "passed"
+
+
+def test_shipped_weights_of_another_architecture_are_found(tmp_path, monkeypatch, offer, verdict):
+    from safetensors.torch import save_file
+
+    (tmp_path / "shipped_weights").mkdir()
+    (tmp_path / "shipped_weights" / "__init__.py").touch()
+    file = tmp_path / "shipped_weights" / "model.safetensors"
+    save_file({"conv.weight": torch.zeros(2, 3, 8, 8)}, file)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    expert = offer(weights=Weights(package="shipped_weights", license="MIT"))
+    result = verdict("weights-load", expert)
+    assert "1 missing (conv.bias), 1 of another shape" in result.detail
+    assert "package weights without a hash; it is sha256=" in verdict("weights-pinned-or-lockable", expert).detail
+    save_file(dict(Patches().state_dict()), file)
+    assert verdict("weights-load", expert).status == "passed"
+
+
+def regions(box=(0.1, 0.2, 0.4, 0.9), score=0.5, **more) -> RegionBatch:
+    valid = torch.tensor([[True, False]])
+    given = {"boxes": torch.tensor([[box, (9.0, 9.0, -9.0, -9.0)]]), "scores": torch.tensor([[score, -7.0]])}
+    return RegionBatch(**(given | {"valid": valid} | more))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (regions(box=(12.0, 3.0, 40.0, 9.0)), r"\[12.0, 3.0, 40.0, 9.0\]; coordinates are in 0..1"),
+        (regions(box=(0.5, 0.5, 0.2, 0.9)), "wanted left, top, right, bottom"),
+        (regions(box=(float("nan"),) * 4), "coordinates are in 0..1"),
+        (regions(score=3.5), "a score of 3.5"),
+        (regions(valid=torch.tensor([[1, 0]])), "wanted bool"),
+        (regions(masks=torch.full((1, 2, 3, 3), 2.0)), "masks outside"),
+        (regions(), "wants 1 lists of 2 strings"),
+        (regions(text=[["a"]]), "wants 1 lists of 2 strings"),
+    ],
+)
+def test_impossible_regions_are_found(value, says):
+    with pytest.raises(CheckFailed, match=says):
+        inspect_regions("things", Regions(limit=2, text=True), value)
+
+
+def test_possible_regions_pass_and_slots_that_hold_none_do_not_matter():
+    assert inspect_regions("things", Regions(limit=2, text=True), regions(text=[["a", ""]])) == 1
+    with pytest.raises(CheckFailed, match="the spec's limit is 1"):
+        inspect_regions("things", Regions(limit=1), regions())

@@ -1,0 +1,246 @@
+"""What is run for whom, how results are counted, and what becomes of announced failures."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from tove_core.errors import ConfigError, UnknownExpertError
+from tove_core.hub.expert import require_usable
+from tove_core.hub.regions import RegionBatch
+from tove_core.spec import Cost, Grid, Input, Regions, Variant, Vector
+from tove_core.testing import CATALOGUE, CheckFailed, NotApplicable, checks, count, parametrize_with_checks, run_checks
+
+
+def statuses(results):
+    return Counter(result.status for result in results.values())
+
+
+def not_applicable(results):
+    return {id for id, result in results.items() if result.status == "not applicable"}
+
+
+NO_WEIGHTS = {"described", "license-spdx", "weights-pinned-or-lockable", "weights-load", "convert-is-pure"}
+NOT_INSTALLED = {"entry-point-canonical", "light-import"}
+
+
+def test_a_grid_runs_every_check(offer, everything):
+    results = everything(offer())
+    assert len(results) == len(CATALOGUE) == 27
+    assert [r for r in results.values() if not r.ok] == []
+    assert not_applicable(results) == NO_WEIGHTS | NOT_INSTALLED | {"regions-in-range"}
+    assert results["params-exact"].detail == "params=6_369"
+    assert results["flops-within-5-percent"].detail == "flops=608_256"
+
+
+class Mean(nn.Module):
+    """A vector per image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, channels)
+
+    def forward(self, pixels):
+        return {"code": self.layer(pixels.mean((2, 3)))}
+
+
+def test_a_vector_has_no_grid_to_follow(offer, everything):
+    outputs = {"code": Vector(channels=5, norm="none")}
+    results = everything(offer(lambda ctx: Mean(5), outputs=outputs, cost=Cost(params=20, flops=30)))
+    assert [r for r in results.values() if not r.ok] == []
+    nothing = NO_WEIGHTS | NOT_INSTALLED | {"regions-in-range", "grid-follows-image"}
+    assert not_applicable(results) == nothing
+    assert statuses(results) == {"passed": 27 - len(nothing), "not applicable": len(nothing)}
+
+
+class Finds(nn.Module):
+    """One region per image, the brightest quarter; its place needs values, so it cannot run on meta."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, pixels):
+        places = [int(quarter.argmax().item()) for quarter in nn.functional.adaptive_avg_pool2d(pixels.mean(1), 2)]
+        corners = torch.tensor([[(p % 2) / 2, (p // 2) / 2, (p % 2 + 1) / 2, (p // 2 + 1) / 2] for p in places])
+        boxes = (corners * self.scale)[:, None].repeat(1, 2, 1)
+        scores = pixels.new_tensor([0.75, 0.0]).expand(len(pixels), 2)
+        names = [[("top left", "top right", "bottom left", "bottom right")[place], ""] for place in places]
+        return {"things": RegionBatch(boxes, scores, scores > 0, text=names)}
+
+
+def test_regions_are_looked_at_and_need_no_meta(offer, everything):
+    def expert(scale):
+        return offer(lambda ctx: Finds(scale), outputs={"things": Regions(limit=2, text=True)}, cost=Cost(params=0))
+
+    try:
+        require_usable(expert(1.0), "probe")
+    except Exception as error:
+        pytest.skip(str(error))
+    results = everything(expert(1.0))
+    assert [r for r in results.values() if not r.ok] == []
+    assert results["regions-in-range"].detail == "things: 2 of 4 slots hold a region"
+    assert "not on meta" in results["contract-shapes"].detail
+    assert "flops are not declared; measured" in results["flops-within-5-percent"].detail
+    wrong = everything(expert(64.0))
+    assert not all(result.ok for result in wrong.values())
+
+
+def test_figures_that_are_not_declared_are_measured_and_told(offer, everything):
+    results = everything(offer(cost=None))
+    assert results["params-exact"].status == results["flops-within-5-percent"].status == "not applicable"
+    assert "cost=Cost(params=6_369)" in results["params-exact"].detail
+    assert "flops=608_256" in results["flops-within-5-percent"].detail
+
+
+def test_variants_are_all_checked_and_the_smallest_is_built(offer, patches):
+    def build(ctx):
+        return patches(ctx.options["channels"])
+
+    def size(channels):
+        return Variant(
+            outputs={"map": Grid(channels=channels, stride=8)},
+            options={"channels": channels},
+            cost=Cost(params=193 * channels),
+        )
+
+    expert = offer(build, variants={"large": size(77), "small": size(35)}, default="large", cost=None)
+    results = list(run_checks(expert))
+    assert [r for r in results if not r.ok] == []
+    by_subject = Counter(result.check.subject.name for result in results)
+    assert by_subject == {"probe:small": 27, "probe:large": sum(d.tier != "module" for d in CATALOGUE)}
+    assert {r.check.subject.name for r in results if r.check.definition.tier == "module"} == {"probe:small"}
+    broken = expert.model_copy(
+        update={"variants": {**expert.variants, "large": size(77).model_copy(update={"cost": Cost(params=1)})}}
+    )
+    assert [r.check.id for r in run_checks(broken) if not r.ok] == ["params-exact"]
+
+
+def test_the_tiny_architecture_computes_and_the_full_one_is_counted(offer, patches, everything):
+    built = []
+
+    def build(ctx):
+        module = patches(ctx.options.get("channels", 2_001))
+        built.append((module.conv.weight.device.type, module.conv.out_channels))
+        return module
+
+    expert = offer(
+        build,
+        outputs={"map": Grid(channels=2_001, stride=8)},
+        cost=Cost(params=193 * 2_001),
+        tiny={"channels": 34},
+        tiny_input=Input(size=(16, 24), patch=8),
+    )
+    results = everything(expert)
+    assert [r for r in results.values() if not r.ok] == []
+    assert set(built) == {("meta", 2_001), ("cpu", 34)}
+    assert results["contract-shapes"].detail == "map 2001x6x8 for 48x64"
+    assert results["builds-offline"].detail == "tiny"
+
+
+def test_a_named_variant_is_checked_in_full(monkeypatch):
+    ids = [check.id for check in checks("dinov2:large")]
+    assert ids == [definition.id for definition in CATALOGUE]
+    with pytest.raises(UnknownExpertError, match="did you mean dinov2"):
+        list(checks("dinov4"))
+
+
+def shifted(ctx):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 33, 8, 8)
+
+        def forward(self, pixels):
+            return {"map": self.conv(pixels) - self.conv(pixels).mean(0)}
+
+    return Shifted()
+
+
+def test_an_announced_failure_counts_as_conforming_and_must_fail(offer):
+    reason = {"batch-independent": "subtracts the batch's mean, as published"}
+    cost = Cost(params=6_369)
+    results = {r.check.id: r for r in run_checks(offer(shifted, cost=cost), reason)}
+    assert results["batch-independent"].status == "failed as expected"
+    assert results["batch-independent"].detail.startswith("subtracts the batch's mean, as published (map differs")
+    assert all(result.ok for result in results.values())
+    healthy = {r.check.id: r for r in run_checks(offer(), reason)}
+    assert healthy["batch-independent"].status == "expected to fail"
+    assert "but passed; remove the expectation" in healthy["batch-independent"].detail
+    assert not healthy["batch-independent"].ok
+    never = {r.check.id: r for r in run_checks(offer(), {"weights-load": "why not"})}["weights-load"]
+    assert not never.ok
+    assert "but not applicable: it ships no weights" in never.detail
+
+
+@pytest.mark.parametrize(
+    "run", [lambda e, f: list(run_checks(e, f)), lambda e, f: parametrize_with_checks(e, expected_failures=f)]
+)
+def test_an_announcement_needs_a_check_that_exists_and_a_reason(run, offer):
+    with pytest.raises(ConfigError, match="there is no check 'bf16'"):
+        run(offer(), {"bf16": "rounding"})
+    with pytest.raises(ConfigError, match="without a reason"):
+        run(offer(), {"bf16-close": "  "})
+
+
+def test_the_count_names_every_kind(offer):
+    results = list(
+        run_checks(offer(shifted, cost=Cost(params=1)), {"batch-independent": "so be it", "finite": "never"})
+    )
+    assert count(results) == (
+        "27 checks: 15 passed, 1 failed, 1 expected to fail, 1 failed as expected, 9 not applicable"
+    )
+
+
+def test_a_check_can_be_run_by_itself(offer):
+    found = {check.id: check for check in checks(offer(cost=Cost(params=1)))}
+    assert found["finite"].run() == ""
+    assert "exactly the parameters" in found["params-exact"].summary
+    with pytest.raises(CheckFailed, match="params=6_369"):
+        found["params-exact"].run()
+    with pytest.raises(NotApplicable):
+        found["weights-load"].run()
+
+
+def test_pytest_hears_of_failures_with_cause_and_cure_of_skips_and_of_announced_failures(offer):
+    mark = parametrize_with_checks(
+        offer(shifted, cost=Cost(params=1)), expected_failures={"batch-independent": "so be it", "finite": "never"}
+    ).mark
+    assert mark.args[0] == "check"
+    assert mark.kwargs["ids"][0] == "probe-spec-valid"
+    by_id = {check.check.id: check for check in mark.args[1]}
+    by_id["contract-shapes"]()
+    with pytest.raises(pytest.fail.Exception, match=r"params=6_369\ncause: .*\ncure: Copy the measured figure"):
+        by_id["params-exact"]()
+    with pytest.raises(pytest.skip.Exception, match="not applicable: it ships no weights"):
+        by_id["weights-load"]()
+    with pytest.raises(pytest.xfail.Exception, match="so be it"):
+        by_id["batch-independent"]()
+    with pytest.raises(pytest.fail.Exception, match="expected to fail: finite"):
+        by_id["finite"]()
+
+
+def test_torch_is_left_as_it_was(offer, everything):
+    def spoil(ctx):
+        torch.set_default_dtype(torch.float64)
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+        return nn.Identity()
+
+    before = torch.get_default_dtype(), torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    drawn = torch.get_rng_state()
+    results = everything(offer(spoil))
+    assert not results["no-global-state"].ok
+    after = torch.get_default_dtype(), torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    assert before == after
+    assert torch.equal(drawn, torch.get_rng_state())
+
+
+def test_the_words_of_every_check_are_sentences():
+    assert len({definition.id for definition in CATALOGUE}) == len(CATALOGUE)
+    for one in CATALOGUE:
+        assert one.cause.endswith(".")
+        assert one.cure.rstrip(")").endswith((".", "`"))
+        assert one.summary[0].islower() and not one.summary.endswith(".")

@@ -1,0 +1,159 @@
+"""Checks of the full-size architecture, built on `meta`: what it counts, what it costs, what it gives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tove_core.errors import ContractError
+from tove_core.hub.expert import FrozenExpert
+from tove_core.hub.regions import RegionBatch
+from tove_core.spec import Cost, Grid, Input
+from tove_core.testing.bench import Outputs, bench, run
+from tove_core.testing.definition import CheckFailed, NotApplicable, defines
+from tove_core.testing.images import pixels
+from tove_core.testing.subject import Subject
+
+
+@defines(
+    "builds-on-meta",
+    "architecture",
+    summary="builds under `torch.device('meta')`, where it takes no memory",
+    cause="The factory or the library behind it reads a value while building (`.item()`, `.tolist()`, numpy), or asks "
+    "for the CPU by name.",
+    cure="Compute such values with Python or with `device='cpu'` for that one tensor; leave the device of parameters "
+    "alone.",
+)
+def builds_on_meta(subject: Subject) -> str:
+    """Build on meta and look where the parameters are."""
+    try:
+        module = bench(subject).meta.module
+    except Exception as error:
+        raise CheckFailed(f"building on meta raised {type(error).__name__}: {_line(error)}") from error
+    elsewhere = [name for name, parameter in module.named_parameters() if not parameter.is_meta]
+    if elsewhere:
+        raise CheckFailed(f"parameter {elsewhere[0]} was made on the CPU (one of {len(elsewhere)})")
+    return ""
+
+
+@defines(
+    "params-exact",
+    "architecture",
+    summary="has exactly the parameters that `cost.params` states",
+    cause="The figure was taken from a paper or from a model with another head, or the architecture has changed.",
+    cure="Copy the measured figure.",
+)
+def params_exact(subject: Subject) -> str:
+    """Count the parameters of the architecture on meta."""
+    count = sum(parameter.numel() for parameter in _meta(subject).parameters())
+    if subject.spec.cost is None:
+        raise NotApplicable(f"no cost is declared; measured: cost=Cost(params={count:_})")
+    if count != subject.spec.cost.params:
+        raise CheckFailed(f"cost.params is {subject.spec.cost.params:_}, the module has params={count:_}")
+    return f"params={count:_}"
+
+
+@defines(
+    "flops-within-5-percent",
+    "architecture",
+    summary="costs what `cost.flops` states, within 5 per cent",
+    cause="The figure counts multiply-adds as one, is for another input size, or leaves attention out.",
+    cure="Copy the measured figure: multiplications and additions of matrix products, convolutions and attention for "
+    "one image at `input.size`.",
+)
+def flops_close(subject: Subject) -> str:
+    """Count one image's floating point operations."""
+    declared = subject.spec.cost.flops if subject.spec.cost else None
+    try:
+        flops = _count(_meta(subject), torch.empty(1, 3, *subject.spec.input.size, device="meta"))
+    except (ContractError, CheckFailed) as error:
+        if declared is None:
+            raise NotApplicable(f"flops are not declared, and cannot be counted on meta: {_line(error)}") from error
+        flops = _count(bench(subject).full, pixels(subject.spec.input, 1))
+    if declared is None:
+        cost = subject.spec.cost or Cost(params=0)
+        raise NotApplicable(f"flops are not declared; measured: cost=Cost(params={cost.params:_}, flops={flops:_})")
+    if not math.isclose(flops, declared, rel_tol=0.05):
+        raise CheckFailed(f"cost.flops is {declared:_}, measured flops={flops:_}")
+    return f"flops={flops:_}"
+
+
+@defines(
+    "contract-shapes",
+    "architecture",
+    summary="gives exactly the outputs its spec promises, in their shapes",
+    cause="An output's `channels` or `stride` is another than the module's, class tokens are left in the map, or "
+    "`forward` returns a tensor instead of a mapping.",
+    cure="Compare the two shapes in the message; return `{name: tensor}` with grids as [B, C, H / stride, W / stride].",
+)
+def contract_shapes(subject: Subject) -> str:
+    """Run two images through the full size on meta; where values are needed, through a module that has them."""
+    try:
+        outputs = _on_meta(subject, subject.spec.input)
+        where = f"{subject.spec.input.size[0]}x{subject.spec.input.size[1]}"
+    except CheckFailed as error:
+        at = bench(subject)
+        outputs = at.outputs
+        where = f"{at.input.size[0]}x{at.input.size[1]}, {at.size}; not on meta, where {_line(error)}"
+    if subject.spec.tiny is not None:
+        _ = bench(subject).outputs  # the small architecture keeps its promises too
+    shown = ", ".join(f"{key} {_shape(value)}" for key, value in outputs.items())
+    return f"{shown} for {where}"
+
+
+@defines(
+    "contract-nonsquare",
+    "architecture",
+    summary="keeps its promise for other sizes where `input.dynamic` says so",
+    cause="Height and width are swapped somewhere, a square is assumed (`int(math.sqrt(n))`), or position embeddings "
+    "are not interpolated.",
+    cure="Take height and width from the pixels, or leave `dynamic` out: the hub then always gives `input.size`.",
+)
+def contract_nonsquare(subject: Subject) -> str:
+    """Run sizes that are higher and wider than the declared one."""
+    input = subject.spec.input
+    if not input.dynamic:
+        raise NotApplicable("input.dynamic is false: it only ever sees input.size")
+    strides = [output.stride for output in subject.spec.outputs.values() if isinstance(output, Grid)]
+    step = math.lcm(input.patch or 1, *strides)
+    height, width = input.size
+    for size in ((height + step, width), (height, width + 2 * step)):
+        changed = input.model_copy(update={"size": size})
+        try:
+            _on_meta(subject, changed)
+        except CheckFailed:  # meta has no values; a module that has them decides
+            at = bench(subject)
+            step_size = tuple(
+                own + more - base for own, more, base in zip(at.input.size, size, input.size, strict=True)
+            )
+            run(at.expert, pixels(at.input.model_copy(update={"size": step_size}), 1))
+    return f"{height + step}x{width}, {height}x{width + 2 * step}"
+
+
+def _on_meta(subject: Subject, input: Input) -> Outputs:
+    return run(_meta(subject), torch.empty(2, 3, *input.size, device="meta"))
+
+
+def _meta(subject: Subject) -> FrozenExpert:
+    try:
+        return bench(subject).meta
+    except ContractError:
+        raise
+    except Exception as error:
+        raise CheckFailed(f"it does not build on meta: {_line(error)}") from error
+
+
+def _count(expert: FrozenExpert, images: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run(expert, images)
+    return counter.get_total_flops()
+
+
+def _shape(value: torch.Tensor | RegionBatch) -> str:
+    return "x".join(map(str, value.shape[1:])) if isinstance(value, torch.Tensor) else f"{value.boxes.shape[1]} regions"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,62 @@
+"""The same list of checks as pytest parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tove_core.spec import ExpertSpec
+from tove_core.testing.run import Check, announced, checks, weigh
+
+if TYPE_CHECKING:
+    import pytest
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """A check as a test: call it, and pytest hears of the result."""
+
+    check: Check
+    reason: str | None
+    """Why it is expected to fail, if it is."""
+
+    def __call__(self) -> None:
+        """Run the check: a failure fails the test, a check that does not apply skips it with its reason."""
+        import pytest
+
+        __tracebackhide__ = True
+        result = weigh(self.check, self.reason)
+        if not result.ok:
+            one = self.check.definition
+            pytest.fail(f"{self.check.subject.name} {result.status}: {one.id}: {result.detail}\n"
+                        f"cause: {one.cause}\ncure: {one.cure}", pytrace=False)  # fmt: skip
+        if result.status == "not applicable":
+            pytest.skip(f"not applicable: {result.detail}")
+        if result.status == "failed as expected":
+            pytest.xfail(result.detail)
+
+
+def parametrize_with_checks(
+    *experts: str | ExpertSpec, expected_failures: Mapping[str, str] | None = None
+) -> pytest.MarkDecorator:
+    """Decorate a test with one parameter `check` per check; its body is `check()`.
+
+    Args:
+        experts: names of installed experts, or specs.
+        expected_failures: reasons by id of checks that are known to fail. Each must fail for every expert named here;
+            one that passes fails the test.
+
+    Raises:
+        ConfigError: an expected failure names no check, or gives no reason.
+        UnknownExpertError: no installed plugin offers one of the experts.
+    """
+    import pytest
+
+    expected = announced(expected_failures)
+    found = [check for expert in experts for check in checks(expert)]
+    return pytest.mark.parametrize(
+        "check",
+        [Conformance(check, expected.get(check.id)) for check in found],
+        ids=[f"{check.subject.name}-{check.id}" for check in found],
+    )

@@ -1,0 +1,132 @@
+"""Notices what an expert does to the process it runs in: network, weight files, torch's global state."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+_NETWORK = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"})
+_WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".onnx", ".msgpack", ".gguf"})
+
+_listeners: list[list[str]] = []
+_hooked: list[bool] = []
+
+
+@contextmanager
+def refused_network() -> Iterator[list[str]]:
+    """Refuse network use and the reading of weight files inside the block; give the list of what was tried.
+
+    Python's audit events are used, which see every library written in Python; they cannot be unhooked, so the hook
+    stays and does nothing outside of such blocks.
+    """
+    if not _hooked:
+        sys.addaudithook(_audit)
+        _hooked.append(True)
+    tried: list[str] = []
+    _listeners.append(tried)
+    try:
+        yield tried
+    finally:
+        _listeners.remove(tried)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _listeners:
+        return
+    what = _tried(event, arguments)
+    if what is not None:
+        _listeners[-1].append(what)
+        raise OSError(f"{what}, which is refused while an expert is built")
+
+
+def _tried(event: str, arguments: tuple[Any, ...]) -> str | None:
+    if event in _NETWORK:
+        # A path instead of (host, port) is a local socket, such as a logger's.
+        host = arguments[-1] if event in ("socket.connect", "socket.sendto") else arguments[:2]
+        return None if isinstance(host, (str, bytes)) else f"it used the network ({event} {host!r})"
+    if event == "open" and isinstance(arguments[0], str) and PurePath(arguments[0]).suffix in _WEIGHTS:
+        return f"it opened the weight file {PurePath(arguments[0]).name}"
+    return None
+
+
+def settings() -> dict[str, object]:
+    """Return torch's process-wide settings by a name an author would look for."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": str(torch.get_default_device()),
+        "gradient mode": torch.is_grad_enabled(),
+        "number of threads": torch.get_num_threads(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn.enabled": torch.backends.cudnn.enabled,
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        "anomaly detection": torch.is_anomaly_enabled(),
+    }
+
+
+def generators() -> dict[str, object]:
+    """Return the state of every random generator on the CPU, as values that can be compared."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch's random generator": torch.default_generator.get_state().numpy().tobytes(),
+        "numpy's random generator": (kind, np.asarray(keys).tobytes(), *rest),
+        "python's random generator": random.getstate(),
+    }
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Put the settings of `settings` back after the block, so that one fault does not become many."""
+    before = settings()
+    state = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        _restore(before)
+        torch.default_generator.set_state(state[0])
+        np.random.set_state(state[1])
+        random.setstate(state[2])
+
+
+def _restore(before: dict[str, Any]) -> None:
+    now = settings()
+    setters = {
+        "default dtype": torch.set_default_dtype,
+        "default device": lambda device: torch.set_default_device(None if device == "cpu" else device),
+        "gradient mode": torch.set_grad_enabled,
+        "number of threads": torch.set_num_threads,
+        "matmul precision": torch.set_float32_matmul_precision,
+        "deterministic algorithms": torch.use_deterministic_algorithms,
+        "cudnn.enabled": lambda value: setattr(torch.backends.cudnn, "enabled", value),
+        "cudnn.benchmark": lambda value: setattr(torch.backends.cudnn, "benchmark", value),
+        "cudnn.deterministic": lambda value: setattr(torch.backends.cudnn, "deterministic", value),
+        "anomaly detection": torch.autograd.set_detect_anomaly,
+    }
+    for key, put_back in setters.items():
+        if now[key] != before[key]:
+            put_back(before[key])
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Have torch fill memory nobody has written to with NaN, or with the largest integer.
+
+    torch does so by itself in its deterministic mode, for every constructor that leaves memory as it finds it.
+    """
+    was, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=warns)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
