@@ -11,7 +11,7 @@ from tove_core import plugins
 from tove_core.builder import as_config, load_one, weights_choice
 from tove_core.config import ExpertConfig
 from tove_core.errors import ConfigError
-from tove_core.fusion import Align
+from tove_core.fusion.align import Align, aligned_width
 from tove_core.fusion.kinds import check_names
 from tove_core.hub.images import ImageSource
 from tove_core.model import ToveModel
@@ -40,14 +40,16 @@ def add_expert(
         raise ConfigError(f"there is no fusion for {key!r} to join; build a model with it and train that")
     check_names([key])
     fusion.check_joining(key)
+    found = plugins.registry().resolve(wanted.name)
+    aligned_width(found.spec, model.texts)  # before it is fetched: one that gives text needs a CLIP with a text tower
     loaded, origin = load_one(
         wanted,
-        plugins.registry().resolve(wanted.name),
+        found,
         weights=weights_choice(model.origin.weights),
         device=model.device,
         seed=model.origin.seed,
     )
-    align = Align(loaded.spec, model.tower.grid)
+    align = Align(loaded.spec, model.tower.grid, model.texts)
     if align.needs_measuring and model.calibrated:  # else `calibrate` will measure it with the others
         if not images:
             raise ConfigError(f"expert {key!r} is normalised by statistics of its own; give images to measure them on")
