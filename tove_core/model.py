@@ -183,9 +183,7 @@ class ToveModel(nn.Module):
         self.provenance = self.provenance.model_copy(update={"experts": origins})
         return gone
 
-    def add_expert(
-        self, expert: str | ExpertConfig | Mapping[str, Any], *, images: Sequence[ImageSource] = ()
-    ) -> None:
+    def add_expert(self, expert: str | ExpertConfig | Mapping[str, Any], *, images: Sequence[ImageSource] = ()) -> None:
         """Let an expert join a trained model without changing what it says; see `tove_core.growth.add_expert`."""
         from tove_core.growth import add_expert
 
@@ -207,9 +205,7 @@ class ToveModel(nn.Module):
         self.fusion.calibrate(features[CLIP], features)
         self.calibrated = True
 
-    def measure(
-        self, align: Align, expert: FrozenExpert, images: Sequence[ImageSource], batch_size: int = 64
-    ) -> None:
+    def measure(self, align: Align, expert: FrozenExpert, images: Sequence[ImageSource], batch_size: int = 64) -> None:
         """Set the channel statistics an expert's alignment asks for, if any, from images seen as this model does."""
         if align.needs_measuring:
             preprocess = Preprocessor({expert.name: expert.spec.input}, self.config.view)
