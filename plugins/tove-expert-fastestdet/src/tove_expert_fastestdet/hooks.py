@@ -1,8 +1,8 @@
 """Offers the expert `fastestdet`. Imported whenever experts are listed, so nothing heavy may be imported here.
 
 Weights: `weights/weight_AP05:0.253207_280-epoch.pth` of github.com/dog-qiuqiu/FastestDet at commit
-50473cd155cb088aa4a99e64ff6a4b3c24fa07e1 (BSD-3-Clause, copyright (c) 2022 xuehao.ma), converted by `scripts/convert.py`.
-Its name states its AP at an overlap of 0.5 on COCO: 0.253.
+50473cd155cb088aa4a99e64ff6a4b3c24fa07e1 (BSD-3-Clause, copyright (c) 2022 xuehao.ma), converted by
+`scripts/convert.py`. Its name states its AP at an overlap of 0.5 on COCO: 0.253.
 """
 
 from __future__ import annotations

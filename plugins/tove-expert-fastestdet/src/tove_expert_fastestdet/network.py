@@ -18,7 +18,9 @@ WIDTH = 96
 """Channels after the three maps have met."""
 
 
-def _conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, depthwise: bool = False, act: bool = True):  # type: ignore[no-untyped-def]
+def _conv(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, depthwise: bool = False, act: bool = True
+) -> nn.Sequential:
     """Return a convolution without bias, its batch norm, and a ReLU where `act` is set."""
     groups = inputs if depthwise else 1
     layers: list[nn.Module] = [
