@@ -135,13 +135,29 @@ def test_what_it_sees_on_photographs_is_what_people_wrote_about_them(data, exper
     assert named(0) > 0.5 and named(0) > 4 * max(named(7), named(19))
 
 
+NAME = "tove-expert-fastestdet/fastestdet"
+
+
+def photo(seed: int) -> torch.Tensor:
+    """Soft blobs of colour, uint8 [3, 90, 70]."""
+    coarse = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, (90, 70), mode="bicubic")[0]
+    return (smooth.clamp(0, 1) * 255).byte()
+
+
+def test_it_joins_a_hub_without_changing_a_bit_of_its_tokens():
+    model = tove_core.build(["world-depth-day"], clip="package:tove_core.demo/assets/clip", decoder=None)
+    photos = [photo(seed) for seed in range(3)]
+    model.calibrate(photos)
+    before = model.tokens(photos)
+    model.add_expert(NAME)
+    assert model.active_experts == ["world-depth-day", NAME]
+    assert torch.equal(model.tokens(photos), before)
+
+
 def test_a_hub_reads_its_labels_with_clips_text_tower():
-    model = tove_core.build(
-        ["tove-expert-fastestdet/fastestdet"], clip="package:tove_core.demo/assets/clip", decoder=None
-    )
-    photo = torch.nn.functional.interpolate(
-        torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(3)), (90, 70), mode="bicubic"
-    )[0].clamp(0, 1)
-    features = model.encode((photo * 255).byte())["tove-expert-fastestdet/fastestdet"]
-    assert features.shape == (1, 36, model.align["tove-expert-fastestdet/fastestdet"].width)
-    assert model.provenance.experts["tove-expert-fastestdet/fastestdet"].license == "BSD-3-Clause"
+    model = tove_core.build([NAME], clip="package:tove_core.demo/assets/clip", decoder=None)
+    embedding = model.texts(["cat", "dining table"]).shape[1]
+    features = model.encode(photo(3))[NAME]
+    assert features.shape == (1, 36, model.align[NAME].width) and features.shape[-1] > embedding
+    assert model.provenance.experts[NAME].license == "BSD-3-Clause"
