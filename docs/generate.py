@@ -27,6 +27,7 @@ RUN = (
     config.RunConfig,
     config.DataConfig,
     config.TrainingConfig,
+    config.GrowthConfig,
     config.ModelConfig,
     config.ClipConfig,
     config.ExpertConfig,

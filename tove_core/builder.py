@@ -84,12 +84,12 @@ def model_config(
     if isinstance(experts, str):
         raise ConfigError(f"experts is the text {experts!r}; give a list of names, [{experts!r}]")
     parts = {
-        "clip": _as(ClipConfig, clip, "name"),
-        "experts": tuple(_as(ExpertConfig, expert, "name") for expert in experts),
-        "fusion": _as(FusionConfig, fusion, "kind"),
-        "decoder": None if decoder is None else _as(DecoderConfig, decoder, "name"),
+        "clip": as_config(ClipConfig, clip, "name"),
+        "experts": tuple(as_config(ExpertConfig, expert, "name") for expert in experts),
+        "fusion": as_config(FusionConfig, fusion, "kind"),
+        "decoder": None if decoder is None else as_config(DecoderConfig, decoder, "name"),
     }
-    return _as(ModelConfig, parts | more, "experts")
+    return as_config(ModelConfig, parts | more, "experts")
 
 
 def assemble(
@@ -109,7 +109,7 @@ def assemble(
         states: folder of a complete checkpoint with the experts' own states.
         ghosts: detached experts whose gate rows still count.
     """
-    source: WeightsChoice = weights if weights in ("pinned", "random") else Path(weights)  # type: ignore[assignment]
+    source = weights_choice(weights)
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
@@ -124,7 +124,8 @@ def assemble(
     loaded, origins = _load_experts(config, resolved, placements, source, seed, recorded, states)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fusion = build_transfer(config.fusion, tower.width, widths, ghosts)
+        own = [wanted.key for wanted in config.experts if wanted.gate == "own"]
+        fusion = build_transfer(config.fusion, tower.width, widths, ghosts, own)
     decoder = None
     if config.decoder is not None:
         decoder = load_decoder(config.decoder, width=tower.width, weights=choice, seed=seed, device=device)
@@ -139,6 +140,11 @@ def assemble(
     return ToveModel(tower, loaded, fusion, decoder, config, provenance, origin).eval()
 
 
+def weights_choice(text: WeightsChoice | str) -> WeightsChoice:
+    """Return `pinned` or `random` as they are, anything else as the folder it names."""
+    return text if text in ("pinned", "random") else Path(text)  # type: ignore[return-value]
+
+
 def _load_experts(
     config: ModelConfig,
     resolved: Mapping[str, plugins.Resolved],
@@ -150,29 +156,50 @@ def _load_experts(
 ) -> tuple[dict[str, FrozenExpert], dict[str, ExpertProvenance]]:
     loaded, origins = {}, {}
     for wanted in config.experts:
-        found = resolved[wanted.key]
         known = recorded.experts.get(wanted.key) if recorded else None
-        expert, digest = load_expert(
-            found.spec,
-            name=wanted.key,
+        loaded[wanted.key], origins[wanted.key] = load_one(
+            wanted,
+            resolved[wanted.key],
             weights=weights,
             placement=placements[wanted.key],
-            dtype=DTYPES[wanted.dtype],
             seed=seed,
             expected_sha256=known.sha256 if known else None,
             state=state_file(states, wanted.key) if states else None,
         )
-        loaded[wanted.key] = expert
-        origins[wanted.key] = ExpertProvenance(
-            reference=found.offer.qualified,
-            sha256=digest,
-            name=found.spec.name,
-            variant=found.variant,
-            distribution=found.offer.source.distribution,
-            version=found.offer.source.version,
-            license=combined(found.spec.weights)[0],
-        )
     return loaded, origins
+
+
+def load_one(
+    wanted: ExpertConfig,
+    found: plugins.Resolved,
+    *,
+    weights: WeightsChoice,
+    placement: Placement,
+    seed: int,
+    expected_sha256: str | None = None,
+    state: Path | None = None,
+) -> tuple[FrozenExpert, ExpertProvenance]:
+    """Load one expert as configured, with where it came from; arguments as for `load_expert`."""
+    expert, digest = load_expert(
+        found.spec,
+        name=wanted.key,
+        weights=weights,
+        placement=placement,
+        dtype=DTYPES[wanted.dtype],
+        seed=seed,
+        expected_sha256=expected_sha256,
+        state=state,
+    )
+    origin = ExpertProvenance(
+        reference=found.offer.qualified,
+        sha256=digest,
+        name=found.spec.name,
+        variant=found.variant,
+        distribution=found.offer.source.distribution,
+        version=found.offer.source.version,
+        license=combined(found.spec.weights)[0],
+    )
+    return expert, origin
 
 
 def start_projector(projector: nn.Module, reference: str) -> None:
@@ -210,7 +237,7 @@ def _provenance(tower: Tower, experts: dict[str, ExpertProvenance], decoder: Dec
     return Provenance(tove=__version__, clip=clip, experts=experts, decoder=language)
 
 
-def _as(kind: type[T], value: Any, main: str) -> T:
+def as_config(kind: type[T], value: Any, main: str) -> T:
     """Return a configuration of the given kind from itself, from a mapping, or from its `main` key alone."""
     if isinstance(value, kind):
         return value

@@ -53,6 +53,11 @@ class ExpertConfig(Frozen):
     compile: bool | str = Field(
         default=False, description="run it through torch.compile; a text names another backend than inductor"
     )
+    gate: Literal["shared", "own"] = Field(
+        default="shared",
+        description="for fusion.kind gate: shared: one softmax with the others; own: a sigmoid of its own that leaves "
+        "the others' weights alone, as an expert gets that joins a trained hub",
+    )
 
     @property
     def key(self) -> str:
@@ -146,6 +151,13 @@ class DecoderConfig(Frozen):
         return self
 
 
+def _named(value: Any) -> Any:
+    """Let an expert be given by its name alone."""
+    if isinstance(value, (list, tuple)):
+        return tuple({"name": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
 class ModelConfig(Frozen):
     """Everything `tove_core.build` needs."""
 
@@ -168,9 +180,7 @@ class ModelConfig(Frozen):
     @field_validator("experts", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return tuple({"name": item} if isinstance(item, str) else item for item in value)
-        return value
+        return _named(value)
 
     @field_validator("experts")
     @classmethod
@@ -219,6 +229,20 @@ class TrainingConfig(Frozen):
     cache: bool = Field(default=True, description="run CLIP and the experts once per image and keep their features")
 
 
+class GrowthConfig(Frozen):
+    """Experts that join a trained hub: their projectors and gate rows are trained, everything else stays."""
+
+    source: Path = Field(description="run or checkpoint of the hub; `model` of this file is not read")
+    experts: Annotated[tuple[ExpertConfig, ...], Field(min_length=1)] = Field(
+        description="who joins, by name or with settings of their own"
+    )
+
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return _named(value)
+
+
 class RunConfig(Frozen):
     """A whole training run."""
 
@@ -228,6 +252,9 @@ class RunConfig(Frozen):
         default=None, description="what contributions are measured on; None: the training data"
     )
     training: TrainingConfig = Field(default=TrainingConfig(), description="for how long, and how")
+    growth: GrowthConfig | None = Field(
+        default=None, description="experts that join a trained hub; None: `model` is built and trained"
+    )
     output: Path = Field(default=Path("runs/tove"), description="folder of the run; it must not hold a run already")
     seed: int = Field(default=0, description="of everything random: parameters, batches, noise, dropped experts")
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from tove_core.config import ModelConfig, Rule
+from tove_core.config import ExpertConfig, ModelConfig, Rule
 from tove_core.errors import ConfigError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.expert import FrozenExpert
@@ -186,6 +186,12 @@ class ToveModel(nn.Module):
         self.provenance = self.provenance.model_copy(update={"experts": origins})
         return gone
 
+    def add_expert(self, expert: str | ExpertConfig | Mapping[str, Any], *, images: Sequence[ImageSource] = ()) -> None:
+        """Let an expert join a trained model without changing what it says; see `tove_core.growth.add_expert`."""
+        from tove_core.growth import add_expert
+
+        add_expert(self, expert, images=images)
+
     # Before training
 
     @torch.no_grad()
@@ -197,14 +203,17 @@ class ToveModel(nn.Module):
         if self.calibrated or self.fusion is None:
             return
         for key in self.active_experts:
-            align, expert = self._align(key), self._expert(key)
-            if align.needs_measuring:
-                preprocess = Preprocessor({key: expert.spec.input}, self.config.view)
-                starts = range(0, len(images), batch_size)
-                align.measure(expert(preprocess(images[i : i + batch_size])[key]) for i in starts)
+            self.measure(self._align(key), self._expert(key), images, batch_size)
         features = self.encode(images[:batch_size])
         self.fusion.calibrate(features[CLIP], features)
         self.calibrated = True
+
+    def measure(self, align: Align, expert: FrozenExpert, images: Sequence[ImageSource], batch_size: int = 64) -> None:
+        """Set the channel statistics an expert's alignment asks for, if any, from images seen as this model does."""
+        if align.needs_measuring:
+            preprocess = Preprocessor({expert.name: expert.spec.input}, self.config.view)
+            starts = range(0, len(images), batch_size)
+            align.measure(expert(preprocess(images[i : i + batch_size])[expert.name]) for i in starts)
 
     # Reporting, saving
 

@@ -24,32 +24,49 @@ _WORLD = "package:tove_core.demo/"
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; with --resume, the folder of the run")],
+    config: Annotated[Path, typer.Argument(help="YAML file; with --resume or --add, the folder of a run")],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on exactly where the run stopped")] = False,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPERT", help="let an expert join the trained run and train what belongs to it alone"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="with --add: folder of the new run; RUN+EXPERT if not given")] = None,
     licenses: Licenses = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
-    """Train the fusion and the decoder of the model a configuration describes."""
+    """Train the fusion and the decoder of the model a configuration describes, or experts that join a trained run.
+
+    Experts that join leave everything else bit for bit as it was; what they bring is measured on held-out data.
+    """
+    from tove_core.cli.growth import growth_config, report_growth
     from tove_core.config import RunConfig
     from tove_core.errors import ConfigError
     from tove_core.settings import read_config
 
-    if resume and (set_ or licenses):
-        raise ConfigError("a resumed run keeps its configuration; --resume and --set or --licenses exclude each other")
+    if resume and (set_ or add or licenses):
+        raise ConfigError(
+            "a resumed run keeps its configuration; --set, --add and --licenses cannot stand beside --resume"
+        )
+    if out is not None and not add:
+        raise ConfigError("--out goes with --add; the folder of other runs is their configuration's output")
+    if add and licenses:
+        raise ConfigError("an expert that joins is held to the policy of its hub; --licenses cannot stand beside --add")
     if resume:
+        from tove_core.training.run import CONFIG
         from tove_core.training.run import resume as go_on
 
-        go_on(config, device=device, quiet=quiet)
-        print(f"wrote {config / 'checkpoint'}")
-        return
-    wanted = read_config(RunConfig, config, set_ or [])
-    wanted = wanted.model_copy(update={"model": with_policy(wanted.model, licenses)})
-    from tove_core.training.run import train as start
+        model = go_on(config, device=device, quiet=quiet)
+        wanted = read_config(RunConfig, config / CONFIG).model_copy(update={"output": config})
+    else:
+        wanted = growth_config(config, add, out, set_ or []) if add else read_config(RunConfig, config, set_ or [])
+        wanted = wanted.model_copy(update={"model": with_policy(wanted.model, licenses)})
+        from tove_core.training.run import train as start
 
-    start(wanted, device=device, quiet=quiet)
+        model = start(wanted, device=device, quiet=quiet)
     print(f"wrote {wanted.output / 'checkpoint'}")
+    report_growth(wanted, model, quiet=quiet)
 
 
 def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:

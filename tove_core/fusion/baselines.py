@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tove_core.config import FusionConfig
+from tove_core.errors import ConfigError
 from tove_core.fusion.transfer import Fused, Transfer
 
 
@@ -26,7 +27,7 @@ class ConcatTransfer(Transfer):
         self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
     ) -> tuple[Tensor, Tensor | None]:
         total = self.bias.expand(*tokens.shape[:2], -1)
-        on = self._masked(mask)
+        on = self._masked(mask, self.active)
         for k, name in enumerate(self.active):
             term = self.first[name](features[name])
             total = total + (term if on is None else torch.where(on[:, k, None, None], term, torch.zeros_like(term)))
@@ -48,6 +49,14 @@ class ClipMlp(Transfer):
     def experts(self) -> list[str]:
         """None: the MLP reads CLIP's own tokens."""
         return []
+
+    def check_joining(self, name: str) -> None:
+        """Refuse: nothing of an expert would be read.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"fusion.kind 'clip-mlp' uses no experts, so {name!r} cannot join; train one of kind 'gate'")
 
     def forward(self, tokens: Tensor, features: Mapping[str, Tensor], **_: object) -> Fused:
         """Add what an MLP makes of v; features, masks and noise do not exist for it."""

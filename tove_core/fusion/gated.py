@@ -15,13 +15,24 @@ from tove_core.fusion.transfer import Transfer
 
 
 class GatedTransfer(Transfer):
-    """The token-aware gate (`gate`), or every expert with weight 1 (`uniform`)."""
+    """The token-aware gate (`gate`), or every expert with weight 1 (`uniform`).
+
+    Experts share one softmax, but for those in `own`, each of which has a gate of its own: twice the sigmoid of its
+    row, so that its weight is 1 at the start as well, and no other weight depends on it. An expert that joins a
+    trained hub gets one. The two rules for switching off are the same for it, and it leaves no ghost.
+    """
 
     def __init__(
-        self, width: int, experts: Mapping[str, int], config: FusionConfig, ghosts: Sequence[str] = ()
+        self,
+        width: int,
+        experts: Mapping[str, int],
+        config: FusionConfig,
+        ghosts: Sequence[str] = (),
+        own: Sequence[str] = (),
     ) -> None:
         super().__init__(width, experts, config)
-        self.gate = Gate(width, [*experts, *ghosts], config.gate) if config.kind == "gate" else None
+        shared = [name for name in experts if name not in own]
+        self.gate = Gate(width, [*shared, *ghosts], config.gate, own) if config.kind == "gate" else None
 
     @property
     def has_softmax(self) -> bool:
@@ -31,36 +42,80 @@ class GatedTransfer(Transfer):
     @property
     def ghosts(self) -> list[str]:
         """Gate rows without an expert: they only count in the softmax."""
-        return [] if self.gate is None else [name for name in self.gate.rows if name not in self.first]
+        if self.gate is None:
+            return []
+        return [name for name in self.gate.rows if name not in self.first or name in self.gate.own]
+
+    @property
+    def apart(self) -> list[str]:
+        """Experts whose gate stands apart: no other expert's weight depends on it."""
+        return [] if self.gate is None else [name for name in self.experts if name in self.gate.own]
 
     def logits(self, tokens: Tensor, keys: Tensor | None = None, noise: float = 0.0) -> Tensor:
-        """Return gate logits [B, N, E]: active experts, then experts off by `zero` and ghosts, then null."""
+        """Return logits [B, N, E] of the shared gate: active experts, experts off by `zero` and ghosts, then null."""
+        shared = [name for name in self.active if name not in self.apart]
         if self.gate is None:
-            return tokens.new_zeros(*tokens.shape[:2], len(self.active))
-        gone = [name for name, rule in self.off.items() if rule == "renormalise"]
-        return self.gate(tokens, self.active, without=gone, keys=keys, noise=noise)
+            return tokens.new_zeros(*tokens.shape[:2], len(shared))
+        # A ghost may bear the name of an expert that joined anew; that one's being off says nothing about the ghost.
+        gone = [name for name, rule in self.off.items() if rule == "renormalise" and name not in self.gate.own]
+        return self.gate(tokens, shared, without=gone, keys=keys, noise=noise)
+
+    def add(self, name: str, size: int) -> None:
+        """Let an expert join so that nothing changes, with a gate of its own; see `Transfer.add`."""
+        super().add(name, size)
+        if self.gate is not None:
+            self.gate.add(name)
+
+    def of_expert(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters that belong to one expert alone: its first linear and its row of the gate."""
+        found = super().of_expert(name)
+        if self.gate is not None:
+            found += (self.gate.own if name in self.gate.own else self.gate.rows)[name].parameters()
+        return found
 
     def prune(self) -> list[str]:
-        """Forget experts that are off; those off by `zero` leave their gate row behind as a ghost."""
+        """Forget experts that are off; those off by `zero` leave their row of the shared gate behind as a ghost."""
         if self.gate is not None:
-            for name in [name for name in self.gate.rows if self.off.get(name) == "renormalise"]:
-                del self.gate.rows[name]
+            apart = set(self.apart)
+            for name, rule in self.off.items():
+                if name in apart:
+                    del self.gate.own[name]
+                elif rule == "renormalise":
+                    del self.gate.rows[name]
         return super().prune()
 
     def _mix(
         self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
     ) -> tuple[Tensor, Tensor | None]:
-        layers: list[nn.Linear] = [self.first[name] for name in self.active]  # type: ignore[misc]  # all are Linear
-        hidden = [F.linear(features[name], layer.weight) for name, layer in zip(self.active, layers, strict=True)]
-        rule: Rule = self.config.rule if self.gate is not None else "zero"
-        logits = self.logits(tokens, keys, noise)
-        on = self._masked(mask)
-        kind = self.config.gate.activation if self.gate is not None else "softmax"
-        mix = gated_activation_mix(
-            hidden, [layer.bias for layer in layers], logits, mask=on, rule=rule, activation=kind
-        )
-        weights = gate_weights(logits, len(hidden), mask=on, rule=rule, activation=kind)
-        return mix, self._all_columns(weights)
+        apart = [name for name in self.active if name in self.apart]
+        shared = [name for name in self.active if name not in apart]
+        mixes, weights = [], []
+        if shared:
+            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0)
+            rule: Rule = self.config.rule if self.gate is not None else "zero"
+            kind = self.config.gate.activation if self.gate is not None else "softmax"
+            options = {"mask": self._masked(mask, shared), "rule": rule, "activation": kind}
+            mixes.append(gated_activation_mix(*self._hidden(shared, features), logits, **options))
+            weights.append(gate_weights(logits, len(shared), **options))
+        if apart and self.gate is not None:
+            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise)
+            options = {"mask": self._masked(mask, apart), "activation": "sigmoid"}
+            mixes.append(gated_activation_mix(*self._hidden(apart, features), logits, **options))
+            weights.append(gate_weights(logits, len(apart), **options))
+        mix = mixes[0] if len(mixes) == 1 else mixes[0] + mixes[1]
+        gates = weights[0] if len(weights) == 1 else torch.cat(weights, -1)
+        return mix, self._all_columns(gates, [*shared, *apart])
+
+    @property
+    def _gate_learns(self) -> bool:
+        """Whether noise explores anything: on rows that are frozen it would only blur what the others learn beside."""
+        return self.gate is not None and any(p.requires_grad for p in self.gate.rows.parameters())
+
+    def _hidden(self, names: Sequence[str], features: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return W_k u_k [B, N, H] and b_k [H] of some experts."""
+        layers: list[nn.Linear] = [self.first[name] for name in names]  # type: ignore[misc]  # all are Linear
+        hidden = [F.linear(features[name], layer.weight) for name, layer in zip(names, layers, strict=True)]
+        return hidden, [layer.bias for layer in layers]
 
     @torch.no_grad()
     def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
@@ -72,9 +127,9 @@ class GatedTransfer(Transfer):
             found.append((name, gates[..., self.experts.index(name)], hidden))
         return found
 
-    def _all_columns(self, weights: Tensor) -> Tensor:
-        if len(self.active) == len(self.experts):
+    def _all_columns(self, weights: Tensor, names: list[str]) -> Tensor:
+        if names == self.experts:
             return weights
         full = weights.new_zeros(*weights.shape[:2], len(self.experts))
-        full[..., [self.experts.index(name) for name in self.active]] = weights
+        full[..., [self.experts.index(name) for name in names]] = weights
         return full

@@ -14,12 +14,17 @@ from tove_core.fusion.transfer import Transfer
 
 
 def build_transfer(
-    config: FusionConfig, width: int, experts: Mapping[str, int], ghosts: Sequence[str] = ()
+    config: FusionConfig,
+    width: int,
+    experts: Mapping[str, int],
+    ghosts: Sequence[str] = (),
+    own: Sequence[str] = (),
 ) -> Transfer | None:
     """Build the configured fusion for tokens of `width` D and experts of the given aligned widths.
 
     Args:
         ghosts: names of detached experts whose gate rows still count in the softmax.
+        own: those of the experts whose gate stands apart from the others'.
 
     Returns:
         None when there is nothing to fuse: no experts, and a kind that needs some.
@@ -27,7 +32,7 @@ def build_transfer(
     Raises:
         ConfigError: experts are given to a kind that uses none, or a name cannot be a module's.
     """
-    _check_names([*experts, *ghosts])
+    check_names([*experts, *ghosts])
     if config.kind == "clip-mlp":
         if experts:
             raise ConfigError(f"fusion.kind 'clip-mlp' uses no experts, got {', '.join(experts)}; leave experts empty")
@@ -36,10 +41,15 @@ def build_transfer(
         return None
     if config.kind == "concat":
         return ConcatTransfer(width, experts, config)
-    return GatedTransfer(width, experts, config, ghosts)
+    return GatedTransfer(width, experts, config, ghosts, own)
 
 
-def _check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names under which a module cannot hold an expert.
+
+    Raises:
+        ConfigError: a name is empty, has a dot in it, or is an attribute of modules.
+    """
     taken = nn.ModuleDict()  # an instance: it has attributes that the class has not, such as `training`
     for name in names:
         if not name or "." in name or hasattr(taken, name):

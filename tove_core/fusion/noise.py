@@ -14,6 +14,9 @@ from torch import Tensor
 _MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 63) - 1
 
+GATE, _DROPOUT, OWN_GATES = 1, 2, 3
+"""Streams of a sample: noise of the shared gate, dropped experts, noise of gates that experts have to themselves."""
+
 
 def sample_keys(seed: int, epoch: Sequence[int], index: Sequence[int]) -> Tensor:
     """Return one integer [B] per sample from the run's seed, the epoch and the sample's index."""
@@ -21,20 +24,20 @@ def sample_keys(seed: int, epoch: Sequence[int], index: Sequence[int]) -> Tensor
     return torch.tensor(keys, dtype=torch.int64)
 
 
-def sample_noise(keys: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return standard normal noise [B, *shape], each sample's drawn from its own key."""
-    drawn = [torch.randn(*shape, generator=_generator(key, 1)) for key in keys.tolist()]
+def sample_noise(keys: Tensor, shape: Sequence[int], device: torch.device, *, stream: int = GATE) -> Tensor:
+    """Return standard normal noise [B, *shape], each sample's drawn from its own key and stream."""
+    drawn = [torch.randn(*shape, generator=_generator(key, stream)) for key in keys.tolist()]
     return torch.stack(drawn).to(device) if drawn else torch.empty(0, *shape, device=device)
 
 
 def sample_mask(keys: Tensor, experts: int, dropout: float) -> Tensor:
     """Return [B, K], False where a sample trains without an expert."""
-    drawn = [torch.rand(experts, generator=_generator(key, 2)) >= dropout for key in keys.tolist()]
+    drawn = [torch.rand(experts, generator=_generator(key, _DROPOUT)) >= dropout for key in keys.tolist()]
     return torch.stack(drawn) if drawn else torch.ones(0, experts, dtype=torch.bool)
 
 
 def _generator(key: int, stream: int) -> torch.Generator:
-    # Two streams, so that the noise of a sample says nothing about which experts it drops.
+    # Several streams, so that the noise of a sample says nothing about which experts it drops.
     return torch.Generator().manual_seed((key ^ (stream * 0x5851F42D4C957F2D)) & _MASK)
 
 

@@ -6,7 +6,7 @@ K times less work than projecting every expert (ToVE shares it; its order here i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,6 +57,11 @@ class Transfer(nn.Module):
     @property
     def ghosts(self) -> list[str]:
         """Gate rows without an expert: they only count in the softmax."""
+        return []
+
+    @property
+    def apart(self) -> list[str]:
+        """Experts whose gate stands apart: no other expert's weight depends on it."""
         return []
 
     @property
@@ -114,11 +119,8 @@ class Transfer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
 
-    def _masked(self, mask: Tensor | None) -> Tensor | None:
-        if mask is None:
-            return None
-        columns = [self.experts.index(name) for name in self.active]
-        return mask[:, columns]
+    def _masked(self, mask: Tensor | None, experts: Sequence[str]) -> Tensor | None:
+        return None if mask is None else mask[:, [self.experts.index(name) for name in experts]]
 
     @torch.no_grad()
     def calibrate(self, tokens: Tensor, features: Mapping[str, Tensor]) -> None:
@@ -152,6 +154,38 @@ class Transfer(nn.Module):
         """Switch an expert on again."""
         self._known(name)
         self.off.pop(name, None)
+
+    def check_joining(self, name: str) -> None:
+        """Refuse an expert that could not join, before it is loaded.
+
+        Raises:
+            ConfigError: one of that name is there already, or the shared linear is zero, so that it could not learn.
+        """
+        if name in self.first:
+            raise ConfigError(f"the model holds an expert {name!r} already; detach and prune it first")
+        if not self.second.weight.any():
+            raise ConfigError(
+                f"expert {name!r} cannot learn through the shared linear, which is zero; train the model first"
+            )
+
+    def add(self, name: str, size: int) -> None:
+        """Let an expert of aligned width `size` join so that nothing changes: its first linear starts at zero.
+
+        GELU(0) is 0 and its slope there is 0.5, so the new term is exactly nothing and yet learns from the first step.
+
+        Raises:
+            ConfigError: as for `check_joining`.
+        """
+        self.check_joining(name)
+        layer = self._first_linear(size).to(self.second.weight)
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+        self.first[name] = layer
+
+    def of_expert(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters that belong to one expert alone: its first linear and, with a gate, its row."""
+        self._known(name)
+        return list(self.first[name].parameters())
 
     def prune(self) -> list[str]:
         """Forget the parameters of experts that are off, ghost gate rows aside; return their names."""

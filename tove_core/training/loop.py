@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +15,11 @@ from tove_core.config import TrainingConfig
 from tove_core.data.batches import BatchSampler
 from tove_core.errors import ConfigError, ToveError
 from tove_core.fusion.noise import annealed, sample_keys
+from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.metrics import Display, MetricsFile
+from tove_core.training.only import only_experts
 from tove_core.training.optimise import parameter_groups, schedule, set_rates
 from tove_core.training.state import STATE, load_state, save_state
 from tove_core.training.step import StepOutput, TransferStep, importance
@@ -36,6 +38,7 @@ def fit(
     quiet: bool = False,
     label: str = "train",
     after_step: AfterStep | None = None,
+    only: Sequence[str] | None = None,
 ) -> None:
     """Train a model's fusion and decoder in place.
 
@@ -49,6 +52,7 @@ def fit(
         quiet: show no progress.
         label: what the progress is called.
         after_step: called with the number of finished steps.
+        only: train these experts' first linears and gate rows alone, so that every other tensor stays bit for bit.
 
     Raises:
         ConfigError: the model has no decoder or nothing trainable.
@@ -56,9 +60,27 @@ def fit(
     """
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
+    with only_experts(model, only):
+        _fit(model, model.decoder, examples, config, seed, output, resume, quiet, label, after_step)
+    model.trained = True
+    model.eval()
+
+
+def _fit(
+    model: ToveModel,
+    decoder: Decoder,
+    examples: Examples,
+    config: TrainingConfig,
+    seed: int,
+    output: Path | None,
+    resume: bool,
+    quiet: bool,
+    label: str,
+    after_step: AfterStep | None,
+) -> None:
     # Precision is set around each step: accelerate would fix it once for the whole process.
     accelerator = Accelerator(cpu=model.device.type == "cpu", mixed_precision="no")
-    inner = TransferStep(model.fusion, model.decoder)
+    inner = TransferStep(model.fusion, decoder)
     optimizer = torch.optim.AdamW(parameter_groups(inner, config), betas=config.betas)
     first = load_state(output / STATE, inner, optimizer) if resume and output else 0
     module, prepared = accelerator.prepare(inner, optimizer)
@@ -93,8 +115,6 @@ def fit(
                 save_state(output / STATE, done, inner, optimizer)
             if after_step is not None:
                 after_step(done)
-    model.trained = True
-    model.eval()
 
 
 def _step(
@@ -126,7 +146,13 @@ def _step(
     if output.mass is None or gate.balance == 0 or step < gate.balance_warmup:
         return loss, zero, output.mass
     mass = _summed(output.mass, accelerator)
-    return loss, gate.balance * importance(mass), mass
+    return loss, gate.balance * importance(mass[_competing(model)]), mass
+
+
+def _competing(model: ToveModel) -> list[int]:
+    """Return the columns of experts that share a softmax: a gate that stands apart has nothing to be balanced with."""
+    fusion = model.fusion
+    return [] if fusion is None else [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
 
 
 def _summed(mass: Tensor, accelerator: Accelerator) -> Tensor:

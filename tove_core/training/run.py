@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from accelerate import PartialState
+from torch import Tensor
 
 from tove_core.builder import assemble
-from tove_core.config import RunConfig
-from tove_core.data.readers import read
+from tove_core.config import DataConfig, GrowthConfig, RunConfig
+from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, load_image
-from tove_core.errors import CheckpointError
+from tove_core.errors import CheckpointError, ConfigError
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.metrics import Display
+from tove_core.training.only import only_experts
 from tove_core.training.state import STATE
 
 CONFIG = "config.yaml"
@@ -52,25 +54,46 @@ def resume(folder: Path, *, device: str | None = None, quiet: bool = False) -> T
 
 def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
     samples = read(config.data)
-    model = assemble(config.model, device=device, seed=config.seed)
+    if config.growth is None:
+        model, joining = assemble(config.model, device=device, seed=config.seed), None
+    else:
+        model, joining = _grown(config.growth, samples, device), [expert.key for expert in config.growth.experts]
+        config = config.model_copy(update={"model": model.config})
     if not quiet:
-        print(model.parameters_report())
+        with only_experts(model, joining):
+            print(model.parameters_report())
     prepare(model, samples)
     examples = make_examples(model, samples, cache=config.training.cache, quiet=quiet)
     first = PartialState().is_main_process
     if first:
         config.output.mkdir(parents=True, exist_ok=True)
         write_config(config, config.output / CONFIG)
-    fit(model, examples, config.training, seed=config.seed, output=config.output, resume=resume, quiet=quiet)
+    settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
+    fit(model, examples, config.training, **settings)
     if first:
         model.save_pretrained(config.output / CHECKPOINT)
     return model
 
 
+def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None) -> ToveModel:
+    """Return the trained model that experts join, with them in it and what it says unchanged."""
+    model = ToveModel.from_pretrained(find_checkpoint(growth.source), device=device)
+    if not model.trained:
+        raise ConfigError(f"{growth.source} was never trained; train it with the new experts among model.experts")
+    for expert in growth.experts:
+        model.add_expert(expert, images=calibration_images(samples))
+    return model
+
+
 def prepare(model: ToveModel, samples: list[Sample]) -> None:
     """Calibrate a model on the first distinct images of its training samples."""
+    model.calibrate(calibration_images(samples))
+
+
+def calibration_images(samples: list[Sample]) -> list[Tensor]:
+    """Return the first distinct images of training samples, on which what is fixed is measured."""
     first = {sample.image_key: sample.image for sample in samples[: CALIBRATION_IMAGES * 16]}
-    model.calibrate([load_image(image) for image in list(first.values())[:CALIBRATION_IMAGES]])
+    return [load_image(image) for image in list(first.values())[:CALIBRATION_IMAGES]]
 
 
 def make_examples(
@@ -88,7 +111,8 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
     """Let a folder made from a run be used like one: its data are the run's, its model is `model`."""
     if (source / CONFIG).is_file():
         config = read_config(RunConfig, source / CONFIG)
-        write_config(config.model_copy(update={"model": model.config, "output": folder}), folder / CONFIG)
+        changes = {"model": model.config, "growth": None, "output": folder}
+        write_config(config.model_copy(update=changes), folder / CONFIG)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -109,3 +133,12 @@ def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list
     config = read_config(RunConfig, folder / CONFIG)
     data = config.data if train or config.validation is None else config.validation
     return read(data.model_copy(update={"limit": limit or data.limit}))
+
+
+def held_out(config: RunConfig) -> DataConfig | None:
+    """Return the data a run was not trained on: its validation data, else its data set's test split; None: neither."""
+    if config.validation is not None:
+        return config.validation
+    if config.data.reader in WITH_SPLITS and config.data.split != "test":
+        return config.data.model_copy(update={"split": "test", "limit": None})
+    return None

@@ -1,0 +1,1 @@
+"""Segment Anything's image encoder as a vision expert for tove."""

@@ -1,0 +1,68 @@
+"""`tove train RUN --add NAME`: let experts join a trained run, and say what they brought."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tove_core.config import RunConfig
+    from tove_core.model import ToveModel
+
+REPORT = "growth.json"
+"""Where a run's folder holds what the experts that joined brought."""
+
+
+def growth_config(run: Path, names: Sequence[str], out: Path | None, overrides: Sequence[str]) -> RunConfig:
+    """Return the configuration of a run in which experts join the model of `run`, on the same data.
+
+    Raises:
+        ConfigError: an override would change the model, which stays as it is.
+        CheckpointError: the folder holds no run.
+    """
+    from tove_core.config import GrowthConfig, RunConfig
+    from tove_core.errors import CheckpointError, ConfigError
+    from tove_core.settings import read_config
+    from tove_core.training.run import CONFIG
+
+    if not (run / CONFIG).is_file():
+        raise CheckpointError(f"{run} holds no run ({CONFIG} is missing), so its data are unknown; give a run folder")
+    for text in overrides:
+        if text.partition("=")[0].partition(".")[0].strip() in ("model", "growth", "output"):
+            raise ConfigError(
+                f"--set {text} would change the model that experts join; set keys of data, validation and training, "
+                "and the folder with --out"
+            )
+    config = read_config(RunConfig, run / CONFIG, overrides)
+    growth = GrowthConfig.model_validate({"source": run, "experts": list(names)})
+    return config.model_copy(update={"growth": growth, "output": out or _beside(run, names)})
+
+
+def _beside(run: Path, names: Sequence[str]) -> Path:
+    plain = [name.replace("/", "-").replace(":", "-") for name in names]
+    return run.with_name("+".join([run.resolve().name, *plain]))
+
+
+def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
+    """Measure on held-out data what the experts brought, print it, and write it into the run's folder."""
+    from accelerate import PartialState
+
+    from tove_core.data.readers import read
+    from tove_core.evaluation.gain import measure_gain
+    from tove_core.training.run import held_out, make_examples
+
+    if config.growth is None or not PartialState().is_main_process:
+        return
+    names = [expert.key for expert in config.growth.experts]
+    data = held_out(config)
+    if data is None:
+        print("no gain was measured: the run names no validation data and its data set has no test split")
+        return
+    examples = make_examples(model, read(data), cache=True, quiet=quiet)
+    gain = measure_gain(model, names, examples, quiet=quiet)
+    print(f"{len(examples)} held-out samples, without and with {', '.join(names)}")
+    print(gain)
+    content = {"data": data.model_dump(mode="json"), "samples": len(examples), **gain.plain()}
+    (config.output / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,33 @@
+"""Train some experts of a model alone: everything else is frozen for as long as it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tove_core.errors import ConfigError
+from tove_core.model import ToveModel
+
+
+@contextmanager
+def only_experts(model: ToveModel, experts: Sequence[str] | None) -> Iterator[None]:
+    """Let nothing be trainable but what belongs to `experts` alone; None: leave the model as it is.
+
+    Raises:
+        UnknownExpertError: the model holds no such expert.
+        ConfigError: there is no fusion, or no expert is named.
+    """
+    if experts is None:
+        yield
+        return
+    if model.fusion is None or not experts:
+        raise ConfigError("training experts alone needs a fusion and at least one expert's name; add one first")
+    kept = {id(p) for name in experts for p in model.fusion.of_expert(name)}
+    frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
