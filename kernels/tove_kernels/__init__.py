@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["align_tokens", "gate_weights", "gated_activation_mix"]
 
 _LAZY = {
-    "align_tokens": "tove_kernels.align.reference",
+    "align_tokens": "tove_kernels.align.operator",
     "gate_weights": "tove_kernels.activation_mix.reference",
     "gated_activation_mix": "tove_kernels.activation_mix.reference",
 }
