@@ -1,4 +1,4 @@
-"""Refuse arguments of token alignment that do not fit each other: every form checks the same way, before it computes."""
+"""Refuse arguments of token alignment that do not fit each other, before anything is computed."""
 
 from __future__ import annotations
 

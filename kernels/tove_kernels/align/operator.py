@@ -66,7 +66,7 @@ def _compute(
     dtype: torch.dtype,
 ) -> Tensor:
     if choose(features.device.type).backend == "triton":
-        from tove_kernels.align.launch import align_triton
+        from tove_kernels.align.triton_launch import align_triton
 
         with torch.cuda.device_of(features):  # Triton launches on the current device, not on the tensors'
             return align_triton(features, (rows, columns), norm, mean, std, fold, dtype)

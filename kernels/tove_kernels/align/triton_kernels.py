@@ -15,10 +15,11 @@ def _load(base, cells, cell_on, channels, channel_on, stride_c, CHANNELS_LAST: t
     # [cells, channels]; the memory's dense axis is the tile's last one when it is loaded.
     if CHANNELS_LAST:
         at = base + cells[:, None] + channels[None, :] * stride_c
-        return tl.load(at, mask=cell_on[:, None] & channel_on[None, :], other=0.0)
+        x = tl.load(at, mask=cell_on[:, None] & channel_on[None, :], other=0.0)
     else:
         at = base + channels[:, None] * stride_c + cells[None, :]
-        return tl.trans(tl.load(at, mask=channel_on[:, None] & cell_on[None, :], other=0.0))
+        x = tl.trans(tl.load(at, mask=channel_on[:, None] & cell_on[None, :], other=0.0))
+    return x
 
 
 @triton.jit
@@ -63,7 +64,7 @@ def normalise_rows(
     maps, out, cells, stride_b, stride_w, eps,
     C: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Position norm where nothing is resampled and channels are dense: a program holds whole rows, one read, one write."""
+    """Position norm where nothing is resampled and channels are dense: a program holds whole rows."""
     blocks = tl.cdiv(cells, BLOCK_T)
     sample = tl.program_id(0) // blocks
     cell = (tl.program_id(0) - sample * blocks) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -79,19 +80,24 @@ def normalise_rows(
 
 @triton.jit
 def _source(fine, tap, starts, weights, on, TAPS: tl.constexpr, ACC: tl.constexpr):
-    # The source cell and the weight of one tap of each fine cell; without taps the axis is kept as it is.
+    # One tap of each fine cell: its source cell, its weight and whether it counts. Without taps the axis is kept, and
+    # the mask stays free of loaded values: Triton then sees whole vectors in it.
     if TAPS == 0:
-        return fine, tl.where(on, 1.0, 0.0).to(ACC)
-    cell = tl.load(starts + fine, mask=on, other=0) + tap
-    return cell, tl.load(weights + fine * TAPS + tap, mask=on, other=0.0)
+        cell = fine
+        weight = tl.full([1], 1.0, ACC)
+        live = on
+    else:
+        cell = tl.load(starts + fine, mask=on, other=0) + tap
+        weight = tl.load(weights + fine * TAPS + tap, mask=on, other=0.0)
+        live = weight != 0.0
+    return cell, weight, live
 
 
 @triton.jit
 def _add_tap(
-    total, row, column, weight, maps, base, channel, channel_on, first, scale, position, columns,
+    total, row, column, weight, on, maps, base, channel, channel_on, first, scale, position, columns,
     stride_c, stride_h, stride_w, NORM: tl.constexpr, CHANNELS_LAST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    on = weight != 0.0
     at = row.to(tl.int64) * stride_h + column.to(tl.int64) * stride_w
     x = _load(maps + base, at, on, channel, channel_on, stride_c, CHANNELS_LAST).to(ACC)
     if NORM == 1:  # position: first and scale are [B, h * w]
@@ -111,8 +117,9 @@ def resample_fold(
     NORM: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNROLL_ROWS: tl.constexpr, UNROLL_COLUMNS: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Resample to FOLD times the grid and fold: out [B, N, C * FOLD * FOLD]; CELLS is FOLD * FOLD padded to a power of 2.
+    """Resample to FOLD times the grid and fold: out [B, N, C * FOLD * FOLD].
 
+    CELLS is FOLD * FOLD padded to a power of 2.
     NORM 0: none; 1: position, by the means and scales of `position_statistics`; 2: fixed, mean and std [C].
     Programs run over channel blocks first, then columns, rows and samples, so that neighbours share cells in L2.
     """
@@ -145,12 +152,12 @@ def resample_fold(
         shift = first
     total = tl.zeros([BLOCK_H * BLOCK_W * CELLS, BLOCK_C], ACC)
     for a in tl.range(0, max(ROW_TAPS, 1), loop_unroll_factor=UNROLL_ROWS):
-        row, row_weight = _source(y, a, row_starts, row_weights, on, ROW_TAPS, ACC)
+        row, row_weight, row_on = _source(y, a, row_starts, row_weights, on, ROW_TAPS, ACC)
         for b in tl.range(0, max(COLUMN_TAPS, 1), loop_unroll_factor=UNROLL_COLUMNS):
-            column, weight = _source(x, b, column_starts, column_weights, on, COLUMN_TAPS, ACC)
+            column, weight, column_on = _source(x, b, column_starts, column_weights, on, COLUMN_TAPS, ACC)
             total = _add_tap(
-                total, row, column, row_weight * weight, maps, base, channel, channel_on, shift, second, position,
-                columns, stride_c, stride_h, stride_w, NORM, CHANNELS_LAST, ACC,
+                total, row, column, row_weight * weight, row_on & column_on, maps, base, channel, channel_on, shift,
+                second, position, columns, stride_c, stride_h, stride_w, NORM, CHANNELS_LAST, ACC,
             )  # fmt: skip
     if NORM == 2:
         total = total / tl.load(second + channel32, mask=channel_on, other=1.0).to(ACC)[None, :]

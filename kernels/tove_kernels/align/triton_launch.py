@@ -1,4 +1,4 @@
-"""Launch the Triton kernels of token alignment: pick kernels, tiles and orientation from the map's shape and strides."""
+"""Launch the Triton kernels of token alignment: kernels, tiles and orientation follow the map's shape and strides."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tove_kernels.align.axis import axis_taps
 from tove_kernels.align.reference import EPS
 
 NORM_CODES = {"none": 0, "position": 1, "fixed": 2}
-TILE = 4096  # elements of a program's tile: 32 per thread of four warps, four 16-byte loads of bf16
+TILE = 4096  # elements of a program's tile: two or four 16-byte loads of bf16 per thread
 ROW_LIMIT = 8192  # channels a program of `normalise_rows` can hold
-UNROLLED_TAPS = 16  # up to here both tap loops are unrolled, so that all loads of a cell are in flight together
+UNROLLED_TAPS = 4  # so many taps are unrolled, their loads in flight together; with 16 registers spill
 
 
 def align_triton(
@@ -69,7 +69,7 @@ def _normalise(features: Tensor, tokens: Tensor) -> None:
     block_t = max(1, TILE // block_c)
     kernels.normalise_rows[(batch * triton.cdiv(height * width, block_t),)](
         features, tokens, height * width, features.stride(0), features.stride(3), EPS,
-        C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=_accumulator(features)[1], num_warps=4,
+        C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=_accumulator(features)[1], num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
 
 
@@ -83,7 +83,8 @@ def _statistics(features: Tensor, dense_rows: bool) -> tuple[Tensor, Tensor]:
     block_t = max(1, TILE // block_c)
     kernels.position_statistics[(batch * triton.cdiv(height * width, block_t),)](
         features, means, scales, height * width, width, *features.stride(), EPS,
-        C=channels, CHANNELS_LAST=last, FLAT=dense_rows, BLOCK_T=block_t, BLOCK_C=block_c, ACC=acc, num_warps=4,
+        C=channels, CHANNELS_LAST=last, FLAT=dense_rows, BLOCK_T=block_t, BLOCK_C=block_c, ACC=acc,
+        num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return means, scales
 
@@ -104,16 +105,16 @@ def _resample(
     last = _channels_last(features)
     cells = triton.next_power_of_2(fold * fold)
     block_h, block_w, block_c = _tile(channels, cells, grid, last)
-    unroll = max(row_taps, 1) * max(column_taps, 1) <= UNROLLED_TAPS
+    unroll_columns = max(n for n in range(1, UNROLLED_TAPS + 1) if max(column_taps, 1) % n == 0)
+    unroll_rows = row_taps if column_taps <= unroll_columns and 0 < row_taps <= UNROLLED_TAPS // unroll_columns else 1
     programs = batch * triton.cdiv(grid[0], block_h) * triton.cdiv(grid[1], block_w) * triton.cdiv(channels, block_c)
     kernels.resample_fold[(programs,)](
         features, tokens, row_starts, row_weights, column_starts, column_weights,
         features if first is None else first, features if second is None else second,
         *grid, height, width, *features.stride(),
         C=channels, FOLD=fold, CELLS=cells, ROW_TAPS=row_taps, COLUMN_TAPS=column_taps, NORM=NORM_CODES[norm],
-        CHANNELS_LAST=last, UNROLL_ROWS=max(row_taps, 1) if unroll else 1,
-        UNROLL_COLUMNS=max(column_taps, 1) if unroll else min(column_taps, 8),
-        BLOCK_H=block_h, BLOCK_W=block_w, BLOCK_C=block_c, ACC=acc, num_warps=4,
+        CHANNELS_LAST=last, UNROLL_ROWS=unroll_rows, UNROLL_COLUMNS=unroll_columns,
+        BLOCK_H=block_h, BLOCK_W=block_w, BLOCK_C=block_c, ACC=acc, num_warps=8, enable_fp_fusion=True,
     )  # fmt: skip
 
 
