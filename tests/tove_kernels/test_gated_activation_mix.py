@@ -165,7 +165,7 @@ def test_views_that_are_not_contiguous_give_the_same():
         ([(2, 7, 5), (2, 7, 4)], None, (2, 7, 2), r"wanted one shape \[B, N, H\]"),
         ([(7, 5)], None, (7, 1), r"wanted one shape \[B, N, H\]"),
         ([(2, 7, 5)] * 2, [(5,)], (2, 7, 2), "1 biases were given for 2 experts"),
-        ([(2, 7, 5)] * 2, [(5,), (1,)], (2, 7, 2), "biases have shapes"),
+        ([(2, 7, 5)] * 2, [(5,), (1,)], (2, 7, 2), r"bias\[1\] has shape \(1,\); wanted \[H\] = \[5\]"),
         ([(2, 7, 5)] * 2, None, (2, 7, 1), "logits have shape"),
         ([(2, 7, 5)] * 2, None, (1, 7, 2), "logits have shape"),
         ([(2, 7, 5)] * 2, None, (2, 6, 2), "logits have shape"),

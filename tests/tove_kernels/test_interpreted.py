@@ -1,4 +1,4 @@
-"""Run every file of interpreted/ in a Python whose triton interprets kernels: the proof of the kernels without a GPU."""
+"""Run the files of interpreted/ in Pythons whose triton interprets: the proof of the kernels without a GPU."""
 
 from __future__ import annotations
 

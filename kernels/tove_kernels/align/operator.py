@@ -9,13 +9,7 @@ from torch import Tensor
 
 from tove_kernels.align.checks import check_align
 from tove_kernels.align.reference import align_reference
-from tove_kernels.choice import choose
-
-LIBRARY = torch.library.Library("tove", "FRAGMENT")
-LIBRARY.define(
-    "align_tokens(Tensor features, SymInt rows, SymInt columns, str norm, Tensor? mean, Tensor? std, SymInt fold, "
-    "ScalarType dtype) -> Tensor"
-)
+from tove_kernels.dispatch import backend
 
 
 def align_tokens(
@@ -52,9 +46,20 @@ def align_tokens(
     if norm != "fixed":
         mean = std = None
     wanted = dtype or torch.promote_types(features.dtype, torch.float32)
+    if backend(features.device.type) == "reference":
+        return align_reference(features, grid, norm, mean, std, fold, wanted)
     return torch.ops.tove.align_tokens(features, grid[0], grid[1], norm, mean, std, fold, wanted)
 
 
+torch.library.define(
+    "tove::align_tokens",
+    "(Tensor features, SymInt rows, SymInt columns, str norm, Tensor? mean, Tensor? std, SymInt fold, ScalarType dtype)"
+    " -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl("tove::align_tokens", "default")
 def _compute(
     features: Tensor,
     rows: int,
@@ -65,7 +70,7 @@ def _compute(
     fold: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    if choose(features.device.type).backend == "triton":
+    if backend(features.device.type) == "triton":
         from tove_kernels.align.triton_launch import align_triton
 
         with torch.cuda.device_of(features):  # Triton launches on the current device, not on the tensors'
@@ -73,7 +78,8 @@ def _compute(
     return align_reference(features, (rows, columns), norm, mean, std, fold, dtype)
 
 
-def _fake(
+@torch.library.register_fake("tove::align_tokens")
+def _(
     features: Tensor,
     rows: int,
     columns: int,
@@ -84,7 +90,3 @@ def _fake(
     dtype: torch.dtype,
 ) -> Tensor:
     return features.new_empty((features.shape[0], rows * columns, features.shape[1] * fold * fold), dtype=dtype)
-
-
-LIBRARY.impl("align_tokens", _compute, "CompositeExplicitAutograd")
-torch.library.register_fake("tove::align_tokens", _fake, lib=LIBRARY)

@@ -114,7 +114,7 @@ def resample_fold(
     maps, out, row_starts, row_weights, column_starts, column_weights, first, second,
     grid_rows, grid_columns, rows, columns, stride_b, stride_c, stride_h, stride_w,
     C: tl.constexpr, FOLD: tl.constexpr, CELLS: tl.constexpr, ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr,
-    NORM: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNROLL_ROWS: tl.constexpr, UNROLL_COLUMNS: tl.constexpr,
+    NORM: tl.constexpr, CHANNELS_LAST: tl.constexpr, UNROLLED: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Resample to FOLD times the grid and fold: out [B, N, C * FOLD * FOLD].
@@ -151,9 +151,9 @@ def resample_fold(
     else:
         shift = first
     total = tl.zeros([BLOCK_H * BLOCK_W * CELLS, BLOCK_C], ACC)
-    for a in tl.range(0, max(ROW_TAPS, 1), loop_unroll_factor=UNROLL_ROWS):
+    for a in range(max(ROW_TAPS, 1)):
         row, row_weight, row_on = _source(y, a, row_starts, row_weights, on, ROW_TAPS, ACC)
-        for b in tl.range(0, max(COLUMN_TAPS, 1), loop_unroll_factor=UNROLL_COLUMNS):
+        for b in tl.range(0, max(COLUMN_TAPS, 1), loop_unroll_factor=UNROLLED):
             column, weight, column_on = _source(x, b, column_starts, column_weights, on, COLUMN_TAPS, ACC)
             total = _add_tap(
                 total, row, column, row_weight * weight, row_on & column_on, maps, base, channel, channel_on, shift,

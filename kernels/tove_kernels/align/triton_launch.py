@@ -10,11 +10,13 @@ from torch import Tensor
 from tove_kernels.align import triton_kernels as kernels
 from tove_kernels.align.axis import axis_taps
 from tove_kernels.align.reference import EPS
+from tove_kernels.gating.reference import accumulator
 
 NORM_CODES = {"none": 0, "position": 1, "fixed": 2}
+SUMS = {torch.float32: tl.float32, torch.float64: tl.float64}
 TILE = 4096  # elements of a program's tile: two or four 16-byte loads of bf16 per thread
 ROW_LIMIT = 8192  # channels a program of `normalise_rows` can hold
-UNROLLED_TAPS = 4  # so many taps are unrolled, their loads in flight together; with 16 registers spill
+UNROLLED_TAPS = 2  # whose loads are in flight together; more cost registers, and with them blocks that share a core
 
 
 def align_triton(
@@ -55,10 +57,6 @@ def align_triton(
     return tokens
 
 
-def _accumulator(features: Tensor) -> tuple[torch.dtype, tl.dtype]:
-    return (torch.float64, tl.float64) if features.dtype == torch.float64 else (torch.float32, tl.float32)
-
-
 def _channels_last(features: Tensor) -> bool:
     return features.shape[1] > 1 and features.stride(1) <= features.stride(3)
 
@@ -69,13 +67,13 @@ def _normalise(features: Tensor, tokens: Tensor) -> None:
     block_t = max(1, TILE // block_c)
     kernels.normalise_rows[(batch * triton.cdiv(height * width, block_t),)](
         features, tokens, height * width, features.stride(0), features.stride(3), EPS,
-        C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=_accumulator(features)[1], num_warps=4, enable_fp_fusion=True,
+        C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[accumulator([features])], num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
 
 
 def _statistics(features: Tensor, dense_rows: bool) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = features.shape
-    kind, acc = _accumulator(features)
+    kind = accumulator([features])
     means = features.new_empty((batch, height, width), dtype=kind)
     scales = torch.empty_like(means)
     last = _channels_last(features)
@@ -83,7 +81,7 @@ def _statistics(features: Tensor, dense_rows: bool) -> tuple[Tensor, Tensor]:
     block_t = max(1, TILE // block_c)
     kernels.position_statistics[(batch * triton.cdiv(height * width, block_t),)](
         features, means, scales, height * width, width, *features.stride(), EPS,
-        C=channels, CHANNELS_LAST=last, FLAT=dense_rows, BLOCK_T=block_t, BLOCK_C=block_c, ACC=acc,
+        C=channels, CHANNELS_LAST=last, FLAT=dense_rows, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[kind],
         num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return means, scales
@@ -99,22 +97,21 @@ def _resample(
     second: Tensor | None,
 ) -> None:
     batch, channels, height, width = features.shape
-    kind, acc = _accumulator(features)
+    kind = accumulator([features])
     row_starts, row_weights, row_taps = _taps(features, height, grid[0] * fold, kind)
     column_starts, column_weights, column_taps = _taps(features, width, grid[1] * fold, kind)
     last = _channels_last(features)
     cells = triton.next_power_of_2(fold * fold)
     block_h, block_w, block_c = _tile(channels, cells, grid, last)
-    unroll_columns = max(n for n in range(1, UNROLLED_TAPS + 1) if max(column_taps, 1) % n == 0)
-    unroll_rows = row_taps if column_taps <= unroll_columns and 0 < row_taps <= UNROLLED_TAPS // unroll_columns else 1
+    unrolled = UNROLLED_TAPS if last and column_taps % UNROLLED_TAPS == 0 else 1
     programs = batch * triton.cdiv(grid[0], block_h) * triton.cdiv(grid[1], block_w) * triton.cdiv(channels, block_c)
     kernels.resample_fold[(programs,)](
         features, tokens, row_starts, row_weights, column_starts, column_weights,
         features if first is None else first, features if second is None else second,
         *grid, height, width, *features.stride(),
         C=channels, FOLD=fold, CELLS=cells, ROW_TAPS=row_taps, COLUMN_TAPS=column_taps, NORM=NORM_CODES[norm],
-        CHANNELS_LAST=last, UNROLL_ROWS=unroll_rows, UNROLL_COLUMNS=unroll_columns,
-        BLOCK_H=block_h, BLOCK_W=block_w, BLOCK_C=block_c, ACC=acc, num_warps=8, enable_fp_fusion=True,
+        CHANNELS_LAST=last, UNROLLED=max(1, min(unrolled, column_taps)),
+        BLOCK_H=block_h, BLOCK_W=block_w, BLOCK_C=block_c, ACC=SUMS[kind], num_warps=8, enable_fp_fusion=True,
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def _align(
 
     def resampled(constants: Mapping[str, Any]) -> tuple[int, int]:
         tile = prod(constants[name] for name in ("BLOCK_H", "BLOCK_W", "BLOCK_C", "CELLS"))
-        unrolled = constants["UNROLL_ROWS"] * constants["UNROLL_COLUMNS"]
+        unrolled = constants["UNROLLED"]
         return (tile * unrolled if wide == "both" else 0), tile
 
     def rows(constants: Mapping[str, Any]) -> tuple[int, int]:

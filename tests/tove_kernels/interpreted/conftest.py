@@ -1,4 +1,4 @@
-"""These files test Triton kernels in its interpreter; tests/tove_kernels/test_interpreted.py runs each in a process of its own.
+"""These files test kernels in triton's interpreter; test_interpreted.py, one folder up, runs each in its own process.
 
 Triton decides whether it interprets when it is first imported, which in a longer test session has long happened.
 """
