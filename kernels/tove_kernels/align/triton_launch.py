@@ -67,7 +67,8 @@ def _normalise(features: Tensor, tokens: Tensor) -> None:
     block_t = max(1, TILE // block_c)
     kernels.normalise_rows[(batch * triton.cdiv(height * width, block_t),)](
         features, tokens, height * width, features.stride(0), features.stride(3), EPS,
-        C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[accumulator([features])], num_warps=4, enable_fp_fusion=True,
+        C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[accumulator([features])],
+        num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
 
 
