@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tove_kernels.offline.cases import Case
+from tove_kernels.offline.case import Case
 from tove_kernels.offline.compile import Compiled, compile_launches
 from tove_kernels.offline.resources import Resources, resources
 

@@ -212,3 +212,10 @@ def test_a_request_for_a_gradient_is_refused():
 def test_bad_input_is_refused_with_what_was_wanted(shape, grid, options, message):
     with pytest.raises(ValueError, match=message):
         align_tokens(torch.zeros(shape), grid, **options)
+
+
+def test_nothing_is_compiled_where_triton_interprets():
+    from tove_kernels.offline.compile import compile_launches
+
+    with pytest.raises(RuntimeError, match="without TRITON_INTERPRET"):
+        compile_launches(lambda: None)
