@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to measure")
     parser.add_argument("--quick", action="store_true", help="only two shapes of each operator, and fewer rounds")
     parser.add_argument("--threads", type=int, default=2, help="threads on a CPU")
-    parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds on a CPU")
+    parser.add_argument("--rounds", type=int, default=40, help="interleaved rounds on a CPU")
     parser.add_argument("--budget-seconds", type=float, default=420.0, help="start no measurement after so long")
     parser.add_argument("--out", type=Path, required=True, help="the CSV file to write")
     return parser.parse_args()

@@ -15,17 +15,18 @@ HEAD = """\
 This page is made by `python kernels/benchmarks/page.py` from the CSV files beside it; edit neither by hand.
 [The method](../reference/method.md) says what the operators are for.
 
-A form is timed only after its result, and its gradients, agree with float64 in the same run; one that does not is listed
-as refused. `bytes` are what has to be moved if every input is read once and every result written once; GB/s and the share
-of the copy rate are of those bytes, so a form that moves more shows as slow. The copy rate is that of a plain copy in
-the same run.
+A form is timed only after its result, and its gradients, agree with float64 in the same run; one that does not is
+listed as refused. The bytes are what has to be moved if every input is read once and every result written once; GB/s
+and the share of the copy rate are of those bytes, so a form that moves more shows as slow. The copy rate is that of a
+plain copy in the same run.
 """
 
 NO_GPU = """\
 ## On a GPU
 
-**There is no GPU figure yet.** The Triton kernels are proven in Triton's interpreter and compiled for real architectures
-(below), but have not been timed. This command measures all of them, and their rivals, in less than eight minutes on one GPU:
+**There is no GPU figure yet.** The Triton kernels are proven in Triton's interpreter and compiled for real
+architectures (below), but have not been run on a GPU. This command measures them and their rivals on one GPU; it starts
+no measurement after seven minutes (`--budget-seconds`):
 
 ```console
 $ python kernels/benchmarks/run.py --out docs/benchmarks/kernels-gpu.csv
@@ -48,8 +49,8 @@ def page(rows: Sequence[Row], used: Sequence[Used]) -> str:
     if on_cpu:
         parts.append(_section("On a CPU", on_cpu, "cpu"))
         parts.append(
-            "Rates and speed-ups are of the least times: forms run in interleaved rounds, and whatever else the machine\n"
-            "did slowed down the median.\n\n"
+            "Rates and speed-ups are of the least times: forms run in interleaved rounds, and whatever else the\n"
+            "machine did slowed down the median.\n\n"
             "```console\n$ python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv\n```\n"
         )
     parts.append(_compiled(used))
@@ -89,9 +90,9 @@ def _compiled(used: Sequence[Used]) -> str:
     lines = [
         "## What the compiled kernels use",
         "",
-        "Compiled without a GPU from the launches themselves (`tove_kernels.offline`), read from the machine code. Loads and",
-        "stores are instructions in the code, as number x bits; occupancy is resident warps over the most there can be.",
-        "Tests hold every kernel to no spills, and its main tensors to accesses of 128 bits.",
+        "Compiled without a GPU from the launches themselves (`tove_kernels.offline`), read from the machine code.",
+        "Loads and stores are instructions in the code, as number x bits; occupancy is resident warps over the most",
+        "there can be. Tests hold every kernel to no spills, and its main tensors to accesses of 128 bits.",
         "",
         "```console",
         "$ python kernels/benchmarks/resources.py --out docs/benchmarks/kernels-resources.csv",
@@ -104,8 +105,8 @@ def _compiled(used: Sequence[Used]) -> str:
         )
         lines.append("|---|---|---|---|---|---|---|---|---|")
         lines += [
-            f"| {row.case} | `{row.kernel}` | {row.registers} | {row.spilled} | {row.shared} | {row.warps} | {row.loads} "
-            f"| {row.stores} | {row.occupancy:.0%} |"
+            f"| {row.case} | `{row.kernel}` | {row.registers} | {row.spilled} | {row.shared} | {row.warps} "
+            f"| {row.loads} | {row.stores} | {row.occupancy:.0%} |"
             for row in some
         ]
     return "\n".join([*lines, ""])

@@ -10,6 +10,7 @@ import torch
 
 Call = Callable[[], object]
 LEAST, MOST = 20, 400  # samples
+RUN = 5  # calls of a form one after the other, on a CPU
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,11 @@ def cuda_times(calls: Sequence[Call], milliseconds: float = 120.0) -> Times:
     each = 1000 * (time.perf_counter() - start) / len(calls)
     count = max(LEAST, min(MOST, int(milliseconds / max(each, 1e-3))))
     marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+    # Results stay alive for a round, else all would be written to one place, which the cache might hold.
+    kept: list[object] = [None] * len(calls)
     for index, (begin, end) in enumerate(marks):
         begin.record()
-        calls[index % len(calls)]()
+        kept[index % len(calls)] = calls[index % len(calls)]()
         end.record()
     torch.cuda.synchronize()
     return quantiles([begin.elapsed_time(end) for begin, end in marks])
@@ -80,24 +83,28 @@ def graph_times(calls: Sequence[Call]) -> Times:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for call in calls:
-            call()
+        kept = [call() for call in calls]
     whole = cuda_times([graph.replay])
+    del kept
     share = 1 / len(calls)
     return Times(whole.least * share, whole.p20 * share, whole.p50 * share, whole.p80 * share, whole.samples)
 
 
 def cpu_times(calls: Mapping[str, Sequence[Call]], rounds: int = 40) -> dict[str, Times]:
-    """Time several forms on the CPU in interleaved rounds: what else the machine does then falls on all of them."""
+    """Time several forms on the CPU in interleaved rounds: what else the machine does then falls on all of them.
+
+    A round calls each form RUN times, so that some of its calls fall into one turn of the scheduler.
+    """
     for some in calls.values():
         for call in some:
             call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(rounds):
+    for _ in range(rounds):
         for name, some in calls.items():
-            start = time.perf_counter()
-            some[index % len(some)]()
-            samples[name].append(1000 * (time.perf_counter() - start))
+            for index in range(RUN):
+                start = time.perf_counter()
+                some[index % len(some)]()
+                samples[name].append(1000 * (time.perf_counter() - start))
     return {name: quantiles(found) for name, found in samples.items()}
 
 

@@ -13,11 +13,16 @@ LOOSE = 3e-2  # rounding after every step in 16 bits
 
 
 def worst_error(workload: Workload, form: Form, problem: Problem, direction: str) -> float:
-    """Return the largest relative RMSE of the direction's results against float64; NaN counts as infinite."""
-    exact = form.exact or workload.exact
-    got = results(form.compute, problem, direction)
-    want = results(exact, _doubled(problem), direction)
-    return max(_error(one, other) for one, other in zip(got, want, strict=True))
+    """Return the largest relative RMSE against float64, of the result and, unless forward, of the gradients.
+
+    NaN counts as infinite.
+    """
+    exact, doubled = form.exact or workload.exact, _doubled(problem)
+    errors = []
+    for part in ("forward",) if direction == "forward" else ("forward", "backward"):
+        got, want = results(form.compute, problem, part), results(exact, doubled, part)
+        errors += [_error(one, other) for one, other in zip(got, want, strict=True)]
+    return max(errors)
 
 
 def limit(workload: Workload, form: Form) -> float:
