@@ -91,25 +91,24 @@ def test_types_may_be_mixed(draw, truth, near, poison):
 
 
 def test_views_are_read_where_they_lie(draw, truth, near, poison, monkeypatch):
-    copied = []
-    contiguous = torch.Tensor.contiguous
-    monkeypatch.setattr(
-        torch.Tensor, "contiguous", lambda self, **k: copied.append(self.shape) or contiguous(self, **k)
-    )
     v, logits, *es, _ = draw(3, 14, 33, 3)
-    whole = torch.stack([torch.zeros_like(es[0]), *es])
-    sliced = [torch.cat([e[:, :1], e], 1)[:, 1:] for e in es[:1]] + [
-        whole[2].transpose(0, 1).contiguous().transpose(0, 1)
-    ]
-    sliced.append(es[2].flip(2).flip(2).repeat(1, 1, 2)[..., 33:])
-    assert not any(e.is_contiguous() for e in sliced)
-    copied.clear()
-    with torch.no_grad():
-        got = gated_mix(v.transpose(0, 1).clone().transpose(0, 1), sliced, logits)
-    # Contiguous tensors pass through contiguous() untouched; only the gate's own may.
-    assert all(shape[-1] == 3 for shape in copied)
+    v = v.transpose(0, 1).contiguous().transpose(0, 1)
+    views = [torch.cat([es[0][:, :1], es[0]], 1)[:, 1:], torch.stack(es, 2)[:, :, 1], torch.cat(es, 2)[..., 66:]]
+    assert not any(x.is_contiguous() for x in (v, *views))
+    copied, contiguous = [], torch.Tensor.contiguous
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "contiguous", lambda self, **k: copied.append(self.shape) or contiguous(self, **k))
+        got = gated_mix(v, views, logits)
+    assert all(shape == logits.shape for shape in copied)
     near(got, truth(v, logits, es, None, "zero", "softmax", 0)[0].detach())
-    both(v, logits, [e.transpose(1, 2).clone().transpose(1, 2) for e in es], None, "zero", "softmax", 0, truth, near)
+    both(v, logits, views, None, "zero", "softmax", 0, truth, near)
+
+
+def test_a_tensor_whose_last_stride_is_not_1_gives_the_same(draw, truth, near, poison):
+    v, logits, *es, _ = draw(3, 14, 33, 3)
+    v, *es = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (v, *es))
+    assert v.stride(-1) != 1
+    both(v, logits, es, None, "zero", "softmax", 0, truth, near)
 
 
 def test_a_gradient_that_is_expanded_is_read_as_it_is(draw, truth):
