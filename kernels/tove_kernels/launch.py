@@ -27,17 +27,17 @@ def token_strides(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(tensor.stride(1) for tensor in tensors)
 
 
-def gate_constants(logits: Tensor, experts: int, mask: Tensor | None, rule: str, activation: str) -> dict[str, Any]:
-    """Return the compile-time constants that `tove_kernels.gating.triton_gating` needs."""
+def options(
+    logits: Tensor, experts: int, mask: Tensor | None, rule: str, activation: str, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return the compile-time constants of the gate and of the type `dtype` of sums, and how products are compiled."""
     return {
         "K": experts,
         "E": logits.shape[-1],
         "ACTIVATION": ACTIVATIONS[activation],
         "RENORMALISE": rule == "renormalise" and activation == "softmax",
         "MASK": 0 if mask is None else mask.dim() - 1,
+        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
+        # Said, because the default differs between versions of triton.
+        "enable_fp_fusion": True,
     }
-
-
-def accumulate(dtype: torch.dtype) -> tl.dtype:
-    """Return Triton's name for the type of sums."""
-    return tl.float64 if dtype == torch.float64 else tl.float32

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tove_kernels import gate_weights, gated_activation_mix
+from tove_kernels import gated_activation_mix_and_weights
 
 from tove_core.config import FusionConfig, Rule
 from tove_core.fusion.gate import Gate
@@ -56,10 +56,9 @@ class GatedTransfer(Transfer):
         logits = self.logits(tokens, keys, noise)
         on = self._masked(mask)
         kind = self.config.gate.activation if self.gate is not None else "softmax"
-        mix = gated_activation_mix(
+        mix, weights = gated_activation_mix_and_weights(
             hidden, [layer.bias for layer in layers], logits, mask=on, rule=rule, activation=kind
         )
-        weights = gate_weights(logits, len(hidden), mask=on, rule=rule, activation=kind)
         return mix, self._all_columns(weights)
 
     @torch.no_grad()

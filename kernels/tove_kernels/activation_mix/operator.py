@@ -85,13 +85,13 @@ class _ActivationMix(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         logits, mask, ctx.rule, ctx.activation, ctx.count, *tensors = inputs
-        ctx.save_for_backward(logits, mask, *tensors)
+        ctx.save_for_backward(output[1], logits, mask, *tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_weights: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, mask, *tensors = ctx.saved_tensors
+        weights, logits, mask, *tensors = ctx.saved_tensors
         hidden, bias = tensors[: ctx.count], tensors[ctx.count :]
         nothing: tuple[Tensor | None, ...] = (None,) * (5 + len(tensors))
         of_logits, needed = ctx.needs_input_grad[0], ctx.needs_input_grad[5:]
@@ -100,7 +100,16 @@ class _ActivationMix(torch.autograd.Function):
             return nothing
         grad = torch.zeros_like(hidden[0]) if grad is None else grad
         found, biases, *each = torch.ops.tove.gated_activation_mix_backward(
-            grad, grad_weights, hidden, bias, logits, mask, ctx.rule, ctx.activation, [of_logits, of_bias, of_hidden]
+            grad,
+            grad_weights,
+            weights,
+            hidden,
+            bias,
+            logits,
+            mask,
+            ctx.rule,
+            ctx.activation,
+            [of_logits, of_bias, of_hidden],
         )
         each += [biases[k].to(one.dtype) if of_bias else None for k, one in enumerate(bias)]
         each = [one if wanted else None for one, wanted in zip(each, needed, strict=True)]
@@ -114,8 +123,8 @@ torch.library.define(
 )
 torch.library.define(
     "tove::gated_activation_mix_backward",
-    "(Tensor grad, Tensor? grad_weights, Tensor[] hidden, Tensor[] bias, Tensor logits, Tensor? mask, str rule, "
-    "str activation, bool[] wanted) -> Tensor[]",
+    "(Tensor grad, Tensor? grad_weights, Tensor weights, Tensor[] hidden, Tensor[] bias, Tensor logits, "
+    "Tensor? mask, str rule, str activation, bool[] wanted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -139,6 +148,7 @@ def _forward(
 def _backward(
     grad: Tensor,
     grad_weights: Tensor | None,
+    weights: Tensor,
     hidden: list[Tensor],
     bias: list[Tensor],
     logits: Tensor,
@@ -151,9 +161,9 @@ def _backward(
     if backend(logits.device.type) == "triton":
         from tove_kernels.activation_mix import triton_launch
 
-        return triton_launch.backward(grad, grad_weights, hidden, bias, logits, mask, rule, activation, flags)
+        return triton_launch.backward(grad, grad_weights, weights, hidden, bias, logits, mask, rule, activation, flags)
     found = reference.gated_activation_mix_backward(
-        grad, grad_weights, hidden, bias, logits, mask, rule, activation, flags
+        grad, grad_weights, weights, hidden, bias, logits, mask, rule, activation, flags
     )
     return [one.contiguous() for one in found]
 
@@ -165,7 +175,9 @@ def _(hidden: list[Tensor], bias: list[Tensor], logits: Tensor, *_: Any) -> tupl
 
 
 @torch.library.register_fake("tove::gated_activation_mix_backward")
-def _(grad: Tensor, _: Any, hidden: list[Tensor], bias: list[Tensor], logits: Tensor, *rest: Any) -> list[Tensor]:
+def _(
+    grad: Tensor, _: Any, __: Any, hidden: list[Tensor], bias: list[Tensor], logits: Tensor, *rest: Any
+) -> list[Tensor]:
     of_logits, of_bias, of_hidden = rest[-1]
     dtype = accumulator([grad, logits, *hidden, *bias])
     return [

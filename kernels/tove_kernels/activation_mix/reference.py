@@ -40,6 +40,7 @@ def gated_activation_mix(
 def gated_activation_mix_backward(
     grad: Tensor,
     grad_weights: Tensor | None,
+    weights: Tensor,
     hidden: Sequence[Tensor],
     bias: Sequence[Tensor],
     logits: Tensor,
@@ -53,12 +54,12 @@ def gated_activation_mix_backward(
     Args:
         grad: of the mix, [B, N, H].
         grad_weights: of the returned weights, [B, N, K], or None.
+        weights: those that the forward returned.
         bias: empty for none.
         wanted: of the logits, of the biases, of the hidden tensors; what is not wanted comes back empty.
         hidden, logits, mask, rule, activation: as the forward had them.
     """
     dtype = accumulator([grad, logits, *hidden, *bias])
-    weights = gate_weights(logits, len(hidden), mask=mask, rule=rule, activation=activation).to(dtype)
     on, grad = per_token(mask), grad.to(dtype)
     of_logits, of_bias, of_hidden = wanted
     of_weights = torch.zeros_like(weights)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tove_kernels.activation_mix import triton_kernels
 from tove_kernels.blocks import backward_blocks, forward_blocks, row_block, span
 from tove_kernels.gating.reference import accumulator
-from tove_kernels.launch import accumulate, gate_constants, image_strides, row_major, token_strides
+from tove_kernels.launch import image_strides, options, row_major, token_strides
 
 
 def forward(
@@ -50,9 +50,8 @@ def forward(
             BIAS=bool(bias),
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
-            ACC=accumulate(dtype),
             num_warps=blocks.warps,
-            **gate_constants(logits, len(hidden), mask, rule, activation),
+            **options(logits, len(hidden), mask, rule, activation, dtype),
         )
     return out, weights
 
@@ -60,6 +59,7 @@ def forward(
 def backward(
     grad: Tensor,
     grad_weights: Tensor | None,
+    weights: Tensor,
     hidden: Sequence[Tensor],
     bias: Sequence[Tensor],
     logits: Tensor,
@@ -86,15 +86,15 @@ def backward(
     spans = triton.cdiv(rows, rows_each)
     dots = torch.empty((across, rows, experts) if of_logits else 0, device=device, dtype=dtype)
     sums = torch.empty((spans, experts, width) if of_bias else 0, device=device, dtype=dtype)
-    constants = gate_constants(logits, experts, mask, rule, activation) | {"ACC": accumulate(dtype)}
+    constants = options(logits, experts, mask, rule, activation, dtype)
     with torch.cuda.device_of(grad):
         triton_kernels.backward[(spans, across)](
             grad,
             tuple(hidden),
             tuple(each),
             tuple(one.contiguous() for one in bias or hidden),
-            logits,
-            logits if mask is None else mask,
+            weights,
+            weights if mask is None else mask,
             dots,
             sums,
             rows,
@@ -112,7 +112,10 @@ def backward(
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
             num_warps=blocks.warps,
-            **constants,
+            K=experts,
+            MASK=constants["MASK"],
+            ACC=constants["ACC"],
+            enable_fp_fusion=constants["enable_fp_fusion"],
         )
         if of_logits:
             block = row_block(rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tove_kernels.blocks import backward_blocks, forward_blocks
 from tove_kernels.gating.reference import accumulator
-from tove_kernels.launch import accumulate, gate_constants, image_strides, row_major, token_strides
+from tove_kernels.launch import image_strides, options, row_major, token_strides
 from tove_kernels.residual_mix import triton_kernels
 
 
@@ -29,7 +29,7 @@ def forward(
     if out.numel() == 0:
         return out
     tokens, experts, logits = row_major(tokens), [row_major(one) for one in experts], logits.contiguous()
-    rows = batch * count
+    rows, dtype = batch * count, accumulator([tokens, logits, *experts])
     blocks = forward_blocks(width, rows)
     with torch.cuda.device_of(tokens):
         triton_kernels.forward[(triton.cdiv(rows, blocks.rows), triton.cdiv(width, blocks.columns))](
@@ -49,9 +49,8 @@ def forward(
             PREFIX=prefix > 0,
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
-            ACC=accumulate(accumulator([tokens, logits, *experts])),
             num_warps=blocks.warps,
-            **gate_constants(logits, len(experts), mask, rule, activation),
+            **options(logits, len(experts), mask, rule, activation, dtype),
         )
     return out
 
@@ -76,7 +75,7 @@ def backward(
     if grad.numel() == 0:
         return [found, *each]
     grad, experts, logits = row_major(grad), [row_major(one) for one in experts], logits.contiguous()
-    rows = batch * count
+    rows, dtype = batch * count, accumulator([grad, logits, *experts])
     blocks = backward_blocks(width, rows)
     with torch.cuda.device_of(grad):
         triton_kernels.backward[(triton.cdiv(rows, blocks.rows),)](
@@ -100,8 +99,7 @@ def backward(
             OF_EXPERTS=of_experts,
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
-            ACC=accumulate(accumulator([grad, logits, *experts])),
             num_warps=blocks.warps,
-            **gate_constants(logits, len(experts), mask, rule, activation),
+            **options(logits, len(experts), mask, rule, activation, dtype),
         )
     return [found, *each]
