@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tove_kernels.activation_mix import reference
 from tove_kernels.activation_mix.checks import check_activation_mix
-from tove_kernels.dispatch import backend
+from tove_kernels.dispatch import backend, differentiable_once
 from tove_kernels.gating.reference import Activation, Rule, accumulator
 
 
@@ -69,6 +68,8 @@ def gated_activation_mix_and_weights(
     check_activation_mix(hidden, bias, logits, mask, rule, activation)
     if backend(logits.device.type) == "reference":
         return reference.gated_activation_mix(hidden, bias, logits, mask=mask, rule=rule, activation=activation)
+    if not torch.is_grad_enabled():
+        return torch.ops.tove.gated_activation_mix(hidden, bias or [], logits, mask, rule, activation)
     return _ActivationMix.apply(  # type: ignore[return-value]
         logits, mask, rule, activation, len(hidden), *hidden, *(bias or [])
     )
@@ -89,7 +90,6 @@ class _ActivationMix(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_weights: Tensor | None) -> tuple[Tensor | None, ...]:
         weights, logits, mask, *tensors = ctx.saved_tensors
         hidden, bias = tensors[: ctx.count], tensors[ctx.count :]
@@ -99,7 +99,7 @@ class _ActivationMix(torch.autograd.Function):
         if (grad is None and grad_weights is None) or not (of_logits or of_hidden or of_bias):
             return nothing
         grad = torch.zeros_like(hidden[0]) if grad is None else grad
-        found, biases, *each = torch.ops.tove.gated_activation_mix_backward(
+        gradients = torch.ops.tove.gated_activation_mix_backward(
             grad,
             grad_weights,
             weights,
@@ -111,6 +111,7 @@ class _ActivationMix(torch.autograd.Function):
             ctx.activation,
             [of_logits, of_bias, of_hidden],
         )
+        found, biases, *each = differentiable_once(gradients, grad, grad_weights, logits, *tensors)
         each += [biases[k].to(one.dtype) if of_bias else None for k, one in enumerate(bias)]
         each = [one if wanted else None for one, wanted in zip(each, needed, strict=True)]
         return found if of_logits else None, None, None, None, None, *each

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from tove_kernels.dispatch import backend
+from tove_kernels.dispatch import backend, differentiable_once
 from tove_kernels.gating.reference import Activation, Rule
 from tove_kernels.residual_mix import reference
 from tove_kernels.residual_mix.checks import check_residual_mix
@@ -53,6 +52,8 @@ def gated_mix(
     check_residual_mix(tokens, experts, logits, mask, rule, activation, prefix)
     if backend(tokens.device.type) == "reference":
         return reference.gated_mix(tokens, experts, logits, mask=mask, rule=rule, activation=activation, prefix=prefix)
+    if not torch.is_grad_enabled():
+        return torch.ops.tove.gated_mix(tokens, experts, logits, mask, rule, activation, prefix)
     return _GatedMix.apply(tokens, logits, mask, rule, activation, prefix, *experts)  # type: ignore[return-value]
 
 
@@ -69,7 +70,6 @@ class _GatedMix(torch.autograd.Function):
         ctx.save_for_backward(logits, mask, *experts)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, mask, *experts = ctx.saved_tensors
         # v is added as it is, so its gradient is the output's own: no copy.
@@ -77,9 +77,10 @@ class _GatedMix(torch.autograd.Function):
         of_experts = ctx.needs_input_grad[6:]
         if not of_logits and not any(of_experts):
             return of_tokens, *[None] * (5 + len(experts))
-        found, *each = torch.ops.tove.gated_mix_backward(
+        gradients = torch.ops.tove.gated_mix_backward(
             grad, experts, logits, mask, ctx.rule, ctx.activation, ctx.prefix, [of_logits, any(of_experts)]
         )
+        found, *each = differentiable_once(gradients, grad, logits, *experts)
         each = [one if wanted else None for one, wanted in zip(each, of_experts, strict=True)]
         return of_tokens, found if of_logits else None, None, None, None, None, *each
 
