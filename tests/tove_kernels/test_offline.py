@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed on this platform")
 
+from tove_kernels.offline.__main__ import COMPLAINTS
 from tove_kernels.offline.cases import MAIN, cases
 
 WANTED = [("sm_90", case.name) for case in cases()] + [(arch, name) for arch in ("sm_80", "sm_100") for name in MAIN]
@@ -27,7 +28,7 @@ def compiled():
     found = {}
     for options in (["sm_90"], ["--main", "sm_80", "sm_100"]):
         done = run("-m", "tove_kernels.offline", *options)
-        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr[-4000:]
+        assert done.returncode in (0, COMPLAINTS), done.stderr[-4000:]
         for line in done.stdout.splitlines():
             row = json.loads(line)
             found.setdefault((row["arch"], row["case"]), []).append(row)

@@ -68,7 +68,7 @@ def align_workload(shape: AlignShape, dtype: torch.dtype) -> Workload:
         "torch.compile": Form(compiled(eager)),
     }
     element = torch.finfo(dtype).bits // 8
-    needed = align_bytes(shape.batch, shape.channels, (shape.size,) * 2, grid, shape.fold, element)
+    needed = align_bytes(shape.batch, shape.channels, (shape.size, shape.size), grid, shape.fold, element)
     return Workload(
         "align_tokens", str(shape), dtype, make, eager, needed, forms, "eager", small=needed["forward"] < SMALL
     )

@@ -153,7 +153,7 @@ def resample_fold(
     total = tl.zeros([BLOCK_H * BLOCK_W * CELLS, BLOCK_C], ACC)
     for a in range(max(ROW_TAPS, 1)):
         row, row_weight, row_on = _source(y, a, row_starts, row_weights, on, ROW_TAPS, ACC)
-        for b in tl.range(0, max(COLUMN_TAPS, 1), loop_unroll_factor=UNROLLED):
+        for b in tl.range(0, max(COLUMN_TAPS, 1), loop_unroll_factor=UNROLLED):  # type: ignore[misc]  # triton's own loop
             column, weight, column_on = _source(x, b, column_starts, column_weights, on, COLUMN_TAPS, ACC)
             total = _add_tap(
                 total, row, column, row_weight * weight, row_on & column_on, maps, base, channel, channel_on, shift,

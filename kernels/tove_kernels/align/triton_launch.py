@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -57,6 +59,11 @@ def align_triton(
     return tokens
 
 
+def _constants(warps: int, **given: Any) -> dict[str, Any]:
+    # Fusion is asked for explicitly: Triton 3.9 warns where it is not, and says that 3.10 will not fuse by itself.
+    return given | {"num_warps": warps, "enable_fp_fusion": True}
+
+
 def _channels_last(features: Tensor) -> bool:
     return features.shape[1] > 1 and features.stride(1) <= features.stride(3)
 
@@ -67,8 +74,7 @@ def _normalise(features: Tensor, tokens: Tensor) -> None:
     block_t = max(1, TILE // block_c)
     kernels.normalise_rows[(batch * triton.cdiv(height * width, block_t),)](
         features, tokens, height * width, features.stride(0), features.stride(3), EPS,
-        C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[accumulator([features])],
-        num_warps=4, enable_fp_fusion=True,
+        **_constants(4, C=channels, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[accumulator([features])]),
     )  # fmt: skip
 
 
@@ -81,9 +87,10 @@ def _statistics(features: Tensor, dense_rows: bool) -> tuple[Tensor, Tensor]:
     block_c = min(triton.next_power_of_2(channels), 1024 if last else 64)
     block_t = max(1, TILE // block_c)
     kernels.position_statistics[(batch * triton.cdiv(height * width, block_t),)](
-        features, means, scales, height * width, width, *features.stride(), EPS,
-        C=channels, CHANNELS_LAST=last, FLAT=dense_rows, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[kind],
-        num_warps=4, enable_fp_fusion=True,
+        features, means, scales, height * width, width, *features.stride(), eps=EPS,
+        **_constants(
+            4, C=channels, CHANNELS_LAST=last, FLAT=dense_rows, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[kind]
+        ),
     )  # fmt: skip
     return means, scales
 
@@ -110,9 +117,11 @@ def _resample(
         features, tokens, row_starts, row_weights, column_starts, column_weights,
         features if first is None else first, features if second is None else second,
         *grid, height, width, *features.stride(),
-        C=channels, FOLD=fold, CELLS=cells, ROW_TAPS=row_taps, COLUMN_TAPS=column_taps, NORM=NORM_CODES[norm],
-        CHANNELS_LAST=last, UNROLLED=max(1, min(unrolled, column_taps)),
-        BLOCK_H=block_h, BLOCK_W=block_w, BLOCK_C=block_c, ACC=SUMS[kind], num_warps=8, enable_fp_fusion=True,
+        **_constants(
+            8, C=channels, FOLD=fold, CELLS=cells, ROW_TAPS=row_taps, COLUMN_TAPS=column_taps, NORM=NORM_CODES[norm],
+            CHANNELS_LAST=last, UNROLLED=max(1, min(unrolled, column_taps)), BLOCK_H=block_h, BLOCK_W=block_w,
+            BLOCK_C=block_c, ACC=SUMS[kind],
+        ),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -80,14 +81,12 @@ def _recorded(arch: int) -> Iterator[list[Compiled]]:
     found: list[Compiled] = []
     real = JITFunction.run
 
-    def record(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> CompiledKernel:
-        kernel = real(self, *args, grid=grid, warmup=True, **options)
+    def record(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel: Any = real(self, *args, grid=grid, warmup=True, **options)
         bound = dict(zip(self.arg_names, args, strict=False)) | options
         constants = {p.name: bound[p.name] for p in self.params if p.is_constexpr and p.name in bound}
-        size = 1
-        for extent in grid(bound) if callable(grid) else grid:
-            size *= extent
-        found.append(Compiled(self.__name__, constants, size, kernel))
+        extents: Any = grid(bound) if callable(grid) else grid
+        found.append(Compiled(self.__name__, constants, prod(extents), kernel))
         return kernel
 
     before = driver._active  # reset_active() would look for a GPU, and fail where there is none

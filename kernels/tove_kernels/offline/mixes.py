@@ -55,8 +55,9 @@ def _activation(width: int, experts: int, masked: bool = False) -> Case:
     def launch() -> None:
         from tove_kernels.activation_mix import triton_launch
 
-        triton_launch.forward(hidden, bias, logits, mask, "zero", "softmax")
-        triton_launch.backward(grad, None, hidden, bias, logits, mask, "zero", "softmax", (True, True, True))
+        _, weights = triton_launch.forward(hidden, bias, logits, mask, "zero", "softmax")
+        wanted = (True, True, True)
+        triton_launch.backward(grad, None, weights, hidden, bias, logits, mask, "zero", "softmax", wanted)
 
     vectors = {
         "forward": lambda given: (experts * _tile(given), _tile(given)),
