@@ -64,6 +64,10 @@ def _constants(warps: int, **given: Any) -> dict[str, Any]:
     return given | {"num_warps": warps, "enable_fp_fusion": True}
 
 
+def _strides(features: Tensor) -> dict[str, Any]:
+    return dict(zip(("stride_b", "stride_c", "stride_h", "stride_w"), features.stride(), strict=True))
+
+
 def _channels_last(features: Tensor) -> bool:
     return features.shape[1] > 1 and features.stride(1) <= features.stride(3)
 
@@ -87,7 +91,7 @@ def _statistics(features: Tensor, dense_rows: bool) -> tuple[Tensor, Tensor]:
     block_c = min(triton.next_power_of_2(channels), 1024 if last else 64)
     block_t = max(1, TILE // block_c)
     kernels.position_statistics[(batch * triton.cdiv(height * width, block_t),)](
-        features, means, scales, height * width, width, *features.stride(), eps=EPS,
+        features, means, scales, height * width, width, **_strides(features), eps=EPS,
         **_constants(
             4, C=channels, CHANNELS_LAST=last, FLAT=dense_rows, BLOCK_T=block_t, BLOCK_C=block_c, ACC=SUMS[kind]
         ),
@@ -116,7 +120,7 @@ def _resample(
     kernels.resample_fold[(programs,)](
         features, tokens, row_starts, row_weights, column_starts, column_weights,
         features if first is None else first, features if second is None else second,
-        *grid, height, width, *features.stride(),
+        *grid, height, width, **_strides(features),
         **_constants(
             8, C=channels, FOLD=fold, CELLS=cells, ROW_TAPS=row_taps, COLUMN_TAPS=column_taps, NORM=NORM_CODES[norm],
             CHANNELS_LAST=last, UNROLLED=max(1, min(unrolled, column_taps)), BLOCK_H=block_h, BLOCK_W=block_w,
