@@ -12,7 +12,12 @@ import torch
 
 HERE = Path(__file__).parent
 FILES = [HERE / "test_through_torch.py", *sorted((HERE / "interpreted").glob("test_*.py"))]
-ON_DEVICE = ["test_through_torch.py", "test_gated_mix_triton.py", "test_activation_mix_triton.py"]
+ON_DEVICE = [
+    "test_through_torch.py",
+    "test_gated_mix_triton.py",
+    "test_activation_mix_triton.py",
+    "test_align_triton.py",
+]
 WITHIN = os.environ.get("TRITON_INTERPRET") == "1" or "TOVE_TEST_DEVICE" in os.environ
 
 

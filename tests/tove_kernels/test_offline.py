@@ -88,6 +88,14 @@ def test_rows_that_are_not_aligned_are_found_out_and_an_unknown_architecture_is_
     assert refused == "there is no architecture 'sm_1'; wanted one of sm_80, sm_90, sm_100"
 
 
+def test_nothing_is_compiled_where_triton_interprets():
+    code = "from tove_kernels.offline.compile import compile_launches; compile_launches(lambda: None)"
+    done = run("-c", f"import os; os.environ['TRITON_INTERPRET'] = '1'; {code}")
+    assert done.stderr.splitlines()[-1].startswith(
+        "RuntimeError: triton interprets kernels in this process; compile in"
+    )
+
+
 def test_spills_are_a_complaint():
     from tove_kernels.offline.resources import Resources
     from tove_kernels.offline.rows import Row
