@@ -27,17 +27,27 @@ def token_strides(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(tensor.stride(1) for tensor in tensors)
 
 
-def options(
-    logits: Tensor, experts: int, mask: Tensor | None, rule: str, activation: str, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Return the compile-time constants of the gate and of the type `dtype` of sums, and how products are compiled."""
+def gate_constants(logits: Tensor, experts: int, mask: Tensor | None, rule: str, activation: str) -> dict[str, Any]:
+    """Return the compile-time constants that the functions of `tove_kernels.gating.triton_gating` need."""
     return {
         "K": experts,
         "E": logits.shape[-1],
         "ACTIVATION": ACTIVATIONS[activation],
         "RENORMALISE": rule == "renormalise" and activation == "softmax",
-        "MASK": 0 if mask is None else mask.dim() - 1,
+        "MASK": mask_kind(mask),
+    }
+
+
+def mask_kind(mask: Tensor | None) -> int:
+    """Return 0 for no mask, 1 for one per sample, 2 for one per token."""
+    return 0 if mask is None else mask.dim() - 1
+
+
+def options(dtype: torch.dtype, warps: int) -> dict[str, Any]:
+    """Return the type of sums as a constant, and how a kernel is compiled."""
+    return {
         "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
+        "num_warps": warps,
         # Said, because the default differs between versions of triton.
         "enable_fp_fusion": True,
     }

@@ -30,7 +30,7 @@ def check_activation_mix(
     batch, tokens, width = hidden[0].shape
     check_same("hidden", hidden, (batch, tokens, width), "one shape [B, N, H]")
     if batch * tokens >= ROWS:
-        raise ValueError(f"hidden tensors have {batch * tokens} rows; wanted fewer than 2**31, split the batch")
+        raise ValueError(f"hidden tensors have {batch * tokens} rows; wanted fewer than 2**30, split the batch")
     if bias is not None:
         if len(bias) != len(hidden):
             raise ValueError(f"{len(bias)} biases were given for {len(hidden)} experts; wanted one [H] each, or None")

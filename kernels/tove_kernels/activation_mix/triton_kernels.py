@@ -1,5 +1,8 @@
 """Triton kernels of the activation mix: bias, GELU, softmax, mask and sum in one read of each tensor and one write."""
 
+# Triton's language is not Python to a type checker: it indexes functions and iterates over static_range.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import triton
@@ -15,8 +18,8 @@ def _cdf(x, ACC: tl.constexpr):
         found = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
     else:
         # Φ(-a) = 2**(-1 + a P(a)), P of degree 7 fitted to erfc over 0 <= a <= 6.5 by reweighted least squares: off by
-        # 8e-9 at most, 5e-8 with what float32 rounds, as much as with erf. The library's erf takes three times as
-        # many instructions, and with it the kernels would compute longer than they wait for memory.
+        # 8e-9 at most, 5e-8 with what float32 rounds. With the library's erf the forward has 1.9 times as many
+        # instructions (2792 to 1504 compiled for sm_90, K = 4, 1024 wide): more than fit beside its memory traffic.
         a = tl.abs(x)
         p = -2.8350577849778347e-06 * a + 3.9379152440233156e-05
         p = p * a - 0.00018618599278852344

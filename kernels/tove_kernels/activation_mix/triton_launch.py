@@ -1,5 +1,8 @@
 """Launch the Triton kernels of the activation mix on arguments that were checked."""
 
+# Kernels annotate their constants as Triton wants it, and are given plain numbers.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ from torch import Tensor
 from tove_kernels.activation_mix import triton_kernels
 from tove_kernels.blocks import backward_blocks, forward_blocks, row_block, span
 from tove_kernels.gating.reference import accumulator
-from tove_kernels.launch import image_strides, options, row_major, token_strides
+from tove_kernels.launch import gate_constants, image_strides, mask_kind, options, row_major, token_strides
 
 
 def forward(
@@ -50,8 +53,8 @@ def forward(
             BIAS=bool(bias),
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
-            num_warps=blocks.warps,
-            **options(logits, len(hidden), mask, rule, activation, dtype),
+            **options(dtype, blocks.warps),
+            **gate_constants(logits, len(hidden), mask, rule, activation),
         )
     return out, weights
 
@@ -86,7 +89,6 @@ def backward(
     spans = triton.cdiv(rows, rows_each)
     dots = torch.empty((across, rows, experts) if of_logits else 0, device=device, dtype=dtype)
     sums = torch.empty((spans, experts, width) if of_bias else 0, device=device, dtype=dtype)
-    constants = options(logits, experts, mask, rule, activation, dtype)
     with torch.cuda.device_of(grad):
         triton_kernels.backward[(spans, across)](
             grad,
@@ -111,11 +113,9 @@ def backward(
             OF_HIDDEN=of_hidden,
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
-            num_warps=blocks.warps,
             K=experts,
-            MASK=constants["MASK"],
-            ACC=constants["ACC"],
-            enable_fp_fusion=constants["enable_fp_fusion"],
+            MASK=mask_kind(mask),
+            **options(dtype, blocks.warps),
         )
         if of_logits:
             block = row_block(rows)
@@ -130,7 +130,7 @@ def backward(
                 across,
                 OF_WEIGHTS=grad_weights is not None,
                 ROWS=block,
-                num_warps=4,
-                **constants,
+                **options(dtype, 4),
+                **gate_constants(logits, experts, mask, rule, activation),
             )
     return [found, sums.sum(0) if of_bias else sums, *each]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tove_kernels.gating.checks import check_device, check_gate, check_same
 
-# Row numbers are divided in 32 bits inside the kernels; offsets have 64.
-ROWS = 2**31
+# Row numbers, and where a span or block beyond the last row would end, have 32 bits in the kernels; offsets have 64.
+ROWS = 2**30
 
 
 def check_residual_mix(
@@ -34,7 +34,7 @@ def check_residual_mix(
     if not 0 <= prefix <= count:
         raise ValueError(f"prefix is {prefix}; wanted 0 to {count}, the number of tokens")
     if batch * count >= ROWS:
-        raise ValueError(f"tokens have {batch * count} rows; wanted fewer than 2**31, split the batch")
+        raise ValueError(f"tokens have {batch * count} rows; wanted fewer than 2**30, split the batch")
     check_same("experts", experts, (batch, count - prefix, width), "[B, N - prefix, D]")
     if logits.dim() != 3 or tuple(logits.shape[:2]) != (batch, count) or logits.shape[-1] < len(experts):
         raise ValueError(

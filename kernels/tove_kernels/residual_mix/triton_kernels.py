@@ -1,5 +1,8 @@
 """Triton kernels of the residual mix: softmax, mask, prefix and sum in one read of each tensor and one write."""
 
+# Triton's language is not Python to a type checker: it indexes functions and iterates over static_range.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false
+
 from __future__ import annotations
 
 import triton

@@ -1,5 +1,8 @@
 """Launch the Triton kernels of the residual mix on arguments that were checked."""
 
+# Kernels annotate their constants as Triton wants it, and are given plain numbers.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from tove_kernels.blocks import backward_blocks, forward_blocks
 from tove_kernels.gating.reference import accumulator
-from tove_kernels.launch import image_strides, options, row_major, token_strides
+from tove_kernels.launch import gate_constants, image_strides, options, row_major, token_strides
 from tove_kernels.residual_mix import triton_kernels
 
 
@@ -49,8 +52,8 @@ def forward(
             PREFIX=prefix > 0,
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
-            num_warps=blocks.warps,
-            **options(logits, len(experts), mask, rule, activation, dtype),
+            **options(dtype, blocks.warps),
+            **gate_constants(logits, len(experts), mask, rule, activation),
         )
     return out
 
@@ -99,7 +102,7 @@ def backward(
             OF_EXPERTS=of_experts,
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
-            num_warps=blocks.warps,
-            **options(logits, len(experts), mask, rule, activation, dtype),
+            **options(dtype, blocks.warps),
+            **gate_constants(logits, len(experts), mask, rule, activation),
         )
     return [found, *each]
