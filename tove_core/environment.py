@@ -12,6 +12,7 @@ STRICT = "TOVE_STRICT"
 OFFLINE = ("TOVE_OFFLINE", "HF_HUB_OFFLINE")
 HOME = "TOVE_HOME"
 TRACEBACK = "TOVE_TRACEBACK"
+KERNELS = "TOVE_KERNELS"  # read by tove_kernels.choice, which knows nothing of this package
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 

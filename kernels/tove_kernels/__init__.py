@@ -1,4 +1,4 @@
-"""The operators at the centre of tove: gate weights, gated activation mix, token alignment.
+"""The operators at the centre of tove: gate weights, the two gated mixes, token alignment.
 
 Importing this package imports neither torch nor triton; the operators load when first used.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tove_kernels.activation_mix import gate_weights, gated_activation_mix
+    from tove_kernels.activation_mix import gated_activation_mix, gated_activation_mix_and_weights
     from tove_kernels.align import align_tokens
+    from tove_kernels.gating import gate_weights
+    from tove_kernels.residual_mix import gated_mix
 
-__all__ = ["align_tokens", "gate_weights", "gated_activation_mix"]
+__all__ = ["align_tokens", "gate_weights", "gated_activation_mix", "gated_activation_mix_and_weights", "gated_mix"]
 
 _LAZY = {
-    "align_tokens": "tove_kernels.align.reference",
-    "gate_weights": "tove_kernels.activation_mix.reference",
-    "gated_activation_mix": "tove_kernels.activation_mix.reference",
+    "align_tokens": "tove_kernels.align.operator",
+    "gate_weights": "tove_kernels.gating.reference",
+    "gated_activation_mix": "tove_kernels.activation_mix.operator",
+    "gated_activation_mix_and_weights": "tove_kernels.activation_mix.operator",
+    "gated_mix": "tove_kernels.residual_mix.operator",
 }
 
 

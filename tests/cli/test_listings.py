@@ -118,6 +118,13 @@ def test_doctor_is_well_without_failures(tove: Tove, toy: Any) -> None:
     assert "toy" not in "".join(map(str, failures)) and "network forbidden" in done.out
 
 
+def test_doctor_says_which_kernels_run_and_why(tove: Tove, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOVE_KERNELS", "reference")
+    assert ": reference: TOVE_KERNELS=reference\n" in tove("doctor").out
+    monkeypatch.setenv("TOVE_KERNELS", "fast")
+    assert "none, TOVE_KERNELS is 'fast'; wanted one of auto, reference, triton" in tove("doctor").out
+
+
 def test_everything_blocked_lists_nothing(tove: Tove, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "registry", plugins.Registry)
     monkeypatch.setattr(plugins, "experts", dict)

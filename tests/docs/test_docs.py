@@ -20,7 +20,13 @@ from tove_core.training.run import train
 from tove_experts.hooks import tove_experts
 
 ROOT = Path(__file__).parents[2]
-RUN = ("docs/tutorials/*.md", "docs/reference/plugins.md", "docs/reference/plan.md", "docs/reference/placement.md")
+RUN = (
+    "docs/tutorials/*.md",
+    "docs/reference/kernels.md",
+    "docs/reference/placement.md",
+    "docs/reference/plan.md",
+    "docs/reference/plugins.md",
+)
 TUTORIALS = sorted(str(path.relative_to(ROOT)) for pattern in RUN for path in ROOT.glob(pattern))
 EVERYWHERE = {"--help"}
 
@@ -222,7 +228,14 @@ def test_every_error_class_is_explained(pages):
 
 
 def test_every_variable_is_explained(pages):
-    names = {environment.PLUGINS, environment.BLOCK, environment.STRICT, environment.HOME, *environment.OFFLINE}
+    names = {
+        environment.PLUGINS,
+        environment.BLOCK,
+        environment.STRICT,
+        environment.HOME,
+        environment.KERNELS,
+        *environment.OFFLINE,
+    }
     text = pages["docs/reference/environment.md"].text
     assert {name for name in names if f"| `{name}` |" not in text} == set()
 

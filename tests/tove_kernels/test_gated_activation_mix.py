@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from tove_kernels import gate_weights, gated_activation_mix
+from tove_kernels import gate_weights, gated_activation_mix, gated_activation_mix_and_weights
+from tove_kernels.activation_mix.reference import gated_activation_mix_backward
 
 SIZES = [(1, 17, 1, 0), (63, 96, 2, 1), (7, 17, 3, 0), (197, 17, 5, 2), (63, 17, 8, 1)]
 
@@ -165,7 +166,7 @@ def test_views_that_are_not_contiguous_give_the_same():
         ([(2, 7, 5), (2, 7, 4)], None, (2, 7, 2), r"wanted one shape \[B, N, H\]"),
         ([(7, 5)], None, (7, 1), r"wanted one shape \[B, N, H\]"),
         ([(2, 7, 5)] * 2, [(5,)], (2, 7, 2), "1 biases were given for 2 experts"),
-        ([(2, 7, 5)] * 2, [(5,), (1,)], (2, 7, 2), "biases have shapes"),
+        ([(2, 7, 5)] * 2, [(5,), (1,)], (2, 7, 2), r"bias\[1\] has shape \(1,\); wanted \[H\] = \[5\]"),
         ([(2, 7, 5)] * 2, None, (2, 7, 1), "logits have shape"),
         ([(2, 7, 5)] * 2, None, (1, 7, 2), "logits have shape"),
         ([(2, 7, 5)] * 2, None, (2, 6, 2), "logits have shape"),
@@ -175,3 +176,47 @@ def test_shapes_that_do_not_fit_are_refused(hidden, bias, logits, message):
     biases = None if bias is None else [torch.zeros(shape) for shape in bias]
     with pytest.raises(ValueError, match=message):
         gated_activation_mix([torch.zeros(shape) for shape in hidden], biases, torch.zeros(logits))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "given"])
+@pytest.mark.parametrize("rule", ["zero", "renormalise"])
+@pytest.mark.parametrize("which", ["all on", "per sample", "per token"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_written_out_gradients_agree_with_autograd(which, rule, activation, biased):
+    hidden, bias, logits, masks = draw(7, 5, 2, 0 if activation == "given" else 1)
+    bias = bias if biased else []
+    given = [tensor.requires_grad_() for tensor in (logits, *hidden, *bias)]
+    gate = (masks[which], rule, activation)
+    mix, weights = gated_activation_mix_and_weights(
+        hidden, bias or None, logits, mask=gate[0], rule=rule, activation=activation
+    )
+    grads = [torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(6)) for x in (mix, weights)]
+    want = torch.autograd.grad([mix, weights], given, grads)
+    logits_, biases, *rest = gated_activation_mix_backward(
+        *grads, weights.detach(), hidden, bias, logits, *gate, (True, biased, True)
+    )
+    for one, true in zip([logits_, *rest, *biases], want, strict=True):
+        torch.testing.assert_close(one, true, rtol=1e-11, atol=1e-11)
+    only = gated_activation_mix_backward(
+        grads[0], None, weights.detach(), hidden, bias, logits, *gate, (False, False, True)
+    )
+    assert only[0].numel() == only[1].numel() == 0
+    assert torch.equal(only[2], rest[0])
+
+
+def test_the_weights_that_come_with_the_mix_are_those_of_gate_weights():
+    hidden, bias, logits, masks = draw(7, 5, 3, 2)
+    options = {"mask": masks["per token"], "rule": "renormalise"}
+    mix, weights = gated_activation_mix_and_weights(hidden, bias, logits, **options)
+    assert torch.equal(weights, gate_weights(logits, 3, **options))
+    assert torch.equal(mix, gated_activation_mix(hidden, bias, logits, **options))
+    given = gated_activation_mix(hidden, bias, weights, activation="given", mask=masks["per token"])
+    torch.testing.assert_close(given, mix, rtol=1e-13, atol=1e-13)
+
+
+def test_devices_and_types_that_do_not_fit_are_refused():
+    hidden, logits = [torch.zeros(2, 7, 5)] * 2, torch.zeros(2, 7, 2)
+    with pytest.raises(ValueError, match=r"several devices \(hidden on cpu, bias on cpu and meta, logits on cpu\)"):
+        gated_activation_mix(hidden, [torch.zeros(5), torch.zeros(5, device="meta")], logits)
+    with pytest.raises(ValueError, match=r"hidden\[0\] is torch.int64; wanted a floating-point type"):
+        gated_activation_mix([hidden[0].long(), hidden[1]], None, logits)

@@ -66,5 +66,16 @@ def _device() -> None:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         print(f"devices: {', '.join(names)}")
+        _kernels("cuda")
     else:
         print(f"devices: CPU only, {torch.get_num_threads()} threads")
+    _kernels("cpu")
+
+
+def _kernels(device: str) -> None:
+    from tove_kernels.choice import choose
+
+    try:
+        print(f"kernels on {device}: {choose(device)}")
+    except (ValueError, RuntimeError) as error:
+        print(f"kernels on {device}: none, {error}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tove_kernels import gate_weights, gated_activation_mix
+from tove_kernels import gated_activation_mix_and_weights
 
 from tove_core.config import FusionConfig, Rule
 from tove_core.fusion.gate import Gate
@@ -89,19 +89,20 @@ class GatedTransfer(Transfer):
     ) -> tuple[Tensor, Tensor | None]:
         apart = [name for name in self.active if name in self.apart]
         shared = [name for name in self.active if name not in apart]
-        mixes, weights = [], []
+        found = []
         if shared:
             logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0)
             rule: Rule = self.config.rule if self.gate is not None else "zero"
             kind = self.config.gate.activation if self.gate is not None else "softmax"
-            options = {"mask": self._masked(mask, shared), "rule": rule, "activation": kind}
-            mixes.append(gated_activation_mix(*self._hidden(shared, features), logits, **options))
-            weights.append(gate_weights(logits, len(shared), **options))
+            on = self._masked(mask, shared)
+            hidden, bias = self._hidden(shared, features)
+            found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, rule=rule, activation=kind))
         if apart and self.gate is not None:
             logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise)
-            options = {"mask": self._masked(mask, apart), "activation": "sigmoid"}
-            mixes.append(gated_activation_mix(*self._hidden(apart, features), logits, **options))
-            weights.append(gate_weights(logits, len(apart), **options))
+            on = self._masked(mask, apart)
+            hidden, bias = self._hidden(apart, features)
+            found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, activation="sigmoid"))
+        mixes, weights = zip(*found, strict=True)
         mix = mixes[0] if len(mixes) == 1 else mixes[0] + mixes[1]
         gates = weights[0] if len(weights) == 1 else torch.cat(weights, -1)
         return mix, self._all_columns(gates, [*shared, *apart])

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tove_kernels.activation_mix.reference import gate_weights, gated_activation_mix
+from tove_kernels.activation_mix.operator import gated_activation_mix, gated_activation_mix_and_weights
 
-__all__ = ["gate_weights", "gated_activation_mix"]
+__all__ = ["gated_activation_mix", "gated_activation_mix_and_weights"]

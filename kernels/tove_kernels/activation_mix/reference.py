@@ -1,61 +1,15 @@
-"""Plain PyTorch form of the gated activation mix: differentiable, any device, float32 accumulation.
-
-B images, N tokens, K experts, E >= K softmax entries (entries past K are counted in the softmax but carry no expert:
-detached experts that still count, and the null option), H hidden channels.
-"""
+"""Plain PyTorch form of the gated activation mix and of its gradient: any device, float32 accumulation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tove_kernels.activation_mix.checks import check_gate, check_mix
-
-Rule = Literal["zero", "renormalise"]
-Activation = Literal["softmax", "sigmoid"]
-
-
-def gate_weights(
-    logits: Tensor,
-    experts: int,
-    *,
-    mask: Tensor | None = None,
-    rule: Rule = "zero",
-    activation: Activation = "softmax",
-) -> Tensor:
-    """Turn gate logits into weights.
-
-    softmax: softmax over the entries, times their number, so that equal logits give every expert weight 1.
-    sigmoid: each expert by itself, times 2, so that zero logits give weight 1 too.
-
-    Args:
-        logits: [B, N, E].
-        experts: K; the first K entries belong to experts.
-        mask: True where an expert is on, [B, K] or [B, N, K]; None: all on.
-        rule: how an expert that is off leaves. zero: its weight becomes 0 and the softmax still counts it;
-            renormalise: it leaves the softmax, which is multiplied by the number of entries still in.
-        activation: see above. The two rules are the same for sigmoid.
-
-    Returns:
-        [B, N, K] in at least float32; exactly 0 where an expert is off.
-
-    Raises:
-        ValueError: shapes do not fit each other, or the mask is not boolean.
-    """
-    check_gate(logits, experts, mask, rule, activation)
-    values = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    on = None if mask is None else _per_token(mask)
-    if activation == "sigmoid":
-        weights = 2 * values[..., :experts].sigmoid()
-    elif rule == "zero" or on is None:
-        weights = values.softmax(-1)[..., :experts] * values.shape[-1]
-    else:
-        weights = _renormalised(values, experts, on)
-    return weights if on is None else torch.where(on, weights, torch.zeros((), dtype=weights.dtype, device=on.device))
+from tove_kernels.gating.reference import Activation, Rule, accumulator, gate_weights, gate_weights_backward, per_token
 
 
 def gated_activation_mix(
@@ -66,45 +20,75 @@ def gated_activation_mix(
     mask: Tensor | None = None,
     rule: Rule = "zero",
     activation: Activation = "softmax",
-) -> Tensor:
-    """Return Σ_k g_k · GELU(h_k + b_k), with GELU in its exact (erf) form.
-
-    A row that is off contributes exactly nothing, to the mix and to gradients, even where its hidden values are not
-    finite.
-
-    Args:
-        hidden: K tensors [B, N, H].
-        bias: K tensors [H], or None.
-        logits: [B, N, E], E >= K; see `gate_weights` for it and for `mask`, `rule` and `activation`.
-
-    Returns:
-        [B, N, H] in the dtype of `hidden`.
-
-    Raises:
-        ValueError: shapes do not fit each other.
-    """
-    check_mix(hidden, bias, logits)
-    weights = gate_weights(logits, len(hidden), mask=mask, rule=rule, activation=activation)
-    on = None if mask is None else _per_token(mask)
+) -> tuple[Tensor, Tensor]:
+    """Return Σ_k g_k GELU(h_k + b_k) and the weights g as `tove_kernels.gated_activation_mix` computes them."""
+    dtype = accumulator([logits, *hidden, *(bias or [])])
+    weights = gate_weights(logits, len(hidden), mask=mask, rule=rule, activation=activation).to(dtype)
+    on = per_token(mask)
     total: Tensor | None = None
     for k, tokens in enumerate(hidden):
-        shifted = tokens if bias is None else tokens + bias[k]
-        if on is not None:
-            # Before GELU, not after it: GELU(0) is 0, and a gradient of 0 times GELU'(nan) would be nan.
-            shifted = torch.where(on[..., k : k + 1], shifted, shifted.new_zeros(()))
-        active, gate = F.gelu(shifted).to(weights.dtype), weights[..., k : k + 1]
-        total = gate * active if total is None else torch.addcmul(total, gate, active)
-    return total.to(hidden[0].dtype)  # type: ignore[union-attr]  # check_mix refuses K = 0
+        gate, active = (
+            weights[..., k : k + 1],
+            F.gelu(_shifted(tokens, None if bias is None else bias[k], on, k, dtype)),
+        )
+        total = gate * active if total is None else total.addcmul_(gate, active)
+    if total is None:
+        raise ValueError("no hidden tensors were given; wanted one [B, N, H] per expert")
+    return total.to(hidden[0].dtype), weights
 
 
-def _renormalised(values: Tensor, experts: int, on: Tensor) -> Tensor:
-    extra = values.shape[-1] - experts
-    keep = torch.cat([on.expand(*values.shape[:-1], experts), on.new_ones(*values.shape[:-1], extra)], -1)
-    # A finite floor: with -inf a row whose experts are all off would be NaN; it is zeroed by the caller instead.
-    floor = torch.finfo(values.dtype).min
-    weights = values.masked_fill(~keep, floor).softmax(-1)
-    return weights[..., :experts] * keep.sum(-1, keepdim=True)
+def gated_activation_mix_backward(
+    grad: Tensor,
+    grad_weights: Tensor | None,
+    weights: Tensor,
+    hidden: Sequence[Tensor],
+    bias: Sequence[Tensor],
+    logits: Tensor,
+    mask: Tensor | None,
+    rule: Rule,
+    activation: Activation,
+    wanted: tuple[bool, bool, bool],
+) -> list[Tensor]:
+    """Return gradients [logits, biases [K, H], *hidden]; the activation is computed again, not kept.
+
+    Args:
+        grad: of the mix, [B, N, H].
+        grad_weights: of the returned weights, [B, N, K], or None.
+        weights: those that the forward returned.
+        bias: empty for none.
+        wanted: of the logits, of the biases, of the hidden tensors; what is not wanted comes back empty.
+        hidden, logits, mask, rule, activation: as the forward had them.
+    """
+    dtype = accumulator([grad, logits, *hidden, *bias])
+    on, grad = per_token(mask), grad.to(dtype)
+    of_logits, of_bias, of_hidden = wanted
+    of_weights = torch.zeros_like(weights)
+    biases: list[Tensor] = []
+    found: list[Tensor] = []
+    for k, tokens in enumerate(hidden):
+        shifted = _shifted(tokens, bias[k] if bias else None, on, k, dtype)
+        if of_logits:
+            of_weights[..., k] = torch.linalg.vecdot(grad, F.gelu(shifted))
+        if of_bias or of_hidden:
+            inner = weights[..., k : k + 1] * grad * _gelu_slope(shifted)
+            inner = inner if on is None else torch.where(on[..., k : k + 1], inner, inner.new_zeros(()))
+            biases.append(inner.sum((0, 1)))
+        found.append(inner.to(tokens.dtype) if of_hidden else tokens.new_empty(0))
+    total = torch.stack(biases) if of_bias else grad.new_empty(0)
+    if not of_logits:
+        return [logits.new_empty(0), total, *found]
+    of_weights = of_weights if grad_weights is None else of_weights + grad_weights.to(dtype)
+    return [gate_weights_backward(of_weights, logits, mask, rule, activation, dtype), total, *found]
 
 
-def _per_token(mask: Tensor) -> Tensor:
-    return mask[:, None, :] if mask.dim() == 2 else mask
+def _shifted(tokens: Tensor, bias: Tensor | None, on: Tensor | None, k: int, dtype: torch.dtype) -> Tensor:
+    values = tokens.to(dtype) if bias is None else tokens.to(dtype) + bias.to(dtype)
+    # Before GELU, not after it: GELU(0) is 0, and a gradient of 0 times GELU'(nan) would be nan.
+    return values if on is None else torch.where(on[..., k : k + 1], values, values.new_zeros(()))
+
+
+def _gelu_slope(values: Tensor) -> Tensor:
+    """Return GELU'(x) = Φ(x) + x φ(x)."""
+    return 0.5 * (1 + torch.erf(values * math.sqrt(0.5))) + values * torch.exp(-0.5 * values * values) / math.sqrt(
+        2 * math.pi
+    )

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tove_kernels.align.reference import align_tokens
+from tove_kernels.align.operator import align_tokens
 
 __all__ = ["align_tokens"]

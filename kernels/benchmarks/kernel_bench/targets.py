@@ -1,0 +1,88 @@
+"""The figures to reach, and whether a run reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kernel_bench.mixes import ON_CPU, REFERENCE
+from kernel_bench.table import Row
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, what was seen, and whether that is enough; None where nothing was measured."""
+
+    target: str
+    seen: str
+    reached: bool | None
+
+    def __str__(self) -> str:
+        word = {True: "pass", False: "FAIL", None: "not measured"}[self.reached]
+        return f"{word}: {self.target} ({self.seen})"
+
+
+def verdicts(rows: Sequence[Row], device: str) -> list[Verdict]:
+    """Compare rows with the targets of a type of device, `cuda` or `cpu`."""
+    return list(_on_cpu(rows) if device == "cpu" else _on_gpu(rows))
+
+
+def _on_gpu(rows: Sequence[Row]) -> Iterator[Verdict]:
+    for operator in ("gated_mix", "gated_activation_mix"):
+        for direction, share in (("forward", 0.92), ("backward", 0.88)):
+            mine = _find(rows, operator, str(REFERENCE), direction, "eager", "tove")
+            yield _at_least(f"{operator} {direction} at {share} of the copy rate, {REFERENCE}", mine, "of_copy", share)
+    for direction in ("forward", "backward"):
+        mine = _find(rows, "gated_mix", str(REFERENCE), direction, "eager", "tove")
+        yield _at_least(f"gated_mix {direction} 5 times the eager loop with fp32 gates", mine, "speedup", 5.0)
+    yield from _against_compiled(rows, "eager", "at most 3 % slower than the fastest torch.compile", 1.03)
+    yield from _against_compiled(rows, "graph", "faster than torch.compile under graph replay", 1.0)
+    for mine in _all(rows, "align_tokens", "forward", "eager"):
+        if "channels-last" in mine.shape:
+            yield _at_least(f"align_tokens at 0.85 of the copy rate, {mine.shape}", mine, "of_copy", 0.85)
+        yield _at_least(f"align_tokens 3 times eager, {mine.shape}", mine, "speedup", 3.0)
+
+
+def _on_cpu(rows: Sequence[Row]) -> Iterator[Verdict]:
+    names = ("tove", "torch.compile of the loop", "eager loop, fp32 gates")
+    mine, compiled, eager = (_least(_find(rows, "gated_mix", str(ON_CPU), "forward", "eager", name)) for name in names)
+    yield _within("gated_mix forward within 10 % of torch.compile's loop", mine, compiled, 1.10)
+    ratio = eager / mine if mine and eager else None
+    yield Verdict(
+        "gated_mix forward at least 2 times the eager loop", _figure(ratio), None if ratio is None else ratio >= 2
+    )
+
+
+def _against_compiled(rows: Sequence[Row], mode: str, what: str, most: float) -> Iterator[Verdict]:
+    for operator in ("gated_mix", "gated_activation_mix", "align_tokens"):
+        for mine in [row for row in rows if (row.operator, row.mode, row.form) == (operator, mode, "tove")]:
+            others = [r.ms_p50 for r in rows if r.key == mine.key and r.form.startswith("torch.compile") and r.ms_p50]
+            best = min(others, default=None)
+            yield _within(f"{operator} {mine.direction} {what}, {mine.shape}", mine.ms_p50, best, most)
+
+
+def _find(rows: Sequence[Row], *wanted: str) -> Row | None:
+    return next((r for r in rows if (r.operator, r.shape, r.direction, r.mode, r.form) == wanted), None)
+
+
+def _all(rows: Sequence[Row], operator: str, direction: str, mode: str) -> list[Row]:
+    wanted = (operator, direction, mode, "tove")
+    return [row for row in rows if (row.operator, row.direction, row.mode, row.form) == wanted]
+
+
+def _least(row: Row | None) -> float | None:
+    return row.ms_least if row else None
+
+
+def _at_least(target: str, row: Row | None, column: str, least: float) -> Verdict:
+    value = getattr(row, column) if row else None
+    return Verdict(target, _figure(value), None if value is None else value >= least)
+
+
+def _within(target: str, mine: float | None, other: float | None, most: float) -> Verdict:
+    ratio = mine / other if mine and other else None
+    return Verdict(target, _figure(ratio), None if ratio is None else ratio <= most)
+
+
+def _figure(value: float | None) -> str:
+    return "no figure" if value is None else f"{value:.3g}"

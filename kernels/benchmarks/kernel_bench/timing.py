@@ -1,0 +1,121 @@
+"""Measure calls: CUDA events over rotated inputs, CUDA-graph replay, and interleaved rounds on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Call = Callable[[], object]
+LEAST, MOST = 20, 400  # samples
+RUN = 5  # calls of a form one after the other, on a CPU
+
+
+@dataclass(frozen=True)
+class Times:
+    """Quantiles of one call's time in milliseconds, over `samples` samples."""
+
+    least: float
+    p20: float
+    p50: float
+    p80: float
+    samples: int
+
+
+def quantiles(samples: Sequence[float]) -> Times:
+    """Return the quantiles of samples in milliseconds, by linear interpolation."""
+    values = torch.tensor(samples, dtype=torch.float64)
+    p20, p50, p80 = torch.quantile(values, torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
+    return Times(float(values.min()), p20, p50, p80, len(samples))
+
+
+def rotations(inputs: int, cache: int, free: int) -> int:
+    """Return how many sets of inputs to rotate, so that none is still in the cache when its turn comes again.
+
+    Args:
+        inputs: bytes of one set.
+        cache: bytes of the last-level cache.
+        free: bytes of memory that the sets may take together; two are made at least.
+    """
+    wanted = 1 + -(-2 * cache // max(inputs, 1))
+    return max(2, min(wanted, 64, free // max(inputs, 1)))
+
+
+def cuda_times(calls: Sequence[Call], milliseconds: float = 120.0) -> Times:
+    """Time calls on the GPU, one pair of events around each, after two rounds that are not counted.
+
+    All are enqueued before any is waited for, so that the GPU is busy from event to event wherever a call takes longer
+    than its launch; where it does not, what is measured is what launching costs, and graphs tell the rest.
+    """
+    for call in [*calls, *calls]:
+        call()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    each = 1000 * (time.perf_counter() - start) / len(calls)
+    count = max(LEAST, min(MOST, int(milliseconds / max(each, 1e-3))))
+    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+    # Results stay alive for a round, else all would be written to one place, which the cache might hold.
+    kept: list[object] = [None] * len(calls)
+    for index, (begin, end) in enumerate(marks):
+        begin.record()
+        kept[index % len(calls)] = calls[index % len(calls)]()
+        end.record()
+    torch.cuda.synchronize()
+    return quantiles([begin.elapsed_time(end) for begin, end in marks])
+
+
+def graph_times(calls: Sequence[Call]) -> Times:
+    """Time calls as one captured CUDA graph: nothing of Python or of launching remains.
+
+    Raises:
+        RuntimeError: a call cannot be captured.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for call in [*calls, *calls]:
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [call() for call in calls]
+    whole = cuda_times([graph.replay])
+    del kept
+    share = 1 / len(calls)
+    return Times(whole.least * share, whole.p20 * share, whole.p50 * share, whole.p80 * share, whole.samples)
+
+
+def cpu_times(calls: Mapping[str, Sequence[Call]], rounds: int = 40) -> dict[str, Times]:
+    """Time several forms on the CPU in interleaved rounds: what else the machine does then falls on all of them.
+
+    A round calls each form RUN times, so that some of its calls fall into one turn of the scheduler.
+    """
+    for some in calls.values():
+        for call in some:
+            call()
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, some in calls.items():
+            for index in range(RUN):
+                start = time.perf_counter()
+                some[index % len(some)]()
+                samples[name].append(1000 * (time.perf_counter() - start))
+    return {name: quantiles(found) for name, found in samples.items()}
+
+
+def copy_rate(device: torch.device) -> float:
+    """Return the bytes per second, read and written, of copying 1 GiB (64 MiB on a CPU): the rate nothing exceeds."""
+    size = (1024 if device.type == "cuda" else 64) * 1024 * 1024
+    source = torch.empty(size, dtype=torch.uint8, device=device).fill_(1)
+    target = torch.empty_like(source)
+
+    def copy() -> object:
+        return target.copy_(source)
+
+    times = cuda_times([copy]) if device.type == "cuda" else cpu_times({"copy": [copy]}, 15)["copy"]
+    return 2 * size / (1e-3 * (times.p50 if device.type == "cuda" else times.least))

@@ -1,0 +1,86 @@
+"""Choose between an operator's plain PyTorch form and its Triton form, and say why; imports neither."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal
+
+VARIABLE = "TOVE_KERNELS"
+WISHES = ("auto", "reference", "triton")
+INTERPRET = "TRITON_INTERPRET"
+
+# What triton itself takes for yes.
+_TRUE = frozenset({"1", "true", "yes", "on", "y"})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which form of an operator runs, and why; `str()` is one sentence."""
+
+    backend: Literal["reference", "triton"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.reason}"
+
+
+def choose(device: str, env: Mapping[str, str] = os.environ) -> Choice:
+    """Choose the form for tensors on a type of device, by TOVE_KERNELS (auto, reference or triton; auto if unset).
+
+    auto takes Triton on CUDA devices where it is installed, and plain PyTorch everywhere else.
+
+    Args:
+        device: the type alone: "cuda", "cpu", "meta", ...
+        env: where the variables are read; at each call, so that a test or a notebook can change them.
+
+    Raises:
+        ValueError: TOVE_KERNELS has another value.
+        RuntimeError: TOVE_KERNELS=triton, and Triton cannot run there; nothing falls back.
+    """
+    wish = (env.get(VARIABLE) or "auto").strip().lower()
+    if wish not in WISHES:
+        raise ValueError(f"{VARIABLE} is {wish!r}; wanted one of {', '.join(WISHES)}")
+    if wish == "reference":
+        return Choice("reference", f"{VARIABLE}=reference")
+    why_not = _why_not(device, interpreting(env))
+    if wish == "triton":
+        if why_not:
+            raise RuntimeError(f"{VARIABLE}=triton, but {why_not}")
+        return Choice("triton", f"{VARIABLE}=triton" + (", in triton's interpreter" if interpreting(env) else ""))
+    if device != "cuda":
+        return Choice("reference", f"{VARIABLE}=auto and the tensors are on {device}")
+    if why_not:
+        return Choice("reference", f"{VARIABLE}=auto, and {why_not}")
+    return Choice("triton", f"{VARIABLE}=auto and the tensors are on cuda")
+
+
+def interpreting(env: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether triton interprets kernels in Python (TRITON_INTERPRET), which works without a GPU."""
+    return (env.get(INTERPRET) or "").strip().lower() in _TRUE
+
+
+def _why_not(device: str, interpreted: bool) -> str | None:
+    """Say why Triton cannot run on the device, and what to do; None where it can."""
+    if not _has_triton():
+        return "triton is not installed; install it or use reference"
+    if device != "cuda" and not interpreted:
+        return f"the tensors are on {device}; move them to cuda, use reference, or set {INTERPRET}=1 to test on a CPU"
+    if interpreted and not _imported_as_interpreter():
+        return f"{INTERPRET} was set after triton was imported; set it before Python starts"
+    return None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _imported_as_interpreter() -> bool:
+    # Triton decides function by function, when it decorates one; its own library is decorated when it is imported.
+    standard = sys.modules.get("triton.language.standard")
+    return standard is None or type(getattr(standard, "zeros", None)).__name__ == "InterpretedFunction"
