@@ -88,9 +88,9 @@ class Finds(nn.Module):
         places = [int(quarter.argmax().item()) for quarter in nn.functional.adaptive_avg_pool2d(pixels.mean(1), 2)]
         corners = torch.tensor([[(p % 2) / 2, (p // 2) / 2, (p % 2 + 1) / 2, (p // 2 + 1) / 2] for p in places])
         boxes = (corners * self.scale)[:, None].repeat(1, 2, 1)
-        scores = pixels.new_tensor([0.75, 0.0]).expand(len(pixels), 2)
-        names = [[("top left", "top right", "bottom left", "bottom right")[place], ""] for place in places]
-        return {"things": RegionBatch(boxes, scores, scores > 0, text=names)}
+        scores = pixels.new_tensor([0.75 if self.scale else 0.0, 0.0]).expand(len(pixels), 2)
+        found = "found" if self.scale else ""
+        return {"things": RegionBatch(boxes, scores, scores > 0, text=[[found, ""]] * len(pixels))}
 
 
 def test_regions_are_looked_at_and_need_no_meta(offer, everything):
@@ -104,6 +104,9 @@ def test_regions_are_looked_at_and_need_no_meta(offer, everything):
     assert results["regions-in-range"].detail == "things: 2 of 4 slots hold a region"
     assert "not on meta" in results["contract-shapes"].detail
     assert "flops are not declared, and meta has none" in results["flops-within-5-percent"].detail
+    unsure = everything(expert(0.0))  # boxes without extent, and none of them valid
+    assert {"regions-in-range", "batch-independent"} <= not_applicable(unsure)
+    assert "a threshold of 0 in `tiny`" in unsure["regions-in-range"].detail
     wrong = everything(expert(64.0))
     assert not all(result.ok for result in wrong.values())
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tove_core.hub.expert import FrozenExpert
 from tove_core.testing.bench import bench, run
-from tove_core.testing.compare import difference, finite, row
+from tove_core.testing.compare import difference, finite, require_regions, row
 from tove_core.testing.definition import CheckFailed, NotApplicable, defines
 from tove_core.testing.images import plain
 from tove_core.testing.subject import Subject
@@ -110,6 +110,7 @@ def all_finite(subject: Subject) -> str:
 def batch_independent(subject: Subject) -> str:
     """Run the second of two images alone."""
     at = bench(subject)
+    require_regions(at.outputs)
     apart = difference(at.alone, row(at.outputs, 1))
     if apart.largest > 1e-3:
         raise CheckFailed(f"{apart.name} differs by {apart.largest:.1e} (relative) when the image is alone")
@@ -131,7 +132,9 @@ def bf16_close(subject: Subject) -> str:
     if not any(tensor.is_floating_point() for tensor in (*at.expert.parameters(), *at.expert.buffers())):
         raise NotApplicable("it holds no numbers, so it always computes in float32")
     module = copy.deepcopy(at.expert.module).to(torch.bfloat16)
-    apart = difference(run(FrozenExpert(module, at.expert.spec, subject.name), at.images[1:].clone()), at.alone)
+    outputs = run(FrozenExpert(module, at.expert.spec, subject.name), at.images[1:].clone())
+    require_regions(at.alone)
+    apart = difference(outputs, at.alone)
     if apart.largest > 0.1:
         raise CheckFailed(f"{apart.name} differs by {apart.largest:.0%} in bfloat16")
     return f"{apart.largest:.1%} apart"
