@@ -56,6 +56,8 @@ def plan_model(config: ModelConfig, *, batch: int = 1, training: bool = False) -
         raise ConfigError(f"a batch of {batch} images was to be planned; give at least 1")
     registry = plugins.registry()
     resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}
+    for found in resolved.values():
+        found.to_build()
     refused, unchecked = None, []
     try:
         unchecked = check_licenses(config, resolved)
