@@ -93,9 +93,9 @@ def _texts(given: RegionBatch, promised: Regions, batch: int, where: str) -> lis
     if rows is None or len(rows) != batch or not all(_is_list(row) and len(row) == count for row in rows):
         lengths = f"{len(rows)} lists" if rows is not None else type(given.text).__name__
         raise ContractError(f"{where}: text is {lengths}; give {batch} lists of {count} strings, empty where not valid")
-    wrong = next((item for row in rows for item in row if not isinstance(item, str)), None)
-    if wrong is not None or any(item is None for row in rows for item in row):
-        raise ContractError(f"{where}: text holds {type(wrong).__name__}; give strings, empty where not valid")
+    wrong = [item for row in rows for item in row if not isinstance(item, str)]
+    if wrong:
+        raise ContractError(f"{where}: text holds {type(wrong[0]).__name__}; give strings, empty where not valid")
     return [list(row) for row in rows]
 
 
