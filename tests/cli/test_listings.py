@@ -97,6 +97,17 @@ def test_an_expert_is_shown_with_all_it_declares(tove: Tove, toy: Any) -> None:
     assert "did you mean toy-wide" in tove("experts", "show", "toy-wid").error
 
 
+def test_a_family_is_listed_as_one_and_shown_by_a_member(tove: Tove, toy: Any) -> None:
+    rows = {row["name"]: row for row in json.loads(tove("experts", "list", "--json").out)}
+    assert "timm" not in rows
+    row = rows["timm:NAME"]
+    assert (row["outputs"], row["params"], row["license"], row["variants"]) == ("as NAME says", None, None, [])
+    assert '"architecture": "resnet18.a1_in1k"' in tove("experts", "show", "timm").out
+    assert '"architecture": "test_vit.r160_in1k"' in tove("experts", "show", "timm:test_vit").out
+    assert "stands for a family; name the member" in tove("weights", "lock", "timm").error
+    assert "did you mean" in tove("experts", "show", "timm:test_vitt").error
+
+
 def test_a_plugin_that_fails_is_reported_and_the_others_stay(tove: Tove, toy: Any, failing: Any) -> None:
     done = tove("experts", "list", "--json")
     assert done.code == 0 and "toy-fine" in {row["name"] for row in json.loads(done.out)}

@@ -109,9 +109,13 @@ def test_the_architecture_has_the_published_size(architecture):
     assert millions == pytest.approx(published, abs=rounding)
 
 
-@pytest.mark.parametrize("name", EXPERTS)
-def test_outputs_and_multiply_adds_of_the_default_size_are_as_stated(name):
-    spec, module = on_meta(name, str(EXPERTS[name].default))
+def default_first(name: str, variant: str) -> object:
+    return pytest.param(name, variant, marks=[] if variant == EXPERTS[name].default else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("name", "variant"), [default_first(*one) for one in VARIANTS])
+def test_outputs_and_multiply_adds_are_as_stated(name, variant):
+    spec, module = on_meta(name, variant)
     pixels = torch.empty(1, 3, *spec.input.size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         patches = module(pixels)["patches"]

@@ -70,7 +70,7 @@ def member(name: str) -> Variant:
 def _config(name: str) -> PretrainedCfg:
     architecture, tag = split_model_name_tag(name)
     if not is_model(architecture):
-        close = difflib.get_close_matches(name, timm.list_models(pretrained=True), n=3)
+        close = difflib.get_close_matches(architecture, timm.list_models(pretrained=False), n=3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UnknownExpertError(f"timm {timm.__version__} has no model {name!r}; {hint}see timm.list_models()")
     known = timm.list_models(f"{architecture}.*", pretrained=True)
