@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from kernel_bench.table import Row
 from kernel_bench.targets import verdicts
@@ -36,6 +37,11 @@ It times torch.compile, eager PyTorch and, where `liger-kernel` and `flash-linea
 attention residuals too; rotates inputs past the last-level cache, replays small shapes as CUDA graphs, and prints which
 targets are reached.
 """
+
+
+def measured_files(folder: Path) -> list[Path]:
+    """Return the CSV files of measured rows in a folder: kernels-cpu.csv, kernels-gpu.csv, ..."""
+    return [path for path in sorted(folder.glob("kernels-*.csv")) if path.stem != "kernels-resources"]
 
 
 def page(rows: Sequence[Row], used: Sequence[Used]) -> str:
