@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from kernel_bench.page import page
+from kernel_bench.page import measured_files, page
 from kernel_bench.plot import plot
 from kernel_bench.table import read
 from kernel_bench.used import read_used
@@ -21,9 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=DOCS, help="holds kernels-cpu.csv, kernels-resources.csv")
     folder: Path = parser.parse_args().folder
-    rows = [
-        row for path in sorted(folder.glob("kernels-*.csv")) if path.stem != "kernels-resources" for row in read(path)
-    ]
+    rows = [row for path in measured_files(folder) for row in read(path)]
     used = read_used(folder / "kernels-resources.csv")
     (folder / "kernels.md").write_text(page(rows, used))
     (folder / "kernels.svg").write_text(plot(rows))

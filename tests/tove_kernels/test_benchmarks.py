@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import torch
 from kernel_bench import alignment, mixes, runner, table, targets, timing, workloads
-from kernel_bench.page import page
+from kernel_bench.page import measured_files, page
 from kernel_bench.plot import plot
 from kernel_bench.traffic import activation_bytes, align_bytes, mix_bytes
 from kernel_bench.used import Used, read_used, write_used
@@ -226,6 +227,13 @@ def test_the_page_tells_figures_refusals_absences_and_that_no_gpu_was_there():
     assert "- not measured: gated_mix forward within 10 %" in text
     on_gpu = [replace(row, device="A GPU") for row in some_rows()]
     assert "no GPU figure" not in page(on_gpu, used) and "A GPU, torch" in page(on_gpu, used)
+
+
+def test_the_page_in_the_docs_is_what_its_tables_make():
+    folder = Path(__file__).parents[2] / "docs" / "benchmarks"
+    rows = [row for path in measured_files(folder) for row in table.read(path)]
+    assert (folder / "kernels.md").read_text() == page(rows, read_used(folder / "kernels-resources.csv"))
+    assert (folder / "kernels.svg").read_text() == plot(rows)
 
 
 def test_the_plot_has_a_bar_for_every_time():

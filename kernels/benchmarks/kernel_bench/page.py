@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from kernel_bench.table import Row
 from kernel_bench.targets import verdicts
@@ -37,6 +38,23 @@ attention residuals too; rotates inputs past the last-level cache, replays small
 targets are reached.
 """
 
+NO_CPU = """\
+## On a CPU
+
+There is no figure here yet either: it wants a machine that nothing else uses. On one,
+
+```console
+$ python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv
+```
+
+compares the plain PyTorch forms with eager loops and torch.compile, in float32 with two threads.
+"""
+
+
+def measured_files(folder: Path) -> list[Path]:
+    """Return the CSV files of measured rows in a folder: kernels-cpu.csv, kernels-gpu.csv, ..."""
+    return [path for path in sorted(folder.glob("kernels-*.csv")) if path.stem != "kernels-resources"]
+
 
 def page(rows: Sequence[Row], used: Sequence[Used]) -> str:
     """Return the page as Markdown."""
@@ -53,6 +71,8 @@ def page(rows: Sequence[Row], used: Sequence[Used]) -> str:
             "machine did slowed down the median.\n\n"
             "```console\n$ python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv\n```\n"
         )
+    else:
+        parts.append(NO_CPU)
     parts.append(_compiled(used))
     return "\n".join(parts)
 
