@@ -135,6 +135,20 @@ class Weights(Frozen):
     license: str = Field(min_length=2, description="SPDX identifier of the weights, or LicenseRef-...")
     license_url: str | None = Field(default=None, description="where its text is")
     commercial: bool | None = Field(default=None, description="whether the licence allows commercial use, if known")
+    more: dict[Name, Weights] = Field(
+        default_factory=dict,
+        description="further files of the same expert; `convert` gets their tensors as `name.tensor`",
+    )
+
+    def files(self) -> dict[str, Weights]:
+        """Return every file by its name: this one under the empty name, then `more`."""
+        return {"": self} | self.more
+
+    @model_validator(mode="after")
+    def _one_level(self) -> Self:
+        if any(part.more for part in self.more.values()):
+            raise ValueError("a file in more has more itself; list all files side by side")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -14,6 +14,17 @@ from tove_core.spec import Cost, ExpertSpec, Input, Regions, Variant, Weights
 from tove_experts.coco import COCO_91
 
 
+def _input(height: int, width: int) -> Input:
+    return Input(
+        size=(height, width),
+        patch=32,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        interpolation="bilinear",
+        dynamic=True,
+    )
+
+
 def _variant(backbone: str, params: int, flops: int, dilation: bool = False) -> Variant:
     config: dict[str, Any] = {"backbone": backbone, "dilation": dilation}
     name = backbone.replace("resnet", "resnet-") + ("-dc5" if dilation else "")
@@ -31,14 +42,7 @@ DETR = ExpertSpec(
     summary="DETR: boxes of COCO's 80 categories, labels as text.",
     factory="tove_experts.adapters.transformers_detection:build_detr",
     convert="tove_experts.adapters.transformers_detection:convert",
-    input=Input(
-        size=(800, 800),
-        patch=32,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        interpolation="bilinear",
-        dynamic=True,
-    ),
+    input=_input(800, 800),
     outputs={"objects": Regions(limit=100, text=True)},
     options={"names": COCO_91, "threshold": 0.3},
     variants={
@@ -48,6 +52,22 @@ DETR = ExpertSpec(
         "r101-dc5": _variant("resnet101", 60_464_672, 340_664_320_000, dilation=True),
     },
     default="r50",
+    tiny={
+        "config": {
+            "backbone": "resnet18",
+            "d_model": 16,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_ffn_dim": 8,
+            "decoder_ffn_dim": 8,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "num_queries": 9,
+        },
+        # Random weights are never sure of anything.
+        "threshold": 0.0,
+    },
+    tiny_input=_input(64, 96),
     homepage="https://github.com/facebookresearch/detr",
     citation="arXiv:2005.12872",
 )

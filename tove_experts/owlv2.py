@@ -3,7 +3,7 @@
 Sizes as the repositories' `config.json` give them (960 pixels, patches of 16; 1008 pixels, patches of 14);
 preprocessing as `Owlv2ImageProcessor` declares it, but for its padding to a square: `view: pad` comes closest to it.
 The names are an option, `queries`, and `prompt` is what is said of each: a spec of your own with other names is another
-detector. FLOPs are counted by torch's FlopCounterMode, for one image, without the names, which are embedded once.
+detector. FLOPs are counted by torch's FlopCounterMode, for the first image; the names are embedded only then (a tenth).
 """
 
 from __future__ import annotations
@@ -58,10 +58,30 @@ OWLV2 = ExpertSpec(
     outputs={"objects": Regions(limit=100, text=True)},
     options={"queries": COCO_80, "prompt": "a photo of a {}", "threshold": 0.1},
     variants={
-        "base": _variant("base-patch16", _BASE, _input(960, 16), 154_966_792, 1_105_621_733_376),
-        "large": _variant("large-patch14", _LARGE, _input(1008, 14), 437_610_760, 5_811_302_400_000),
+        "base": _variant("base-patch16", _BASE, _input(960, 16), 154_966_792, 1_202_803_757_056),
+        "large": _variant("large-patch14", _LARGE, _input(1008, 14), 437_610_760, 6_029_584_465_920),
     },
     default="base",
+    tiny={
+        "config": {
+            "projection_dim": 12,
+            "text_config": {
+                "hidden_size": 12,
+                "intermediate_size": 8,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+            },
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 8,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 48,
+                "patch_size": 8,
+            },
+        }
+    },
+    tiny_input=_input(48, 8),
     homepage="https://github.com/google-research/scenic/tree/main/scenic/projects/owl_vit",
     citation="arXiv:2306.09683",
 )

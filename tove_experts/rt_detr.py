@@ -56,6 +56,29 @@ RT_DETR = ExpertSpec(
         "r101": _variant("r101", _R101, 76_556_268, 260_632_985_600),
     },
     default="r50",
+    tiny={
+        "config": {
+            "backbone_config": {
+                "embedding_size": 8,
+                "hidden_sizes": [8, 12, 16, 20],
+                "depths": [1, 1, 1, 1],
+                "layer_type": "basic",
+            },
+            "d_model": 16,
+            "encoder_hidden_dim": 16,
+            "encoder_in_channels": [12, 16, 20],
+            "decoder_in_channels": [16, 16, 16],
+            "encoder_ffn_dim": 8,
+            "decoder_ffn_dim": 8,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "decoder_layers": 2,
+            "num_queries": 9,
+        },
+        # Random weights are never sure of anything.
+        "threshold": 0.0,
+    },
+    tiny_input=Input(size=(64, 96), patch=32, interpolation="bilinear", dynamic=True),
     homepage="https://github.com/lyuwenyu/RT-DETR",
     citation="arXiv:2407.17140",
 )

@@ -24,30 +24,14 @@ from tove_experts.coco import COCO_80, COCO_91
 from tove_experts.detr import DETR
 from tove_experts.rt_detr import RT_DETR
 
-SMALL = {
-    "d_model": 16,
-    "encoder_ffn_dim": 8,
-    "decoder_ffn_dim": 8,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "decoder_layers": 2,
-    "num_queries": 9,
-}
-TINY_DETR = SMALL | {"encoder_layers": 2, "backbone": "resnet18"}
-BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-TINY_RT = SMALL | {
-    "encoder_hidden_dim": 16,
-    "encoder_in_channels": [12, 16, 20],
-    "decoder_in_channels": [16, 16, 16],
-    "backbone_config": BACKBONE,
-}
+TINY_DETR = (DETR.tiny or {})["config"]
+TINY_RT = (RT_DETR.tiny or {})["config"]
 
 
 def tiny(spec: ExpertSpec, config: dict[str, Any], **options: Any) -> ExpertSpec:
     """The expert at a tiny configuration; the default variant's weights and everything else stay."""
     plain = spec.variant()
-    size = plain.input.model_copy(update={"size": (64, 96)})
-    return plain.model_copy(update={"options": plain.options | {"config": config} | options, "input": size})
+    return plain.model_copy(update={"options": plain.options | {"config": config} | options, "input": plain.tiny_input})
 
 
 def enlarge(model: PreTrainedModel) -> PreTrainedModel:
@@ -70,7 +54,7 @@ def detr() -> PreTrainedModel:
 
 def rt_detr() -> PreTrainedModel:
     torch.manual_seed(0)
-    backbone = RTDetrResNetConfig(out_features=["stage2", "stage3", "stage4"], **BACKBONE)
+    backbone = RTDetrResNetConfig(out_features=["stage2", "stage3", "stage4"], **TINY_RT["backbone_config"])
     config = RTDetrV2Config(num_labels=80, **{**TINY_RT, "backbone_config": backbone})
     return enlarge(RTDetrV2ForObjectDetection(config))
 

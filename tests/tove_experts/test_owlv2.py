@@ -13,24 +13,14 @@ from tove_core.hub.load import import_function, load_expert
 from tove_core.spec import BuildContext, ExpertSpec
 from tove_experts.owlv2 import OWLV2
 
-TEXT = {"hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 48,
-    "patch_size": 8,
-}
-CONFIG: dict[str, Any] = {"projection_dim": 12, "text_config": TEXT, "vision_config": VISION}
+CONFIG: dict[str, Any] = (OWLV2.tiny or {})["config"]
 QUERIES = ("cat", "remote control", "naïve café")
 
 
 def tiny(**options: Any) -> ExpertSpec:
     plain = OWLV2.variant()
-    size = plain.input.model_copy(update={"size": (48, 48), "patch": 8})
     given = plain.options | {"config": CONFIG, "queries": QUERIES, "threshold": 0.3} | options
-    return plain.model_copy(update={"options": given, "input": size})
+    return plain.model_copy(update={"options": given, "input": plain.tiny_input})
 
 
 def model() -> Owlv2ForObjectDetection:

@@ -65,5 +65,7 @@ def _pin(name: str, found) -> None:  # type: ignore[no-untyped-def]
     if weights is None or weights.repo is None:
         print(f"{name}: nothing to download")
         return
-    path = fetch(weights.repo, weights.file, weights.revision, weights.sha256)
-    print(f"{name}: {weights.repo} {weights.file} at {path}")
+    for part in weights.files().values():
+        if part.repo is not None:
+            path = fetch(part.repo, part.file, part.revision, part.sha256)
+            print(f"{name}: {part.repo} {part.file} at {path}")

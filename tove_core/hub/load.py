@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.errors import PluginError, WeightsError
-from tove_core.hub.digest import sha256
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.isolation import isolated
 from tove_core.hub.lock import Lock
-from tove_core.hub.weights import WeightsSource, locate, read_safetensors
+from tove_core.hub.parts import digest_of, locate_files, read_files
+from tove_core.hub.weights import WeightsSource, read_safetensors
 from tove_core.spec import BuildContext, ExpertSpec
 
 
@@ -32,12 +32,12 @@ def load_expert(
     state: Path | None = None,
     lock: Lock | None = None,
 ) -> tuple[FrozenExpert, str | None]:
-    """Return a frozen expert and the sha256 of the weight file that was loaded (None: none was).
+    """Return a frozen expert and the sha256 of the weights that were loaded (None: none were).
 
     Args:
         spec: what the expert declares; its default variant is applied if none was.
         name: the name under which the model knows it.
-        weights: see `tove_core.hub.weights.locate`.
+        weights: see `tove_core.hub.parts.locate_files`.
         device: where it is put. None: it stays on the CPU.
         dtype: precision it computes in.
         seed: of random weights, which depend on it and on the expert's own name only.
@@ -51,17 +51,18 @@ def load_expert(
         WeightsError: the weights are not there, not as expected, or do not fit the architecture.
     """
     spec = spec.variant()
-    path = state or locate(spec, weights, expected_sha256=expected_sha256, lock=lock)
+    files = {"": state} if state else locate_files(spec, weights, expected_sha256=expected_sha256, lock=lock)
     with isolated(spec.name, seed):
         factory = import_function(spec.factory, name)
     # A fresh seed: what a first import draws must not change the weights that follow.
     with isolated(spec.name, seed):
         module = _build(factory, spec, name)
-        if path is not None:
-            tensors = read_safetensors(path)
-            _load(module, tensors if state else _convert(spec, name, tensors), name)
+        if state is not None:
+            _load(module, read_safetensors(state), name)
+        elif files:
+            _load(module, _convert(spec, name, read_files(files)), name)
     module = module.to(device=device, dtype=dtype)
-    return FrozenExpert(module, spec, name), None if path is None else sha256(path)
+    return FrozenExpert(module, spec, name), digest_of(files)
 
 
 def import_function(path: str, expert: str) -> Callable[..., Any]:

@@ -99,8 +99,8 @@ class HfTower(Tower):
     def _embed_text(self, texts: list[str]) -> Tensor:
         batch = self._tokenized(texts)
         mask = None if isinstance(self.model, SiglipModel) else batch["attention_mask"].to(self.device)
-        out = self.model.get_text_features(input_ids=batch["input_ids"].to(self.device), attention_mask=mask)  # type: ignore[operator]
-        return out.pooler_output
+        model: Any = self.model
+        return model.get_text_features(input_ids=batch["input_ids"].to(self.device), attention_mask=mask).pooler_output
 
     def _tokenized(self, texts: list[str]) -> Any:
         if not isinstance(self.model, (CLIPModel, SiglipModel)):

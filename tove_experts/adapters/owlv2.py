@@ -29,31 +29,32 @@ class Owlv2(nn.Module):
         text: Any = config.text_config
         tokenizer = SimpleTokenizer(context_length=text.max_position_embeddings)
         self.register_buffer("ids", tokenizer([prompt.format(name) for name in names]), persistent=False)
-        self._queries: Tensor | None = None
+        self._embedded: list[Tensor] = []
         self.register_load_state_dict_post_hook(lambda module, _: module.forget())
 
     def forget(self) -> None:
         """Embed the queries again at the next call."""
-        self._queries = None
+        self._embedded.clear()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._queries = None  # parameters are about to move or change their precision
+        self.forget()  # parameters are about to move or change their precision
         return super()._apply(fn, recurse)
 
     def queries(self) -> Tensor:
         """Return the embedded names [L, E], unit length."""
-        if self._queries is None:
+        if not self._embedded:
             ids: Any = self.ids
             out = self.model.owlv2.text_model(input_ids=ids, attention_mask=(ids != 0).long())
-            self._queries = F.normalize(self.model.owlv2.text_projection(out.pooler_output), dim=-1)
-        return self._queries
+            self._embedded.append(F.normalize(self.model.owlv2.text_projection(out.pooler_output), dim=-1))
+        return self._embedded[0]
 
     def forward(self, pixels: Tensor) -> dict[str, RegionBatch]:
         """Return the best boxes, each under its best name."""
-        features, _ = self.model.image_embedder(pixel_values=pixels)
+        model: Any = self.model  # whose annotations say less than it returns
+        features, _ = model.image_embedder(pixel_values=pixels)
         tokens = features.flatten(1, 2)
-        boxes = self.model.box_predictor(tokens, features)
-        logits, _ = self.model.class_predictor(tokens, self.queries().expand(len(pixels), -1, -1))
+        boxes = model.box_predictor(tokens, features)
+        logits, _ = model.class_predictor(tokens, self.queries().expand(len(pixels), -1, -1))
         found = best_regions(boxes, logits.float().sigmoid(), self.names, limit=self.limit, threshold=self.threshold)
         return {"objects": found}
 

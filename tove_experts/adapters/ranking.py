@@ -36,8 +36,8 @@ def best_regions(
     chosen = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
     named = torch.tensor([bool(name) for name in names], device=scores.device)
     valid = (scores > threshold) & named[labels]
-    found = zip(labels.tolist(), valid.tolist(), strict=True)
-    text = [[names[label] if ok else "" for label, ok in zip(*row, strict=True)] for row in found]
+    numbers: list[list[int]] = torch.where(valid, labels, -1).tolist()
+    text = [[names[number] if number >= 0 else "" for number in row] for row in numbers]
     return RegionBatch(boxes=chosen, scores=scores, valid=valid, text=text)
 
 

@@ -60,16 +60,17 @@ class Detector(nn.Module):
 
 def build_detr(ctx: BuildContext) -> nn.Module:
     """Build DETR; option `config` holds what deviates from `DetrConfig`, `names` the labels."""
-    config = DetrConfig(num_labels=len(ctx.options["names"]), **ctx.options["config"])
+    given: dict[str, Any] = {"num_labels": len(ctx.options["names"])} | dict(ctx.options["config"])
+    config = DetrConfig(**given)
     return Detector(DetrForObjectDetection(config), ctx, no_object=True)
 
 
 def build_rt_detr(ctx: BuildContext) -> nn.Module:
     """Build RT-DETRv2; option `config` holds what deviates from `RTDetrV2Config`, `names` the labels."""
-    given = dict(ctx.options["config"])
+    given: dict[str, Any] = {"num_labels": len(ctx.options["names"])} | dict(ctx.options["config"])
     stages = {"out_features": ["stage2", "stage3", "stage4"]}
     given["backbone_config"] = RTDetrResNetConfig(**stages, **given.get("backbone_config", {}))
-    config = RTDetrV2Config(num_labels=len(ctx.options["names"]), **given)
+    config = RTDetrV2Config(**given)
     return Detector(RTDetrV2ForObjectDetection(config), ctx, no_object=False)
 
 
