@@ -1,4 +1,4 @@
-"""Write the reference pages that code alone can keep true: the command line, the configuration, the expert's spec.
+"""Write the reference pages that code alone can keep true: command line, configuration, the expert's spec, checks.
 
 `python docs/generate.py` writes them; with `--check` it only compares, with exit code 1 where one differs.
 """
@@ -166,7 +166,7 @@ def expert_spec() -> str:
         An expert is a frozen `tove_core.ExpertSpec`: data, plus the names of functions that are imported when it is
         built. Objects are immutable, and a misspelt field is an error. This is version {spec.API} of the contract;
         within a version fields are only added. [Your first expert](../tutorials/first-expert.md) shows one from end to
-        end, [Plugins](plugins.md) how it is found.
+        end, [Plugins](plugins.md) how it is found, [Conformance checks](checks.md) what holds it to its word.
 
         The factory is called with a `tove_core.BuildContext` (`spec`, its variant applied, and `options`) and returns a
         `torch.nn.Module` with its parameters on the CPU. It builds architecture only: no files, no network, no devices.
@@ -178,6 +178,53 @@ def expert_spec() -> str:
         Names are lower-case words joined by hyphens (`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`).
     """)
     return HEAD + "\n" + text + "\n" + "".join(map(_section, SPEC))
+
+
+# The conformance checks
+
+TIERS = {
+    "declared": "What the spec and its plugin say; no code of the factory runs. For every variant.",
+    "architecture": "The full size, built on `meta`, where tensors have shapes and no values. For every variant.",
+    "module": "A module that computes, with random weights on the CPU: the `tiny` one of a spec that has one, else the "
+    "variant with the fewest parameters at full size.",
+}
+
+
+def checks() -> str:
+    """Return the page on the conformance checks."""
+    from tove_core.testing import CATALOGUE  # it needs torch, which the other pages do not
+
+    text = cleandoc(f"""
+        # Conformance checks
+
+        `tove experts check NAME` holds an installed expert to what it declares, and so does a plugin's own test:
+
+        ```python
+        from tove_core.testing import parametrize_with_checks
+
+
+        @parametrize_with_checks("colour", expected_failures={{"bf16-close": "why it cannot be close"}})
+        def test_conforms(check):
+            check()
+        ```
+
+        Both run the same {len(CATALOGUE)} checks, without network and without weights from a hub. A check that has
+        nothing to look at is *not applicable*, and says why. A failure that cannot be helped is announced with its
+        reason, by the id of the check or for one expert by `EXPERT/ID`; one that is announced and does not come is a
+        failure. An expert that needs minutes at full size declares [`tiny`](expert-spec.md#expertspec), options for a
+        small architecture of the same code path.
+
+        | check | a conforming expert |
+        |---|---|
+    """)
+    lines = [HEAD, text, *(f"| [`{one.id}`](#{one.id}) | {_cell(one.summary)} |" for one in CATALOGUE)]
+    for tier, meaning in TIERS.items():
+        lines += [f"\n## Tier: {tier}\n", meaning]
+        for one in CATALOGUE:
+            if one.tier == tier:
+                lines += [f"\n### {one.id}\n", f"The expert {one.summary}.\n"]
+                lines += [f"**Cause.** {one.cause}\n", f"**Cure.** {one.cure}"]
+    return "\n".join(lines) + "\n"
 
 
 def _section(model: type[BaseModel]) -> str:
@@ -242,6 +289,7 @@ def _cell(text: str) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "checks.md": checks,
     "cli.md": command_line,
     "configuration.md": configuration,
     "expert-spec.md": expert_spec,

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_the_wheel_holds_three_packages_and_nothing_else(tmp_path):
     assert tops == {"tove_core", "tove_experts", "tove_kernels"}
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert "tove_kernels/activation_mix/reference.py" in names
+    assert not [name for name in names if "plugins/" in name or "__pycache__" in name]
+    assert "tove_core/_template/tove-expert-template/pyproject.toml" in names, "what `tove experts new` copies"
 
 
 def test_an_editable_install_keeps_the_root_off_the_path(tmp_path):
@@ -75,7 +78,21 @@ def test_an_editable_install_keeps_the_root_off_the_path(tmp_path):
     assert str(ROOT) not in " ".join(lines).split()
 
 
-@pytest.mark.parametrize("path", sources(*SHIPPED, "tests"), ids=lambda path: str(path.relative_to(ROOT)))
+PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
+
+
+@pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
+def test_a_plugin_is_a_project_of_its_own(folder):
+    described = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert described["name"] == folder.name
+    assert any(need.startswith("tove-core>=") for need in described["dependencies"])
+    assert list(described["entry-points"]["tove"])
+    package = folder / "src" / folder.name.replace("-", "_")
+    assert (package / "__init__.py").is_file() and (folder / "README.md").is_file()
+    assert list((folder / "tests").glob("test_*.py")) and not (folder / "tests" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", sources(*SHIPPED, "plugins", "tests"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_long(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LIMIT
 

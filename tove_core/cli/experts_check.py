@@ -23,7 +23,9 @@ def check_experts(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
     expect_failure: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID=REASON", help="A check that is known to fail, and why; it must fail."),
+        typer.Option(
+            metavar="ID=REASON", help="A check that is known to fail (ID or EXPERT/ID), and why; it must fail."
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only what failed, and the count.")] = False,
 ) -> None:
@@ -35,8 +37,6 @@ def check_experts(
         raise ConfigError("name the experts to check, or give --all; 'tove experts list' shows what is installed")
     registry = plugins.registry()
     wanted = registry.names() if every else list(names or ())
-    for name in wanted:
-        registry.resolve(name)  # a misspelt name is told before anything is built
     expected = _expected(expect_failure or [])
     results = _run(wanted, expected, as_json=as_json, quiet=quiet)
     broken = sorted(registry.failures.items()) if every else []
@@ -56,17 +56,16 @@ def _run(names: list[str], expected: dict[str, str], *, as_json: bool, quiet: bo
 
     results: list[Result] = []
     start = time.monotonic()
-    for name in names:
-        subject = None
-        for result in run_checks(name, expected):
-            results.append(result)
-            if as_json:
-                continue
-            if result.check.subject is not subject and not quiet:
-                subject = result.check.subject
-                print(_heading(result))
-            if not quiet or not result.ok:
-                print("\n".join(_lines(result, named=quiet)))
+    subject = None
+    for result in run_checks(*names, expected_failures=expected):
+        results.append(result)
+        if as_json:
+            continue
+        if result.check.subject is not subject and not quiet:
+            subject = result.check.subject
+            print(_heading(result))
+        if not quiet or not result.ok:
+            print("\n".join(_lines(result, named=quiet)), flush=True)
     if as_json:
         print(json.dumps([_record(result) for result in results], indent=2))
     else:

@@ -79,6 +79,11 @@ class Bench:
         return self._once("outputs", self._run_watched)
 
     @property
+    def alone(self) -> Outputs:
+        """What the expert gives for the second of `images` by itself."""
+        return self._once("alone", lambda: run(self.expert, self.images[1:].clone()))
+
+    @property
     def input(self) -> Input:
         """The input of the module that computes."""
         return small(self.subject.spec).input

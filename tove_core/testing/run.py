@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,36 +84,42 @@ def checks(expert: str | ExpertSpec) -> Iterator[Check]:
                 yield Check(definition, subject)
 
 
-def run_checks(expert: str | ExpertSpec, expected_failures: Mapping[str, str] | None = None) -> Iterator[Result]:
-    """Run an expert's checks, one after another.
+def run_checks(*experts: str | ExpertSpec, expected_failures: Mapping[str, str] | None = None) -> Iterator[Result]:
+    """Run the checks of experts, one after another.
 
     Args:
-        expert: as for `checks`.
-        expected_failures: reasons by id of checks that are known to fail; one that does not fail is `expected to fail`.
+        experts: as for `checks`.
+        expected_failures: reasons by id of checks that are known to fail, for every expert given (`bf16-close`) or for
+            one (`dinov2:large/bf16-close`). One that does not fail counts as a failure itself.
 
     Raises:
-        ConfigError: an expected failure names no check, or gives no reason.
+        ConfigError: an expected failure names no check of these experts, or gives no reason.
+        UnknownExpertError: no installed plugin offers one of the experts.
     """
-    expected = announced(expected_failures)
-    for check in checks(expert):
-        yield weigh(check, expected.get(check.id))
+    for check, reason in announced([check for expert in experts for check in checks(expert)], expected_failures):
+        yield weigh(check, reason)
 
 
-def announced(expected_failures: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the expected failures if each names a check and gives a reason.
+def announced(found: Sequence[Check], expected_failures: Mapping[str, str] | None) -> list[tuple[Check, str | None]]:
+    """Return each check with the reason why it is expected to fail, None where it is not.
 
     Raises:
-        ConfigError: one does not.
+        ConfigError: an expected failure names none of the checks, or gives no reason.
     """
-    known = {definition.id for definition in CATALOGUE}
-    for id, reason in (expected_failures or {}).items():
-        if id not in known:
+    expected = dict(expected_failures or {})
+    for key, reason in expected.items():
+        if not any(key in (check.id, _full(check)) for check in found):
             raise ConfigError(
-                f"there is no check {id!r} that could be expected to fail; checks: {', '.join(sorted(known))}"
+                f"there is no check {key!r} that could be expected to fail; give ID or EXPERT/ID, with one of the ids "
+                f"{', '.join(sorted({check.id for check in found}))}"
             )
         if not reason.strip():
-            raise ConfigError(f"check {id!r} is expected to fail without a reason; say why")
-    return dict(expected_failures or {})
+            raise ConfigError(f"check {key!r} is expected to fail without a reason; say why")
+    return [(check, expected.get(_full(check), expected.get(check.id))) for check in found]
+
+
+def _full(check: Check) -> str:
+    return f"{check.subject.name}/{check.id}"
 
 
 def weigh(check: Check, reason: str | None) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -121,12 +122,16 @@ def poisoned() -> Iterator[None]:
 
     torch does so by itself in its deterministic mode, for every constructor that leaves memory as it finds it.
     """
-    was, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    # Looked up by name: torch makes this module's attribute at run time, where type checkers do not see it.
+    fill: Any = torch.utils.deterministic
+    was, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = fill.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    fill.fill_uninitialized_memory = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have a deterministic implementation", UserWarning)
+            yield
     finally:
         torch.use_deterministic_algorithms(was, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        fill.fill_uninitialized_memory = fills
