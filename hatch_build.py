@@ -1,4 +1,4 @@
-"""Puts the plugin template into the wheel: `tove experts new` copies it, and the repository has it in one place only."""
+"""Put the plugin template into the wheel: `tove experts new` copies it, and the repository has one copy only."""
 
 from __future__ import annotations
 

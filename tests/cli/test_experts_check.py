@@ -82,7 +82,7 @@ def test_all_means_every_installed_expert_and_a_plugin_that_failed_is_a_failure(
     done = tove("experts", "check", "--all", *TOY, *known)
     assert done.code == 0
     headings = [line.partition(" ")[0] for line in done.out.splitlines() if "(from" in line]
-    assert headings == ["toy-fine", "toy-whole:small", "toy-whole:large", "toy-wide"]
+    assert headings == ["toy-fine", "toy-names", "toy-whole:small", "toy-whole:large", "toy-wide"]
     broken = {plugins.Source("broken-plugin", "2.0", "broken"): ImportError("gone")}
     monkeypatch.setattr(plugins, "registry", lambda: plugins.Registry(offers=kept[:1], failures=broken))
     done = tove("experts", "check", "--all", *TOY)

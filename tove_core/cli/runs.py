@@ -47,7 +47,7 @@ def train(
 
     if resume and (set_ or add or licenses):
         raise ConfigError(
-            "a resumed run keeps its configuration; --set, --add and --licenses cannot stand beside --resume"
+            "a resumed run keeps its configuration; --resume and --set, --add or --licenses exclude each other"
         )
     if out is not None and not add:
         raise ConfigError("--out goes with --add; the folder of other runs is their configuration's output")
