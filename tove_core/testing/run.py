@@ -108,18 +108,20 @@ def announced(found: Sequence[Check], expected_failures: Mapping[str, str] | Non
     """
     expected = dict(expected_failures or {})
     for key, reason in expected.items():
-        if not any(key in (check.id, _full(check)) for check in found):
+        if not any(key in _keys(check) for check in found):
             raise ConfigError(
                 f"there is no check {key!r} that could be expected to fail; give ID or EXPERT/ID, with one of the ids "
                 f"{', '.join(sorted({check.id for check in found}))}"
             )
         if not reason.strip():
             raise ConfigError(f"check {key!r} is expected to fail without a reason; say why")
-    return [(check, expected.get(_full(check), expected.get(check.id))) for check in found]
+    return [(check, next((expected[key] for key in _keys(check) if key in expected), None)) for check in found]
 
 
-def _full(check: Check) -> str:
-    return f"{check.subject.name}/{check.id}"
+def _keys(check: Check) -> list[str]:
+    """Return the names that mean a check, the narrowest first: of a variant, of an expert, of all experts."""
+    name = check.subject.name
+    return [f"{name}/{check.id}", f"{name.partition(':')[0]}/{check.id}", check.id]
 
 
 def weigh(check: Check, reason: str | None) -> Result:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _NETWORK = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"})
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".onnx", ".msgpack", ".gguf"})
@@ -135,3 +136,24 @@ def poisoned() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(was, warn_only=warns)
         fill.fill_uninitialized_memory = fills
+
+
+class Zeroed(TorchDispatchMode):
+    """Has memory that nobody has written to hold zeros, while it is entered: what `poisoned` is compared with.
+
+    Fresh memory may hold NaN that was freed a moment ago, so that a plain run is no measure.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and write zeros where it only reserves memory."""
+        found = func(*args, **(kwargs or {}))
+        return found.zero_() if func.overloadpacket in _RESERVING and isinstance(found, torch.Tensor) else found
+
+
+_RESERVING = {
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.empty_strided,
+    torch.ops.aten.new_empty,
+    torch.ops.aten.new_empty_strided,
+}
