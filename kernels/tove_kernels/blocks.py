@@ -49,6 +49,15 @@ def backward_blocks(width: int, rows: int) -> Blocks:
     return Blocks(_interpreted(rows) or max(1, 1024 // wide), wide, 4)
 
 
+def activation_backward_blocks(width: int, rows: int) -> Blocks:
+    """Blocks of the activation mix's backward pass: as others, but two warps on half as much where they spill else.
+
+    4 x 256 by 4 warps was compiled for sm_90 to 128 registers and 8 spilled bytes, 2 x 256 by 2 warps to 127 and none.
+    """
+    blocks = backward_blocks(width, rows)
+    return Blocks(_interpreted(rows) or 2, 256, 2) if blocks.columns == 256 else blocks
+
+
 def row_block(rows: int) -> int:
     """Rows of a block of a kernel that touches only gates: one per thread of four warps."""
     return _interpreted(rows) or 128

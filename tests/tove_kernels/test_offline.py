@@ -15,12 +15,6 @@ from tove_kernels.offline.__main__ import COMPLAINTS
 from tove_kernels.offline.cases import MAIN, cases
 
 WANTED = [("sm_90", case.name) for case in cases()] + [(arch, name) for arch in ("sm_80", "sm_100") for name in MAIN]
-# ptxas stops at 128 registers here, and stores one value and loads it twice.
-KNOWN = {("sm_90", "gated_activation_mix, D=768, K=4"): "8 bytes per thread are spilled in the backward pass"}
-
-
-def marked(case):
-    return pytest.param(*case, marks=[pytest.mark.xfail(reason=KNOWN[case], strict=False)] if case in KNOWN else [])
 
 
 def run(*command):
@@ -43,7 +37,7 @@ def compiled():
     return found
 
 
-@pytest.mark.parametrize(("arch", "case"), [marked(case) for case in sorted(WANTED)])
+@pytest.mark.parametrize(("arch", "case"), sorted(WANTED))
 def test_no_kernel_spills_and_main_tensors_move_in_128_bits(compiled, arch, case):
     rows = compiled[arch, case]
     assert rows and {row["kernel"]: row["complaints"] for row in rows if row["complaints"]} == {}

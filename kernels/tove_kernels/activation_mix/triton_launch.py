@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from tove_kernels.activation_mix import triton_kernels
-from tove_kernels.blocks import backward_blocks, forward_blocks, row_block, span
+from tove_kernels.blocks import activation_backward_blocks, forward_blocks, row_block, span
 from tove_kernels.gating.reference import accumulator
 from tove_kernels.launch import gate_constants, image_strides, mask_kind, options, row_major, token_strides
 
@@ -83,7 +83,7 @@ def backward(
         return [found, torch.zeros((experts, width) if of_bias else 0, device=device, dtype=dtype), *each]
     grad, hidden, logits = row_major(grad), [row_major(one) for one in hidden], logits.contiguous()
     mask = None if mask is None else mask.contiguous()
-    blocks = backward_blocks(width, rows)
+    blocks = activation_backward_blocks(width, rows)
     across = triton.cdiv(width, blocks.columns)
     rows_each = span(rows, blocks, across)
     spans = triton.cdiv(rows, rows_each)
