@@ -16,10 +16,11 @@ help:
 demo: $(STAMP)
 	$(BIN)/tove demo --out runs/demo --overwrite
 
-# The tests' tensors are small: threads cost more than they give.
+# The tests' tensors are small: threads cost more than they give. Each process takes about 1.5 GB.
+JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/pytest $(TESTARGS)
+	$(BIN)/pytest -n $(JOBS) $(TESTARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
