@@ -99,15 +99,16 @@ class FeatureCache:
         Raises:
             DataError: a feature is missing or computed from something else (the difference is named), or lacks images.
         """
-        found = {}
+        found, changed = {}, {}
         for fingerprint in wanted:
             stores = self.matching(fingerprint)
             if not stores:
                 raise self._refusal(fingerprint)
             found[fingerprint.name] = self._covering(stores, digests, names)
-            changed = found[fingerprint.name][0].fingerprint.other_versions(fingerprint)
-            if changed:
-                warnings.warn(f"feature {fingerprint.name!r} was computed elsewhere: {changed}", stacklevel=4)
+            if versions := found[fingerprint.name][0].fingerprint.other_versions(fingerprint):
+                changed.setdefault(versions, []).append(fingerprint.name)
+        for versions, features in changed.items():
+            warnings.warn(f"{', '.join(features)} in {self.folder} were computed elsewhere: {versions}", stacklevel=4)
         return found
 
     def _covering(
