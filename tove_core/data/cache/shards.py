@@ -116,7 +116,7 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor], what: str) -> Shard
     Raises:
         DataError: the disk is full, or the folder cannot be written to.
     """
-    temporary = folder / f".{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}"
+    temporary = unfinished(folder)
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": FORMAT})
         with temporary.open("rb") as file:
@@ -132,6 +132,11 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor], what: str) -> Shard
     finally:
         temporary.unlink(missing_ok=True)
     return read_shard(path)
+
+
+def unfinished(folder: Path) -> Path:
+    """Return a name for a file that is being written, .HOST-PID-RANDOM.tmp: others see whether its writer lives."""
+    return folder / f".{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}"
 
 
 def sync_folder(folder: Path) -> None:

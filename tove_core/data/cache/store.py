@@ -15,7 +15,17 @@ from torch import Tensor
 
 from tove_core.data.cache.codec import EXACTNESS, SCALE, VALUES, CacheDtype, row_bytes, torch_dtype, unpack
 from tove_core.data.cache.index import DigestIndex
-from tove_core.data.cache.shards import FORMAT, KEYS, SUFFIX, Shard, damaged, read_shard, sync_folder, write_shard
+from tove_core.data.cache.shards import (
+    FORMAT,
+    KEYS,
+    SUFFIX,
+    Shard,
+    damaged,
+    read_shard,
+    sync_folder,
+    unfinished,
+    write_shard,
+)
 from tove_core.data.fingerprint import FeatureFingerprint
 from tove_core.errors import DataError
 
@@ -46,7 +56,7 @@ class FeatureStore:
             DataError: it cannot be written.
         """
         given = {"format": FORMAT, "dtype": dtype, **fingerprint.as_json()}
-        temporary = folder / f".{DESCRIPTION}.{os.getpid()}.tmp"
+        temporary = unfinished(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("w", encoding="utf-8") as file:
