@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.data.cache.build import Builder, BuildReport, Estimate, Progress
+from tove_core.data.cache.care import remove
 from tove_core.data.cache.codec import CacheDtype
 from tove_core.data.cache.folder import FeatureCache
 from tove_core.data.cache.table import CachedFeatures, open_features
@@ -78,6 +79,8 @@ def cache_builder(
         raise DataError(f"a dtype is given for {unknown}; this model has {', '.join(one.name for one in wanted)}")
     cache = FeatureCache(folder)
     stores = {one.name: cache.find_or_create(one, dtypes.get(one.name, default)) for one in wanted}
+    if rank == 0:
+        remove(cache.leftovers())
     images = distinct_images(samples)[0][rank::world]
     return Builder(folder, stores, images, **limits)  # type: ignore[arg-type]  # int and float
 
