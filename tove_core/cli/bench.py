@@ -42,10 +42,11 @@ def cache(
     images: Annotated[int, typer.Option(min=1000, help="made-up images to open, in thousands")] = 1_000_000,
 ) -> None:
     """Time training steps on features in memory and on disk, and the opening of a cache of a million images."""
-    from tove_core.demo import cache_bench
+    from tove_core.demo.cache_bench import report_steps
+    from tove_core.demo.cache_opening import report_opening
 
-    print(cache_bench.report_steps(steps, rounds), flush=True)
-    print(cache_bench.report_opening(images))
+    print(report_steps(steps, rounds), flush=True)
+    print(report_opening(images))
 
 
 @app.command()
