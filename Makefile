@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 PROJECTS := $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(foreach project,$(PROJECTS),-e $(dir $(project)))
 
-.PHONY: demo test lint install clean help
+.PHONY: demo test torture lint install clean help
 
 help:
 	@echo "make demo   train, detach and merge on the embedded world; writes runs/demo"
 	@echo "make test   run the tests"
+	@echo "make torture   kill training and cache builds at random moments, again and again"
 	@echo "make lint   ruff and pyright"
 
 demo: $(STAMP)
@@ -21,6 +22,12 @@ JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/pytest -n $(JOBS) $(TESTARGS)
+
+# Kills at random moments, 20 times where `make test` does it 3 times.
+torture: export OMP_NUM_THREADS ?= 1
+torture: export TOVE_TORTURE ?= 20
+torture: $(STAMP)
+	$(BIN)/pytest tests/training tests/data -k killed $(TESTARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -226,7 +226,11 @@ class TrainingConfig(Frozen):
     save_every: Positive | None = Field(
         default=None, description="steps between two states to resume from; None: no state is kept"
     )
-    cache: bool = Field(default=True, description="run CLIP and the experts once per image and keep their features")
+    cache: Path | bool = Field(
+        default=True,
+        description="true: run CLIP and the experts once per image and keep their features in memory; false: run them "
+        "at every step; a path: read the features from the cache that 'tove cache build' made there",
+    )
 
 
 class GrowthConfig(Frozen):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.config import ExpertConfig, ModelConfig, Rule
-from tove_core.errors import ConfigError
+from tove_core.errors import ConfigError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
@@ -81,13 +81,29 @@ class ToveModel(nn.Module):
     # Seeing
 
     @torch.no_grad()
-    def encode(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
-        """Run the frozen parts: `clip` v [B, N, D] and, by name, every active expert's u_k [B, N, C_k], float32."""
-        experts = self.active_experts
-        inputs = {CLIP: self.tower.input} | {key: self._expert(key).spec.input for key in experts}
-        places = {CLIP: self.device} | {key: self._expert(key).device or self.device for key in experts}
-        pixels = sent(Preprocessor(inputs, self.config.view)(_listed(images)), places)
-        tasks = {CLIP: lambda: self.tower(pixels[CLIP]).patches.float()}
+    def encode(
+        self, images: ImageSource | Sequence[ImageSource], only: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Run the frozen parts: `clip` v [B, N, D] and, by name, every active expert's u_k [B, N, C_k], float32.
+
+        Args:
+            images: B of them.
+            only: run these of them alone; None: all.
+
+        Raises:
+            UnknownExpertError: `only` names what is not active.
+        """
+        features = [CLIP, *self.active_experts]
+        if only is not None and (unknown := sorted(set(only) - set(features))):
+            raise UnknownExpertError(f"{unknown} cannot be run; this model has {', '.join(features)} on")
+        wanted = features if only is None else [key for key in features if key in only]
+        experts = [key for key in wanted if key != CLIP]
+        own = {CLIP: (self.tower.input, self.device)} if CLIP in wanted else {}
+        used = own | {k: (self._expert(k).spec.input, self._expert(k).device or self.device) for k in experts}
+        read = Preprocessor({key: input for key, (input, _) in used.items()}, self.config.view)(_listed(images))
+        places = {key: place for key, (_, place) in used.items()}
+        pixels = sent(read, places)
+        tasks = {CLIP: lambda: self.tower(pixels[CLIP]).patches.float()} if own else {}
         tasks |= {key: partial(self._expert_features, key, pixels[key]) for key in experts}
         return run_beside(tasks, {key: places[key] for key in experts if self._expert(key).own_stream})
 

@@ -36,6 +36,20 @@ def fusion(
 
 
 @app.command()
+def cache(
+    steps: Annotated[int, typer.Option(min=5, help="training steps a round")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="how often each kind is measured")] = 3,
+    images: Annotated[int, typer.Option(min=1000, help="made-up images to open, in thousands")] = 1_000_000,
+) -> None:
+    """Time training steps on features in memory and on disk, and the opening of a cache of a million images."""
+    from tove_core.demo.cache_bench import report_steps
+    from tove_core.demo.cache_opening import report_opening
+
+    print(report_steps(steps, rounds), flush=True)
+    print(report_opening(images))
+
+
+@app.command()
 def startup(repeat: Annotated[int, typer.Option(min=1, help="runs of each command")] = 7) -> None:
     """Time the commands that must not import torch, each in a process of its own."""
     import statistics

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from tove_core import __version__, environment
-from tove_core.cli import bench, demo, doctor, experts, experts_check, experts_new, lifecycle, plan, runs, weights
+from tove_core.cli import (
+    bench,
+    cache,
+    demo,
+    doctor,
+    experts,
+    experts_check,
+    experts_new,
+    lifecycle,
+    plan,
+    runs,
+    weights,
+)
 from tove_core.errors import ToveError
 
 app = typer.Typer(
@@ -29,6 +41,7 @@ app.command()(lifecycle.detach)
 app.command()(lifecycle.merge)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 experts.app.command("check")(experts_check.check_experts)
 experts.app.command("new")(experts_new.new_expert)

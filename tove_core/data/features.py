@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,18 @@ Encode = Callable[[Sequence[Any]], Mapping[str, Tensor]]
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 HEADER = "tove_fingerprint"
 FORMAT = "tove-features-1"
+
+
+class Features(Protocol):
+    """Features of M images, wherever they are: in a `FeatureTable`, or in a cache on disk."""
+
+    def __len__(self) -> int:
+        """Return M."""
+        ...
+
+    def gather(self, indices: Sequence[int] | Tensor, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        """Return the features of some images, [len(indices), N, C] float32, on a device."""
+        ...
 
 
 class FeatureTable:
@@ -59,19 +71,15 @@ class FeatureTable:
         """Size of all features in bytes."""
         return sum(feature.nbytes for feature in self.features.values())
 
-    def gather(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """Return the features of some images, [len(indices), N, C] float32, on the table's device.
+    def gather(self, indices: Sequence[int] | Tensor, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        """Return the features of some images, [len(indices), N, C] float32; on the table's device if none is named.
 
         Raises:
             DataError: an index is not 0 to M - 1.
         """
-        rows = torch.as_tensor(indices, dtype=torch.long).flatten()
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
-            worst = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
-            raise DataError(
-                f"image {worst} was asked of a table of {len(self)} images; indices are 0 to {len(self) - 1}"
-            )
-        return {name: f.index_select(0, rows.to(f.device)).float() for name, f in self.features.items()}
+        rows = checked_rows(indices, len(self))
+        picked = {name: f.index_select(0, rows.to(f.device)) for name, f in self.features.items()}
+        return {name: f.to(device or f.device).float() for name, f in picked.items()}
 
     def to(self, device: torch.device | str) -> FeatureTable:
         """Return the table on another device; gathering there saves one transfer per step."""
@@ -161,6 +169,19 @@ class FeatureTable:
             raise DataError(f"{path} does not exist; build the features first") from error
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise DataError(f"{path} is damaged ({error}); remove it and build it again") from error
+
+
+def checked_rows(indices: Sequence[int] | Tensor, count: int) -> Tensor:
+    """Return indices of `count` images as one flat tensor.
+
+    Raises:
+        DataError: an index is not 0 to `count` - 1.
+    """
+    rows = torch.as_tensor(indices, dtype=torch.long).flatten()
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        worst = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
+        raise DataError(f"image {worst} was asked of a table of {count} images; indices are 0 to {count - 1}")
+    return rows
 
 
 def _shape(feature: Tensor) -> str:

@@ -82,6 +82,13 @@ def load_image(image: ImageRef) -> Any:
     return image.read() if isinstance(image, PackedImage) else image
 
 
+def image_name(image: ImageRef) -> str:
+    """Return what a person would call an image: its file, its member of an archive, or its kind."""
+    if isinstance(image, PackedImage):
+        return f"{image.name} in {image.archive}"
+    return str(image) if isinstance(image, Path) else f"{type(image).__name__} in memory"
+
+
 def image_digest(image: ImageRef) -> str:
     """Return the sha256 (hex) of an image's encoded bytes, or of its pixels with their shape and type.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from tove_core.data.features import FeatureTable
+from tove_core.data.features import Features, FeatureTable
 from tove_core.data.sample import Sample, distinct_images, load_image
 from tove_core.errors import DataError
 from tove_core.fusion.align import gives_text
@@ -25,7 +25,7 @@ class Examples:
         table: features of the distinct images, in the order of `distinct_images`; None: compute when asked.
     """
 
-    def __init__(self, model: ToveModel, samples: Sequence[Sample], table: FeatureTable | None = None) -> None:
+    def __init__(self, model: ToveModel, samples: Sequence[Sample], table: Features | None = None) -> None:
         self.model, self.samples, self.table = model, samples, table
         self.images, self.rows = distinct_images(samples)
         if table is not None and len(table) != len(self.images):
@@ -47,7 +47,7 @@ class Examples:
         """Return `clip` v [B, N, D] and u_k [B, N, C_k] of the samples, on the model's device."""
         rows = [self.rows[i] for i in indices]
         if self.table is not None:
-            return {name: value.to(self.model.device) for name, value in self.table.gather(rows).items()}
+            return self.table.gather(rows, self.model.device)
         return self.model.encode([load_image(self.images[row]) for row in rows])
 
     def prompts(self, indices: Sequence[int]) -> list[str]:

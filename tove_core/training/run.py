@@ -14,6 +14,7 @@ from tove_core.data.sample import Sample, load_image
 from tove_core.errors import CheckpointError, ConfigError
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
+from tove_core.training.cached import open_cache
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.metrics import Display
@@ -97,9 +98,11 @@ def calibration_images(samples: list[Sample]) -> list[Tensor]:
 
 
 def make_examples(
-    model: ToveModel, samples: list[Sample], *, cache: bool, quiet: bool, label: str = "encode"
+    model: ToveModel, samples: list[Sample], *, cache: Path | bool, quiet: bool, label: str = "encode"
 ) -> Examples:
-    """Bind samples to a model, with features computed once per image when `cache` is set."""
+    """Bind samples to a model, with features computed once per image when `cache` is set; a path: read from there."""
+    if isinstance(cache, Path):
+        return Examples(model, samples, open_cache(model, samples, cache))
     if not cache:
         return Examples(model, samples)
     plain = Examples(model, samples)

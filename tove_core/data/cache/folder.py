@@ -1,0 +1,164 @@
+"""A cache: a folder of features, each of which knows what it was computed from."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from tove_core.data.cache.codec import EXACTNESS, CacheDtype
+from tove_core.data.cache.places import FOLDER as IMAGES
+from tove_core.data.cache.shards import UNFINISHED
+from tove_core.data.cache.store import DESCRIPTION, FeatureStore
+from tove_core.data.fingerprint import FeatureFingerprint
+from tove_core.errors import DataError
+
+_LOCK = ".lock"
+BUILD = "run 'tove cache build CONFIG --out {folder}'"
+
+
+class FeatureCache:
+    """The features under a folder.
+
+    Features are found by what they were computed from and not by name, so that one cache serves several models, and an
+    expert that joins is computed alone.
+
+    Args:
+        folder: need not exist before something is created in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def existing(cls, folder: Path) -> FeatureCache:
+        """Return the cache in a folder.
+
+        Raises:
+            DataError: there is none.
+        """
+        found = cls(folder)
+        if not found.stores():
+            raise DataError(f"{folder} holds no feature cache; {BUILD.format(folder=folder)}")
+        return found
+
+    def stores(self) -> list[FeatureStore]:
+        """Return every feature, by name and from the most exact.
+
+        Raises:
+            DataError: a feature's description is damaged.
+        """
+        if not self.folder.is_dir():
+            return []
+        described = [path.parent for path in self.folder.glob(f"*/{DESCRIPTION}") if path.parent.name != IMAGES]
+        found = [FeatureStore.open(folder) for folder in described]
+        return sorted(found, key=lambda store: (store.name, EXACTNESS.index(store.dtype), store.folder.name))
+
+    def matching(self, wanted: FeatureFingerprint) -> list[FeatureStore]:
+        """Return the features computed from what `wanted` says, from the most exact."""
+        found = [store for store in self.stores() if not store.fingerprint.difference(wanted)]
+        return sorted(found, key=lambda store: EXACTNESS.index(store.dtype))
+
+    def find_or_create(self, wanted: FeatureFingerprint, dtype: CacheDtype) -> FeatureStore:
+        """Return the place of a feature; of processes that ask at once, one makes it and all get it.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / _LOCK):
+                found = next((store for store in self.matching(wanted) if store.dtype == dtype), None)
+                if found is not None:
+                    return found
+                plain = re.sub(r"[^A-Za-z0-9-]+", "-", wanted.name)
+                place = self.folder / f"{plain}-{wanted.digest()[:12]}-{dtype}"
+                return FeatureStore.create(place, wanted, dtype)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder} cannot be written ({(error.strerror or str(error)).lower()}); choose another --out"
+            ) from error
+
+    def select(
+        self, wanted: Sequence[FeatureFingerprint], digests: np.ndarray, names: Sequence[str]
+    ) -> Mapping[str, tuple[FeatureStore, np.ndarray]]:
+        """Return for each feature the most exact store that holds all images, and their rows, int64 [M].
+
+        Args:
+            wanted: the features of a model.
+            digests: of the images, uint8 [M, 32].
+            names: of the images, for the error.
+
+        Raises:
+            DataError: a feature is missing or computed from something else (the difference is named), or lacks images.
+        """
+        found, changed = {}, {}
+        for fingerprint in wanted:
+            stores = self.matching(fingerprint)
+            if not stores:
+                raise self._refusal(fingerprint)
+            found[fingerprint.name] = self._covering(stores, digests, names)
+            if versions := found[fingerprint.name][0].fingerprint.other_versions(fingerprint):
+                changed.setdefault(versions, []).append(fingerprint.name)
+        for versions, features in changed.items():
+            warnings.warn(f"{', '.join(features)} in {self.folder} were computed elsewhere: {versions}", stacklevel=4)
+        return found
+
+    def _covering(
+        self, stores: Sequence[FeatureStore], digests: np.ndarray, names: Sequence[str]
+    ) -> tuple[FeatureStore, np.ndarray]:
+        missing = np.empty(0, np.int64)
+        for store in stores:
+            rows = store.index.rows(digests)
+            missing = np.flatnonzero(rows < 0)
+            if not len(missing):
+                return store, rows
+        raise DataError(
+            f"feature {stores[-1].name!r} of {len(missing):,} of {len(digests):,} images is not in {self.folder} "
+            f"(first: {names[missing[0]]}); {BUILD.format(folder=self.folder)}"
+        )
+
+    def _refusal(self, wanted: FeatureFingerprint) -> DataError:
+        near = [store.fingerprint.difference(wanted) for store in self.stores() if store.name == wanted.name]
+        if not near:
+            return DataError(
+                f"feature {wanted.name!r} is not in {self.folder}; {BUILD.format(folder=self.folder)}, which computes "
+                "what is missing alone"
+            )
+        closest = min(near, key=len)
+        return DataError(
+            f"{self.folder} holds feature {wanted.name!r} computed from something else: {closest}; "
+            f"{BUILD.format(folder=self.folder)}, which computes it anew beside the other"
+        )
+
+    def leftovers(self) -> list[Path]:
+        """Return files that writers left unfinished when they were killed; those of living ones are not among them.
+
+        A writer on another host counts as living while its file is younger than a day.
+        """
+        return [path for path in self.folder.glob(f"*/.*{UNFINISHED}") if not _is_written(path)]
+
+
+def _is_written(path: Path) -> bool:
+    """Tell whether somebody may still be writing a temporary file named HOST-PID-RANDOM."""
+    host, _, rest = path.name[1:].partition(f"{socket.gethostname()}-")
+    pid = rest.partition("-")[0]
+    if host or not pid.isdigit():
+        try:
+            return time.time() - path.stat().st_mtime < 24 * 3600
+        except OSError:
+            return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,176 @@
+"""One feature of a cache: a folder with what it was computed from and its shards, indexed by image."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tove_core.data.cache.codec import EXACTNESS, SCALE, VALUES, CacheDtype, row_bytes, torch_dtype, unpack
+from tove_core.data.cache.index import DigestIndex
+from tove_core.data.cache.shards import (
+    FORMAT,
+    KEYS,
+    SUFFIX,
+    Shard,
+    damaged,
+    read_shard,
+    sync_folder,
+    unfinished,
+    write_shard,
+)
+from tove_core.data.fingerprint import FeatureFingerprint
+from tove_core.errors import DataError
+
+DESCRIPTION = "feature.json"
+
+
+class FeatureStore:
+    """A feature of many images on disk, float32, float16 or float8.
+
+    The index is made of the shards' headers and keys whenever it is asked for; there is no file of it that could be
+    out of date.
+
+    Args:
+        folder: holds `feature.json`.
+        fingerprint: what the feature was computed from.
+        dtype: what is kept.
+    """
+
+    def __init__(self, folder: Path, fingerprint: FeatureFingerprint, dtype: CacheDtype) -> None:
+        self.folder, self.fingerprint, self.dtype = folder, fingerprint, dtype
+        self._mapped: dict[int, dict[str, Tensor]] = {}
+
+    @classmethod
+    def create(cls, folder: Path, fingerprint: FeatureFingerprint, dtype: CacheDtype) -> FeatureStore:
+        """Make the folder of a feature that is not there yet.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        given = {"format": FORMAT, "dtype": dtype, **fingerprint.as_json()}
+        temporary = unfinished(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(given, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / DESCRIPTION)
+            sync_folder(folder)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written ({error.strerror}); choose another place") from error
+        return cls(folder, fingerprint, dtype)
+
+    @classmethod
+    def open(cls, folder: Path) -> FeatureStore:
+        """Read what a feature's folder says of itself.
+
+        Raises:
+            DataError: the description is missing, damaged or of another format.
+        """
+        try:
+            given = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            if given.get("format") != FORMAT or given.get("dtype") not in EXACTNESS:
+                raise DataError(f"{folder} is no feature of format {FORMAT!r}; remove it and build the cache again")
+            return cls(folder, FeatureFingerprint.from_json(given), given["dtype"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{folder / DESCRIPTION} cannot be read ({error}); remove {folder} and build the cache again"
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """The feature: "clip", or an expert's key."""
+        return self.fingerprint.name
+
+    def files(self) -> list[Path]:
+        """Return the shards' files in a fixed order, without opening them."""
+        return sorted(path for path in self.folder.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The shards, their headers checked.
+
+        Raises:
+            DataError: one is damaged or holds another shape.
+        """
+        return [self._checked(read_shard(path)) for path in self.files()]
+
+    @cached_property
+    def index(self) -> DigestIndex:
+        """Rows by the sha256 of the image."""
+        keys = [shard.keys() for shard in self.shards]
+        return DigestIndex(np.concatenate(keys) if keys else np.empty((0, 32), np.uint8))
+
+    def forget(self) -> None:
+        """Drop what was read of the shards, so that it is read again."""
+        for name in ("shards", "index", "_ends"):
+            self.__dict__.pop(name, None)
+        self._mapped.clear()
+
+    def __len__(self) -> int:
+        """Return the number of rows; images that two writers computed at once count twice."""
+        return sum(map(len, self.shards))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the shards in bytes."""
+        return sum(path.stat().st_size for path in self.files())
+
+    def append(self, digests: Sequence[bytes], packed: Mapping[str, Tensor]) -> Shard:
+        """Write one shard: what `pack` gave for n images, and their digests.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        keys = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
+        return write_shard(self.folder, {KEYS: keys, **packed}, f"feature {self.name!r}")
+
+    def row_bytes(self) -> int:
+        """Return what one image takes."""
+        return row_bytes(self.fingerprint.shape, self.dtype)
+
+    def gather(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+        """Return the feature of some rows, [len(rows), N, C] float32 on a device; nothing but them is read.
+
+        Raises:
+            DataError: a shard has been changed or removed.
+        """
+        shape, dtype = self.fingerprint.shape, torch_dtype(self.dtype)
+        kept = {VALUES: torch.empty(len(rows), *shape, dtype=dtype)}
+        if self.dtype == "float8":
+            kept[SCALE] = torch.empty(len(rows), shape[0])
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        for place, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
+            source = self._mapped.get(number) or self._map(number)
+            inside = row - int(self._ends[number - 1]) if number else row
+            for name, into in kept.items():
+                into[place] = source[name][inside]
+        return unpack(kept, device)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)
+
+    def _map(self, number: int) -> dict[str, Tensor]:
+        self._mapped[number] = self.shards[number].tensors()
+        return self._mapped[number]
+
+    def _checked(self, shard: Shard) -> Shard:
+        wanted: dict[str, Any] = {VALUES: (torch_dtype(self.dtype), (len(shard), *self.fingerprint.shape))}
+        if self.dtype == "float8":
+            wanted[SCALE] = (torch.float32, (len(shard), self.fingerprint.shape[0]))
+        wanted[KEYS] = (torch.uint8, (len(shard), 32))
+        if {name: (entry.dtype, entry.shape) for name, entry in shard.entries.items()} != wanted:
+            raise damaged(shard.path, f"its tensors are not those of feature {self.name!r}")
+        return shard
