@@ -207,8 +207,17 @@ class TrainingConfig(Frozen):
 
     steps: Positive = Field(default=1000, description="steps of the optimiser")
     batch_size: Positive = Field(default=64, description="samples per step, over all processes together")
+    accumulate: Positive = Field(
+        default=1, description="parts in which a process takes its share of a step: less memory, the same result"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         default=1e-3, description="of the fusion and the projector, at its highest"
+    )
+    gate_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="for the gate; None: as learning_rate"
+    )
+    projector_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="for the decoder's projector; None: as learning_rate"
     )
     decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="for the language model's own parameters; None: as learning_rate"
@@ -222,9 +231,19 @@ class TrainingConfig(Frozen):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="fp32, or bf16 autocast; parameters stay in their own dtype"
     )
+    checkpointing: bool = Field(
+        default=False, description="compute the decoder's layers again in the backward pass: less memory, more time"
+    )
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="decay of a moving average of the trained parameters, which the checkpoint then holds; None: none",
+    )
     log_every: Positive = Field(default=10, description="steps between two lines of metrics.jsonl")
     save_every: Positive | None = Field(
         default=None, description="steps between two states to resume from; None: no state is kept"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        default=(), description="where metrics go beside metrics.jsonl: tensorboard, wandb; each is an extra"
     )
     cache: bool = Field(default=True, description="run CLIP and the experts once per image and keep their features")
 

@@ -24,6 +24,21 @@ def require_new(folder: str | Path) -> None:
         raise CheckpointError(f"{str(target)!r} exists already; give another folder or ask for overwriting")
 
 
+def require_writable(folder: str | Path) -> None:
+    """Make a folder and write to it, before work is done whose result could not be.
+
+    Raises:
+        CheckpointError: it cannot be written to.
+    """
+    target = Path(folder).expanduser()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written ({error}); give another folder as output") from error
+
+
 @contextmanager
 def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `folder` when the block ends without error, else it is removed.

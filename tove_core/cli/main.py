@@ -10,7 +10,7 @@ import typer
 
 from tove_core import __version__, environment
 from tove_core.cli import bench, demo, doctor, experts, experts_check, experts_new, lifecycle, plan, runs, weights
-from tove_core.errors import ToveError
+from tove_core.errors import Interrupted, ToveError
 
 app = typer.Typer(
     name="tove",
@@ -56,6 +56,9 @@ def main() -> None:
     warnings.showwarning = _warn
     try:
         app()
+    except Interrupted as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except ToveError as error:
         if environment.is_true(environment.variable(environment.TRACEBACK)):
             raise
