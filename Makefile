@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 PROJECTS := $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(foreach project,$(PROJECTS),-e $(dir $(project)))
 
-.PHONY: demo test lint install clean help
+.PHONY: demo test torture lint install clean help
 
 help:
 	@echo "make demo   train, detach and merge on the embedded world; writes runs/demo"
 	@echo "make test   run the tests"
+	@echo "make torture   kill training at random moments, again and again"
 	@echo "make lint   ruff and pyright"
 
 demo: $(STAMP)
@@ -20,6 +21,12 @@ demo: $(STAMP)
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
 	$(BIN)/pytest $(TESTARGS)
+
+# Kills training at random moments, 20 times where `make test` does it 3 times.
+torture: export OMP_NUM_THREADS ?= 1
+torture: export TOVE_TORTURE ?= 20
+torture: $(STAMP)
+	$(BIN)/pytest tests/training/test_faults.py -k killed $(TESTARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -25,15 +25,15 @@ def require_new(folder: str | Path) -> None:
 
 
 def require_writable(folder: str | Path) -> None:
-    """Make a folder and write to it, before work is done whose result could not be.
+    """Refuse a folder that cannot be made or written to, before work is done whose result it should hold.
 
     Raises:
-        CheckpointError: it cannot be written to.
+        CheckpointError: it, or the nearest folder above it that exists, cannot be written to.
     """
-    target = Path(folder).expanduser()
+    target = Path(folder).expanduser().absolute()
+    nearest = next(place for place in (target, *target.parents) if place.exists())
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written ({error}); give another folder as output") from error

@@ -18,7 +18,7 @@ from tove_core.training.state import STATE, states
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 3.0
-"""Seconds in which a second signal is taken for an echo of the first: a launcher passes on what a terminal sends too."""
+"""Seconds in which a second signal is an echo of the first: a launcher passes on what a terminal sends as well."""
 
 
 class StopRequest:
@@ -57,7 +57,7 @@ def interrupted(number: int, step: int, steps: int, state: Path | None) -> Inter
     """Return the error for a run that a signal ended after `step` of `steps` steps."""
     name = signal.Signals(number).name
     kept = (
-        f"its state is in {state}, go on with 'tove train {state.parent.parent} --resume'"
+        f"its state is in {state}, go on with 'tove train {state.parent} --resume'"
         if state
         else "nothing was saved, because it writes to no folder"
     )
@@ -73,6 +73,7 @@ def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) ->
         ids: samples whose own loss is not finite, or those of the step where no single one is to blame.
         output: folder of the run; its newest state is named.
     """
+    ids = list(dict.fromkeys(ids))  # a batch that ends one epoch and begins the next may hold a sample twice
     shown = ", ".join(repr(name) for name in ids[:5]) + (", ..." if len(ids) > 5 else "")
     found = states(output / STATE) if output else []
     kept = f"the last good state is {found[0]}" if found else "no state was saved, set training.save_every"
@@ -100,10 +101,10 @@ def memory_named(step: int, size: int, config: TrainingConfig) -> Iterator[None]
         if not is_out_of_memory(error):
             raise
         more = min(2 * config.accumulate, config.batch_size)
-        halves = (
-            f"set training.accumulate to {more}, which gives the same result" if size > 1 else "use a smaller model"
-        )
+        less = "use a smaller model"
+        if size > 1:
+            less = f"set training.accumulate to {more}, which gives the same result"
         saves = "" if config.checkpointing else ", or set training.checkpointing"
         raise PlacementError(
-            f"memory ran out at step {step}, with {size} samples at a time in the fusion and the decoder; {halves}{saves}"
+            f"memory ran out at step {step}, with {size} samples at a time in fusion and decoder; {less}{saves}"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,7 +32,7 @@ class MetricsFile:
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= first_step]
             rest = path.with_name(f".{path.name}.tmp")
             rest.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            os.replace(rest, path)  # all at once: a process killed here loses no line
+            rest.replace(path)  # all at once: a process killed here loses no line
 
     def write(self, **values: Any) -> None:
         """Append one line."""
