@@ -114,7 +114,7 @@ def test_full_memory_says_what_to_shrink(toy: Any) -> None:
     with pytest.raises(PlacementError, match=r"at step 1, with 5 samples .* training.accumulate to 2") as caught:
         fit(model, examples, config(), quiet=True)
     assert "training.checkpointing" in str(caught.value)
-    with pytest.raises(PlacementError, match="with 1 samples at a time .*; use a smaller model$"):
+    with pytest.raises(PlacementError, match=r"with 1 samples at a time .*; use a smaller model$"):
         fit(model, examples, config(accumulate=5, checkpointing=True), quiet=True)
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_used(toy: Any, tmp_pat
     with pytest.warns(UserWarning, match="going on from the older state step-00000003"):
         assert step_of(toy, tmp_path) == 3
     spoil(older)
-    with pytest.raises(CheckpointError, match="holds no state to resume from .*step-00000004.*step-00000003"):
+    with pytest.raises(CheckpointError, match=r"holds no state to resume from .*step-00000004.*step-00000003"):
         step_of(toy, tmp_path)
 
 

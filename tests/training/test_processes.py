@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tove_core.errors import ConfigError
 from tove_core.training.launch import Launch
-from tove_core.training.processes import own_device
+from tove_core.training.processes import join, own_device
 
 DRIVER = Path(__file__).with_name("driver.py")
 pytestmark = pytest.mark.slow
@@ -138,3 +139,33 @@ def test_a_launch_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(ConfigError, match="numbered 0 to 1"):
         Launch(nproc=2, nnodes=2, node_rank=2, rdzv_endpoint="host:1")
     assert Launch(nproc=2, nnodes=3, rdzv_endpoint="host:1").processes == 6
+
+
+def test_the_command_starts_the_processes_it_was_asked_for_and_fails_in_one_sentence(toy: Any, tmp_path: Path) -> None:
+    given = job(toy, tmp_path / "run", training={"steps": 3})
+    model = {key: given["model"][key] for key in ("experts", "fusion", "decoder")} | {"clip": {"name": toy.clip}}
+    text = {"model": model, "data": {"path": given["data"]}, "training": given["training"], "output": given["output"]}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(text))
+    env = os.environ | {"PYTHONPATH": str(toy.site), "OMP_NUM_THREADS": "1", "TOVE_OFFLINE": "1"}
+
+    def tove(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tove_core", "train", str(tmp_path / "run.yaml"), "--nproc", "2", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+
+    done = tove()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1 and (tmp_path / "run" / "checkpoint" / "tove.json").is_file()
+    assert len(metrics(tmp_path / "run")) == 3
+    again = tove()
+    assert again.returncode == 1 and "Traceback" not in again.stderr
+    assert "holds a run already" in again.stderr and "of 2 failed" in again.stderr
+    misspelt = tove("--set", "training.stepz=3")
+    assert misspelt.stderr.count("error") == 1 and "did you mean 'steps'" in misspelt.stderr
+
+
+def test_a_launcher_that_started_another_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="3 processes were asked for and 1 train together"):
+        join(None, 3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes were asked for and 1 train together"):
+        join(None)

@@ -57,12 +57,14 @@ def main() -> None:
     try:
         app()
     except Interrupted as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        if not environment.rank():  # the others were stopped with it
+            print(f"stopped: {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
     except ToveError as error:
         if environment.is_true(environment.variable(environment.TRACEBACK)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        where = f" in process {environment.rank()}" if environment.rank() else ""
+        print(f"error{where}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -80,7 +80,7 @@ class Engine:
         self.model, self.config = model, config
         # A detached expert's parameters get no gradient at all, which DDP must be told; dropped ones get zero.
         detached = model.fusion is not None and bool(model.fusion.off)
-        parallel = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=detached)
+        parallel = DistributedDataParallelKwargs(find_unused_parameters=detached)
         # Precision is set around each step: accelerate would fix it once for the whole process.
         self.accelerator = Accelerator(
             cpu=model.device.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -46,13 +47,17 @@ class Launch:
             ToveError: a process failed; it has said why.
             SystemExit: they were ended by a signal; the code is 128 plus its number.
         """
-        os.environ.setdefault("LOGLEVEL", "CRITICAL")  # read when torchrun is imported: its tracebacks are of itself
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.run import parse_args, run
 
+        # What torchrun logs is about itself; the processes have said what matters.
+        for name in [one for one in logging.root.manager.loggerDict if one.startswith("torch.distributed.elastic")]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        options = parse_args([*self._options(), "-m", "tove_core"])
+        options.training_script_args = list(words)  # parsed with the rest, --nproc would be taken for one of torchrun's
         try:
-            run(parse_args([*self._options(), "-m", "tove_core", *words]))
+            run(options)
         except SignalException as stopped:
             sys.exit(128 + int(stopped.sigval))
         except ChildFailedError as failed:
