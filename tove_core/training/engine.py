@@ -118,6 +118,7 @@ class Engine:
             stop: whether this process was asked to stop; the report says whether any was.
         """
         self._prepared.zero_grad(set_to_none=True)
+        self._heat(step)
         tokens, stops = self._summed(torch.tensor([float(share.tokens), float(stop)])).tolist()
         parts, weight = share.parts(self.config.accumulate), self._balance_weight(step)
         features: Iterator[Mapping[str, Tensor]] = (examples.features(part.indices) for part in parts)
@@ -150,6 +151,10 @@ class Engine:
             self._prepared.step()
         return length
 
+    def close(self) -> None:
+        """Let the gate have the temperature it is configured with."""
+        self._heat(self.config.steps)
+
     def gathered(self, names: list[str]) -> list[str]:
         """Return the names of all processes; every process must ask."""
         return gather_object(names)
@@ -163,6 +168,11 @@ class Engine:
         gated = self.model.config.fusion.kind == "gate"
         noise = annealed(gate.noise, step, self.config.steps) if gated else 0.0
         return {"noise": noise, "dropout": gate.expert_dropout}
+
+    def _heat(self, step: int) -> None:
+        gate, module = self.model.config.fusion.gate, getattr(self.model.fusion, "gate", None)
+        if module is not None and gate.temperature_start is not None:
+            module.heat = 1 + annealed(gate.temperature_start / gate.temperature - 1, step, self.config.steps)
 
     def _total_mass(self, parts: Any, step: int) -> Tensor | None:
         explore = self._exploration(step)

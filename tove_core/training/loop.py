@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +95,8 @@ class _Run:
         engine.prepare()
         sampler = BatchSampler(len(self.examples), config.batch_size, self.seed)
         where = self.output if engine.first else None
-        with Reporter(self.model, config, self.label, where, first, quiet=self.quiet or not engine.first) as reporter:
+        reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet or not engine.first)
+        with reporter, closing(engine):
             start = time.perf_counter()
             for step in range(first, config.steps):
                 report = self._step(engine, sampler, step, stop=request.signal is not None)

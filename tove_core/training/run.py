@@ -8,6 +8,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
+from tove_core.checkpoint import start_from
 from tove_core.config import DataConfig, GrowthConfig, RunConfig
 from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, load_image
@@ -77,6 +78,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     else:
         model, joining = _grown(config.growth, samples, device), [expert.key for expert in config.growth.experts]
         config = config.model_copy(update={"model": model.config})
+    if config.start is not None:
+        start_from(model, find_checkpoint(config.start))
     if not quiet:
         with only_experts(model, joining):
             print(model.parameters_report())
