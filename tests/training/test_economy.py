@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,42 @@ def test_each_part_has_its_own_rate(toy: Any) -> None:
         (model.fusion.first, 1e-2),
     ]:
         assert {found[id(p)] for p in module.parameters()} == {rate}
+
+
+WRITER = """
+import json
+from pathlib import Path
+
+class SummaryWriter:
+    def __init__(self, folder):
+        Path(folder).mkdir(parents=True)
+        self.file = (Path(folder) / "events.jsonl").open("w")
+
+    def add_scalar(self, name, value, global_step=None, **_):
+        self.file.write(json.dumps([global_step, name, value]) + "\\n")
+
+    def flush(self):
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
+"""
+
+
+def test_tensorboard_gets_what_the_metrics_file_gets(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorboardX.py").write_text(WRITER)  # the smaller of the two packages accelerate writes through
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    model = toy.build()
+    (tmp_path / "run").mkdir()
+    settings = config(steps=4, log_every=2, trackers=["tensorboard"])
+    fit(model, toy.examples(model), settings, output=tmp_path / "run", quiet=True)
+    found = [json.loads(line) for line in next((tmp_path / "run").rglob("events.jsonl")).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert [line["step"], "loss", line["loss"]] in found
+        assert [line["step"], "gate/toy-wide", line["gate"]["toy-wide"]] in found
+    assert {step for step, *_ in found} == {2, 4}
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,13 @@ class Trackers:
 def _opened(name: Tracker, folder: Path, config: BaseModel) -> Any:
     from accelerate import tracking
 
+    tracker: Any
     if name == "tensorboard":
-        return tracking.TensorBoardTracker("tensorboard", logging_dir=str(folder))
-    tracker = tracking.WandBTracker("tove", name=folder.name, dir=str(folder))
-    tracker.store_init_configuration(config.model_dump(mode="json"))
+        tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(folder))
+    else:
+        tracker = tracking.WandBTracker("tove", name=folder.name, dir=str(folder))
+    if hasattr(tracker, "start"):  # older accelerates start them as they are made
+        tracker.start()
+    if name == "wandb":  # TensorBoard's takes flat values only
+        tracker.store_init_configuration(config.model_dump(mode="json"))
     return tracker
