@@ -155,6 +155,32 @@ def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None
             state[name].copy_(tensor)
 
 
+def start_from(model: ToveModel, folder: Path) -> None:
+    """Give a model the trained tensors of a checkpoint, whatever else it is trained on next.
+
+    The experts, their projectors and the decoder must be the same. Parameters of the language model that the
+    checkpoint did not train stay as they were loaded.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, was trained on other frozen parts, or holds other tensors.
+    """
+    manifest = read_manifest(folder)
+    _verify(folder / TENSORS, manifest.files.get(TENSORS, ""))
+    if found := manifest.provenance.differences(model.provenance):
+        raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; start from another run")
+    if manifest.off or manifest.ghosts:
+        raise CheckpointError(f"{folder} had experts detached, which a new run cannot start from; give the run before")
+    given, wanted = read_safetensors(folder / TENSORS), trained_tensors(model)
+    untrained = {name: t for name, t in wanted.items() if name.startswith("decoder.language_model.")}
+    if problems := _misfits(wanted, untrained | given):
+        raise CheckpointError(f"{folder / TENSORS} does not fit this run's model: {'; '.join(problems)}")
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    with torch.no_grad():
+        for name, tensor in given.items():
+            state[name].copy_(tensor)
+    model.calibrated, model.trained = manifest.calibrated, manifest.trained
+
+
 def _switch_off(model: ToveModel, manifest: Manifest, folder: Path) -> None:
     try:
         for name, rule in manifest.off.items():

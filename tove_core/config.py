@@ -75,6 +75,10 @@ class GateConfig(Frozen):
     temperature: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="divides the logits; above 1 evens the gates out"
     )
+    temperature_start: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="temperature at the start of training, from where it goes to `temperature`; None: same",
+    )
     null: bool = Field(default=False, description="one more entry in the softmax that stands for no expert")
     noise: NonNegative = Field(default=0.3, description="standard deviation added to the logits in training")
     balance: NonNegative = Field(default=0.01, description="weight of the importance loss (squared CV of gate mass)")
@@ -108,6 +112,17 @@ class FusionConfig(Frozen):
         return self
 
 
+class LoraConfig(Frozen):
+    """Low-rank adapters in the language model, for `decoder.train: lora`; peft, an extra, makes them."""
+
+    rank: Positive = Field(default=8, description="rank of each adapter")
+    alpha: Annotated[float, Field(gt=0)] = Field(default=16, description="adapters are scaled by alpha / rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="dropout in front of each adapter")
+    targets: tuple[str, ...] | Literal["all-linear"] = Field(
+        default="all-linear", description="names of the linear layers that get one, such as q_proj; all-linear: all"
+    )
+
+
 class DecoderConfig(Frozen):
     """The language model and how it is conditioned on the tokens."""
 
@@ -119,8 +134,13 @@ class DecoderConfig(Frozen):
         default="prefix",
         description="prefix: the image stands before the text; cross-attention: the text attends to it",
     )
-    train: Literal["none", "cross-attention", "all"] = Field(
+    train: Literal["none", "cross-attention", "lora", "all"] = Field(
         default="none", description="what of the language model is trained beside the projector"
+    )
+    lora: LoraConfig = Field(default=LoraConfig(), description="the adapters, for train lora")
+    quantize: Literal["8bit", "4bit"] | None = Field(
+        default=None,
+        description="hold the frozen language model in so many bits (bitsandbytes, an extra; CUDA only)",
     )
     prompt: str = Field(
         default="auto",
@@ -148,6 +168,8 @@ class DecoderConfig(Frozen):
             raise ValueError(
                 "train 'cross-attention' needs kind 'cross-attention'; a prefix decoder has no such layers"
             )
+        if self.quantize is not None and self.train not in ("none", "lora"):
+            raise ValueError(f"quantize {self.quantize!r} holds weights that cannot be trained; use train none or lora")
         return self
 
 
@@ -205,10 +227,23 @@ class DataConfig(Frozen):
 class TrainingConfig(Frozen):
     """One stage of transfer training."""
 
+    stage: Literal["transfer", "finetune"] | None = Field(
+        default=None,
+        description="recipe whose values hold where the file gives none; see the page on training. None: the defaults",
+    )
     steps: Positive = Field(default=1000, description="steps of the optimiser")
     batch_size: Positive = Field(default=64, description="samples per step, over all processes together")
+    accumulate: Positive = Field(
+        default=1, description="parts in which a process takes its share of a step: less memory, the same result"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         default=1e-3, description="of the fusion and the projector, at its highest"
+    )
+    gate_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="for the gate; None: as learning_rate"
+    )
+    projector_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="for the decoder's projector; None: as learning_rate"
     )
     decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="for the language model's own parameters; None: as learning_rate"
@@ -222,15 +257,50 @@ class TrainingConfig(Frozen):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="fp32, or bf16 autocast; parameters stay in their own dtype"
     )
+    checkpointing: bool = Field(
+        default=False, description="compute the decoder's layers again in the backward pass: less memory, more time"
+    )
+    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="decay of a moving average of the trained parameters, which the checkpoint then holds; None: none",
+    )
     log_every: Positive = Field(default=10, description="steps between two lines of metrics.jsonl")
     save_every: Positive | None = Field(
         default=None, description="steps between two states to resume from; None: no state is kept"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        default=(), description="where metrics go beside metrics.jsonl: tensorboard, wandb; each is an extra"
     )
     cache: Path | bool = Field(
         default=True,
         description="true: run CLIP and the experts once per image and keep their features in memory; false: run them "
         "at every step; a path: read the features from the cache that 'tove cache build' made there",
     )
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    # Experts are explored: noise, balance and dropped experts as by default, the gate even at first.
+    "transfer": {
+        "training": {"learning_rate": 1e-3, "warmup": 200},
+        "model": {"fusion": {"gate": {"temperature_start": 2.0}}},
+    },
+    # What was found is kept: low rates, no exploration; experts are still dropped, so that they can be detached.
+    "finetune": {
+        "training": {"learning_rate": 1e-4, "decoder_learning_rate": 2e-5, "warmup": 100},
+        "model": {"fusion": {"gate": {"noise": 0.0, "balance": 0.0, "expert_dropout": 0.05}}},
+    },
+}
+"""What `training.stage` fills in, as far as a configuration says nothing itself."""
+
+
+def _filled(given: Any, recipe: dict[str, Any]) -> Any:
+    """Return a configuration with what a recipe says where it says nothing."""
+    if not isinstance(given, dict):
+        return given
+    parts = {
+        key: _filled(given.get(key, {}), value) if isinstance(value, dict) else value for key, value in recipe.items()
+    }
+    return parts | {key: value for key, value in given.items() if not isinstance(parts.get(key), dict)}
 
 
 class GrowthConfig(Frozen):
@@ -259,8 +329,19 @@ class RunConfig(Frozen):
     growth: GrowthConfig | None = Field(
         default=None, description="experts that join a trained hub; None: `model` is built and trained"
     )
+    start: Path | None = Field(
+        default=None, description="run or checkpoint whose trained tensors this run starts from; None: afresh"
+    )
     output: Path = Field(default=Path("runs/tove"), description="folder of the run; it must not hold a run already")
     seed: int = Field(default=0, description="of everything random: parameters, batches, noise, dropped experts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stage(cls, value: Any) -> Any:
+        training = value.get("training") if isinstance(value, dict) else None
+        stage = training.get("stage") if isinstance(training, dict) else None
+        recipe = STAGES.get(stage) if isinstance(stage, str) else None
+        return _filled(value, recipe) if recipe else value
 
 
 class MergeConfig(Frozen):

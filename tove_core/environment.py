@@ -35,6 +35,11 @@ def home(env: Mapping[str, str] = os.environ) -> Path:
     return (Path(cache).expanduser() if cache else Path.home() / ".cache") / "tove"
 
 
+def rank(env: Mapping[str, str] = os.environ) -> int:
+    """Return this process's number among those that train together, as torchrun sets it; 0 where it is alone."""
+    return int(env.get("RANK") or 0)
+
+
 def variable(name: str, env: Mapping[str, str] = os.environ) -> str | None:
     """Return an environment variable, None where it is not set."""
     return env.get(name)

@@ -52,3 +52,15 @@ class ImageError(ToveError, ValueError):
 
 class DataError(ToveError, ValueError):
     """A data set is empty, malformed or refers to files that are not there."""
+
+
+class Interrupted(ToveError):
+    """A signal ended training between two steps, after its state was saved.
+
+    Attributes:
+        signal: its number; the command line exits with 128 plus it, as shells do.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -24,6 +24,21 @@ def require_new(folder: str | Path) -> None:
         raise CheckpointError(f"{str(target)!r} exists already; give another folder or ask for overwriting")
 
 
+def require_writable(folder: str | Path) -> None:
+    """Refuse a folder that cannot be made or written to, before work is done whose result it should hold.
+
+    Raises:
+        CheckpointError: it, or the nearest folder above it that exists, cannot be written to.
+    """
+    target = Path(folder).expanduser().absolute()
+    nearest = next(place for place in (target, *target.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written ({error}); give another folder as output") from error
+
+
 @contextmanager
 def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `folder` when the block ends without error, else it is removed.

@@ -197,7 +197,7 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("train", none), "no configuration file"),
         (("train", there, "--quiet"), str(there)),
         (("train", none, "--resume"), "no run to resume"),
-        (("train", run, "--resume", "--set", "training.steps=3"), "exclude each other"),
+        (("train", run, "--resume", "--set", "training.steps=3"), "cannot stand beside"),
         (("caption", run, none), str(none)),
         (("caption", run, tmp_path / "broken.png"), "broken.png"),
         (("caption", none, image), "not a tove checkpoint"),

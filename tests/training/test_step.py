@@ -115,3 +115,24 @@ def test_gate_mass_is_summed_over_samples_and_tokens(toy: Any) -> None:
         given, [""] * 7, ["no"] * 7, keys=torch.zeros(7, dtype=torch.int64)
     )
     assert output.mass.shape == (3,) and output.mass.sum().item() == pytest.approx(7 * 25 * 3, rel=1e-4)
+
+
+def test_experts_that_every_sample_goes_without_get_a_gradient_of_zero_and_not_none(toy: Any) -> None:
+    model = toy.build()
+    step = TransferStep(model.fusion, model.decoder)
+    given = features(model, toy)
+    output = step(given, ["what?"] * 7, ["red"] * 7, keys=sample_keys(0, [0] * 7, range(7)), dropout=1.0)
+    output.loss.backward()
+    for name, parameter in model.fusion.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+    assert model.decoder.projector.linear_1.weight.grad.any()
+
+
+def test_the_mass_known_beforehand_is_that_of_the_step(toy: Any) -> None:
+    model = toy.build()
+    step = TransferStep(model.fusion, model.decoder).eval()
+    given, keys = features(model, toy), sample_keys(5, [1] * 7, range(7))
+    output = step(given, ["what?"] * 7, ["red"] * 7, keys=keys, noise=0.6, dropout=0.4)
+    mass = step.mass(given, keys, noise=0.6, dropout=0.4)
+    assert torch.equal(mass, output.mass.detach()) and not mass.requires_grad
+    assert output.per_sample.sum().item() == pytest.approx(output.loss.item(), rel=1e-5)

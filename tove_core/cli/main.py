@@ -12,6 +12,7 @@ from tove_core import __version__, environment
 from tove_core.cli import (
     bench,
     cache,
+    compare,
     demo,
     doctor,
     experts,
@@ -22,7 +23,7 @@ from tove_core.cli import (
     runs,
     weights,
 )
-from tove_core.errors import ToveError
+from tove_core.errors import Interrupted, ToveError
 
 app = typer.Typer(
     name="tove",
@@ -46,6 +47,7 @@ app.add_typer(bench.app, name="bench")
 experts.app.command("check")(experts_check.check_experts)
 experts.app.command("new")(experts_new.new_expert)
 app.add_typer(experts.app, name="experts")
+app.add_typer(compare.app, name="runs")
 app.add_typer(weights.app, name="weights")
 
 
@@ -69,10 +71,15 @@ def main() -> None:
     warnings.showwarning = _warn
     try:
         app()
+    except Interrupted as stopped:
+        if not environment.rank():  # the others were stopped with it
+            print(f"stopped: {stopped}", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except ToveError as error:
         if environment.is_true(environment.variable(environment.TRACEBACK)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        where = f" in process {environment.rank()}" if environment.rank() else ""
+        print(f"error{where}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig, ModelConfig
+    from tove_core.training.launch import Launch
 
 Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
@@ -34,6 +35,12 @@ def train(
     out: Annotated[Path | None, typer.Option(help="with --add: folder of the new run; RUN+EXPERT if not given")] = None,
     licenses: Licenses = None,
     device: Device = None,
+    nproc: Annotated[int, typer.Option(min=1, help="processes that train together on this machine")] = 1,
+    nnodes: Annotated[int, typer.Option(min=1, help="machines that train together, each started alike")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="this machine's number, from 0")] = 0,
+    rdzv_endpoint: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="where several machines meet: on the first of them")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Train the fusion and the decoder of the model a configuration describes, or experts that join a trained run.
@@ -44,6 +51,8 @@ def train(
     from tove_core.config import RunConfig
     from tove_core.errors import ConfigError
     from tove_core.settings import read_config
+    from tove_core.training.launch import Launch
+    from tove_core.training.processes import is_first
 
     if resume and (set_ or add or licenses):
         raise ConfigError(
@@ -53,20 +62,49 @@ def train(
         raise ConfigError("--out goes with --add; the folder of other runs is their configuration's output")
     if add and licenses:
         raise ConfigError("an expert that joins is held to the policy of its hub; --licenses cannot stand beside --add")
+    launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
+    if launch.is_needed:
+        # A configuration that cannot be read is said once, and not by every process.
+        if not (resume or add):
+            read_config(RunConfig, config, set_ or [])
+        launch.start(_words(config, set_ or [], resume, add or [], out, licenses, device, quiet, launch))
+        return
+    processes = launch.processes if launch.processes > 1 else None
     if resume:
         from tove_core.training.run import CONFIG
         from tove_core.training.run import resume as go_on
 
-        model = go_on(config, device=device, quiet=quiet)
+        model = go_on(config, device=device, quiet=quiet, processes=processes)
         wanted = read_config(RunConfig, config / CONFIG).model_copy(update={"output": config})
     else:
         wanted = growth_config(config, add, out, set_ or []) if add else read_config(RunConfig, config, set_ or [])
         wanted = wanted.model_copy(update={"model": with_policy(wanted.model, licenses)})
         from tove_core.training.run import train as start
 
-        model = start(wanted, device=device, quiet=quiet)
-    print(f"wrote {wanted.output / 'checkpoint'}")
-    report_growth(wanted, model, quiet=quiet)
+        model = start(wanted, device=device, quiet=quiet, processes=processes)
+    if is_first():
+        print(f"wrote {wanted.output / 'checkpoint'}")
+        report_growth(wanted, model, quiet=quiet)
+
+
+def _words(
+    config: Path,
+    set_: list[str],
+    resume: bool,
+    add: list[str],
+    out: Path | None,
+    licenses: str | None,
+    device: str | None,
+    quiet: bool,
+    launch: Launch,
+) -> list[str]:
+    """Return the command each of several processes is started with: the same, so that it knows how many they are."""
+    flags = [word for word, given in (("--resume", resume), ("--quiet", quiet)) if given]
+    named = [("--set", value) for value in set_] + [("--add", value) for value in add]
+    named += [("--out", out and str(out)), ("--licenses", licenses), ("--device", device)]
+    named += [("--nproc", str(launch.nproc)), ("--nnodes", str(launch.nnodes)), ("--node-rank", str(launch.node_rank))]
+    named += [("--rdzv-endpoint", launch.rdzv_endpoint)]
+    return ["train", str(config), *flags, *(word for name, value in named if value for word in (name, value))]
 
 
 def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:

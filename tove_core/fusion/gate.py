@@ -28,6 +28,8 @@ class Gate(nn.Module):
     def __init__(self, width: int, experts: Sequence[str], config: GateConfig, own: Sequence[str] = ()) -> None:
         super().__init__()
         self.config = config
+        self.heat = 1.0
+        """Factor on the temperature, which training lets fall to 1."""
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, config.hidden)
         self.rows = nn.ModuleDict({name: self._row() for name in experts})
@@ -71,7 +73,7 @@ class Gate(nn.Module):
         rows = [self.rows[name] for name in (*experts, *ghosts)] + ([self.null] if self.null is not None else [])
         weight = torch.cat([row.weight for row in rows])  # type: ignore[misc]
         bias = torch.cat([row.bias for row in rows])  # type: ignore[misc]
-        logits = F.linear(self._features(tokens), weight, bias) / self.config.temperature
+        logits = F.linear(self._features(tokens), weight, bias) / (self.config.temperature * self.heat)
         if noise > 0 and keys is not None:
             logits = logits + noise * sample_noise(keys, logits.shape[1:], logits.device)
         return logits
@@ -83,7 +85,8 @@ class Gate(nn.Module):
         _check_noise(noise, keys)
         # Row by row: in one product a row's last bit could depend on how many there are, and with it an old answer.
         features = self._features(tokens)
-        logits = torch.cat([self.own[name](features) for name in experts], -1) / self.config.temperature
+        logits = torch.cat([self.own[name](features) for name in experts], -1)
+        logits = logits / (self.config.temperature * self.heat)
         if noise > 0 and keys is not None:
             # A column per row there is, active or not: an expert's noise does not depend on which others are on.
             drawn = sample_noise(keys, (tokens.shape[1], len(self.own)), logits.device, stream=OWN_GATES)

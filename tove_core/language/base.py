@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
+from tove_core.language.lora import adapted, add_lora
 from tove_core.language.projector import Projector
 from tove_core.language.prompt import EncodedText, PromptLayout
 from tove_core.language.randomness import seeded
@@ -105,7 +106,8 @@ class Decoder(nn.Module, ABC):
         self._selects = "logits_to_keep" in inspect.signature(language_model.forward).parameters
         self._set_generation_defaults()
         language_model.requires_grad_(False)
-        for parameter in self._trained():
+        adapters = add_lora(language_model, config.lora) if config.train == "lora" else []
+        for parameter in [*self._trained(), *adapters]:
             parameter.requires_grad_(True)
         self.train(self.training)
 
@@ -210,6 +212,8 @@ class Decoder(nn.Module, ABC):
             parameters = list(module.parameters())
             if parameters and all(p.requires_grad for p in parameters):
                 module.train()
+        for layer in adapted(self.language_model).values():  # dropout has no parameters to tell that it is trained
+            layer.lora_dropout.train(mode)
         return self
 
     @abstractmethod

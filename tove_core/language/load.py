@@ -11,12 +11,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from tove_core.config import DecoderConfig
 from tove_core.environment import offline
-from tove_core.errors import WeightsError
+from tove_core.errors import CheckpointError, WeightsError
 from tove_core.hub.digest import sha256
 from tove_core.language.bars import without_bars
 from tove_core.language.base import Decoder, DecoderIdentity
 from tove_core.language.cross_attention import CrossAttentionDecoder, cross_attention_parameters
+from tove_core.language.lora import adapted, plain_state
 from tove_core.language.prefix import PrefixDecoder
+from tove_core.language.quantised import quantisation
 from tove_core.language.randomness import seeded
 
 KINDS: dict[str, type[Decoder]] = {"prefix": PrefixDecoder, "cross-attention": CrossAttentionDecoder}
@@ -58,20 +60,36 @@ def load_decoder(
         if weights == "random":
             model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
         else:
-            model = _pretrained(source, settings, config, fresh, where)
+            model = _pretrained(source, settings, config, fresh, where | quantisation(config, device))
         digest = None if weights == "random" else _digest(source)
         identity = DecoderIdentity(config.name, config.kind, type(model).__name__, revision, digest, weights)
         decoder = KINDS[config.kind](model, tokenizer, config, width, identity)
     return decoder.to(device or "cpu").eval()
 
 
-def save_decoder(decoder: Decoder, folder: Path) -> None:
+def save_decoder(decoder: Decoder, folder: Path, *, merged: bool = False) -> None:
     """Write the language model and its tokenizer as an ordinary Hugging Face folder (safetensors).
 
     The projector is not in it: it belongs to the transfer that was trained, not to the language model.
+
+    Args:
+        decoder: what is written; adapters (`train: lora`) are never part of the folder by themselves.
+        folder: where.
+        merged: add what the adapters have learned to the weights, as deployment wants them; else the weights are
+            those the adapters stand beside, as a checkpoint wants them.
+
+    Raises:
+        CheckpointError: the language model is held in few bits, which is not how it can be deployed.
     """
+    if decoder.config.quantize is not None:
+        raise CheckpointError(
+            f"the language model is held in {decoder.config.quantize}, which cannot be written out in full; "
+            "load it with decoder.quantize left out first"
+        )
+    model = decoder.language_model
+    state = plain_state(model, merged=merged) if adapted(model) else None
     with without_bars():
-        decoder.language_model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
     decoder.tokenizer.save_pretrained(folder)
 
 

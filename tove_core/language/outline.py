@@ -15,6 +15,7 @@ from tove_core.hub.download import fetch_file
 from tove_core.hub.reference import resolve_folder
 from tove_core.language.cross_attention import cross_attention_parameters
 from tove_core.language.load import prepare, unreachable
+from tove_core.language.lora import add_lora
 from tove_core.language.projector import Projector
 
 
@@ -55,6 +56,9 @@ class DecoderOutline(nn.Module):
             fresh = cross_attention_parameters(settings)
             for name, parameter in self.language_model.named_parameters():
                 parameter.requires_grad_(name in fresh)
+        if config.train == "lora":
+            for parameter in add_lora(self.language_model, config.lora):
+                parameter.requires_grad_(True)
         self.eval()
 
     def forward(self, tokens: Tensor, length: int) -> Tensor:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
 
 from tove_core.config import TrainingConfig
 from tove_core.data.batches import BatchSampler
-from tove_core.errors import ConfigError, ToveError
-from tove_core.fusion.noise import annealed, sample_keys
+from tove_core.errors import ConfigError
+from tove_core.fusion.noise import sample_keys
 from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
+from tove_core.training.average import MovingAverage
+from tove_core.training.checkpointing import checkpointed
+from tove_core.training.engine import Engine, Report, Share
 from tove_core.training.examples import Examples
-from tove_core.training.metrics import Display, MetricsFile
+from tove_core.training.faults import StopRequest, interrupted, listening, memory_named, not_finite
+from tove_core.training.metrics import Reporter
 from tove_core.training.only import only_experts
-from tove_core.training.optimise import parameter_groups, schedule, set_rates
+from tove_core.training.optimise import schedule, set_rates
 from tove_core.training.state import STATE, load_state, save_state
-from tove_core.training.step import StepOutput, TransferStep, importance
 
 AfterStep = Callable[[int], None]
 
@@ -56,125 +59,93 @@ def fit(
 
     Raises:
         ConfigError: the model has no decoder or nothing trainable.
-        ToveError: the loss is not finite; the step and the samples are named.
+        ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
+        PlacementError: a step does not fit into memory.
+        Interrupted: SIGTERM or SIGINT came; the state after the last step was saved first.
     """
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
-    with only_experts(model, only):
-        _fit(model, model.decoder, examples, config, seed, output, resume, quiet, label, after_step)
+    run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
+    with only_experts(model, only), checkpointed(model.decoder, config.checkpointing), listening() as request:
+        run.go(request, resume)
     model.trained = True
     model.eval()
 
 
-def _fit(
-    model: ToveModel,
-    decoder: Decoder,
-    examples: Examples,
-    config: TrainingConfig,
-    seed: int,
-    output: Path | None,
-    resume: bool,
-    quiet: bool,
-    label: str,
-    after_step: AfterStep | None,
-) -> None:
-    # Precision is set around each step: accelerate would fix it once for the whole process.
-    accelerator = Accelerator(cpu=model.device.type == "cpu", mixed_precision="no")
-    inner = TransferStep(model.fusion, decoder)
-    optimizer = torch.optim.AdamW(parameter_groups(inner, config), betas=config.betas)
-    first = load_state(output / STATE, inner, optimizer) if resume and output else 0
-    module, prepared = accelerator.prepare(inner, optimizer)
-    sampler = BatchSampler(len(examples), config.batch_size, seed)
-    metrics = MetricsFile(output / "metrics.jsonl", first) if output and accelerator.is_main_process else None
-    module.train()
-    with Display(config.steps, label, quiet=quiet or not accelerator.is_main_process) as display:
-        clock = time.perf_counter()
-        for step in range(first, config.steps):
-            set_rates(optimizer, schedule(step, config))
-            torch.manual_seed(seed * 1_000_003 + step)  # dropout inside the language model
-            indices = sampler.batch(step, accelerator.process_index, accelerator.num_processes)
-            keys = sample_keys(seed, [step * config.batch_size // len(examples)] * len(indices), indices)
-            loss, balance, mass = _step(model, module, accelerator, examples, indices, keys, config, step)
-            _check_finite(loss, step, examples, indices)
-            prepared.zero_grad(set_to_none=True)
-            accelerator.backward(loss + balance)
-            accelerator.clip_grad_norm_(module.parameters(), config.clip_norm)
-            prepared.step()
-            done = step + 1
-            if metrics and (done % config.log_every == 0 or done == config.steps):
-                rate = config.batch_size * (done - first) / (time.perf_counter() - clock)
-                metrics.write(
-                    step=done,
-                    loss=round(loss.item(), 6),
-                    balance=round(balance.item(), 6),
-                    samples_per_second=round(rate, 1),
-                    gate=_shares(model, mass),
-                )
-            display.update(done, f"loss {loss.item():.3f}")
-            if output and config.save_every and done % config.save_every == 0 and accelerator.is_main_process:
-                save_state(output / STATE, done, inner, optimizer)
-            if after_step is not None:
-                after_step(done)
+@dataclass
+class _Run:
+    """What `fit` was given."""
 
+    model: ToveModel
+    decoder: Decoder
+    examples: Examples
+    config: TrainingConfig
+    seed: int
+    output: Path | None
+    quiet: bool
+    label: str
+    after_step: AfterStep | None
 
-def _step(
-    model: ToveModel,
-    module: torch.nn.Module,
-    accelerator: Accelerator,
-    examples: Examples,
-    indices: list[int],
-    keys: Tensor,
-    config: TrainingConfig,
-    step: int,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the loss per answer token of the global batch, the weighted balance term and the gate mass [K]."""
-    gate = model.config.fusion.gate
-    gated = model.config.fusion.kind == "gate"
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        output: StepOutput = module(
-            examples.features(indices),
-            examples.prompts(indices),
-            examples.targets(indices, keys),
-            keys=keys,
-            noise=annealed(gate.noise, step, config.steps) if gated else 0.0,
-            dropout=gate.expert_dropout,
-        )
-    tokens = accelerator.reduce(output.tokens.detach().float(), "sum")
-    # Gradients are averaged over processes, so each scales its sum by their number.
-    loss = output.loss.float() * accelerator.num_processes / tokens
-    zero = loss.detach() * 0
-    if output.mass is None or gate.balance == 0 or step < gate.balance_warmup:
-        return loss, zero, output.mass
-    mass = _summed(output.mass, accelerator)
-    return loss, gate.balance * importance(mass[_competing(model)]), mass
+    def go(self, request: StopRequest, resume: bool) -> None:
+        """Train to the end, or until asked to stop."""
+        config, engine = self.config, Engine(self.model, self.decoder, self.config)
+        average = MovingAverage(engine.inner, config.average) if config.average else None
+        values = average.values if average else None
+        first = load_state(self.output / STATE, engine.inner, engine.optimizer, values) if resume and self.output else 0
+        engine.prepare()
+        sampler = BatchSampler(len(self.examples), config.batch_size, self.seed)
+        where = self.output if engine.first else None
+        reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet or not engine.first)
+        with reporter, closing(engine):
+            start = time.perf_counter()
+            for step in range(first, config.steps):
+                report = self._step(engine, sampler, step, stop=request.signal is not None)
+                done = step + 1
+                if average is not None:
+                    average.update(done)
+                reporter.step(done, report, config.batch_size * (done - first) / (time.perf_counter() - start))
+                stopping = report.stop and done < config.steps
+                state = self._save(engine, done, average, stopping)
+                if self.after_step is not None:
+                    self.after_step(done)
+                if stopping:
+                    engine.accelerator.wait_for_everyone()  # the first process is still writing
+                    raise interrupted(request.signal or 15, done, config.steps, state)
+        if average is not None:
+            average.apply()
 
+    def _step(self, engine: Engine, sampler: BatchSampler, step: int, *, stop: bool) -> Report:
+        set_rates(engine.optimizer, schedule(step, self.config))
+        # Dropout inside the language model, the one thing random that belongs to a process and not to a sample.
+        torch.manual_seed(self.seed * 1_000_003 + step + engine.rank * 0x9E3779B97F4A7C15 % (1 << 62))
+        indices = sampler.batch(step, engine.rank, engine.world)
+        share = self._share(indices, step)
+        with memory_named(step + 1, math.ceil(len(indices) / self.config.accumulate), self.config):
+            report = engine.backward(self.examples, share, step, stop=stop)
+            self._check(math.isfinite(report.loss), f"the loss is {report.loss}", engine, report, indices, step)
+            norm = engine.update()
+        self._check(math.isfinite(norm), f"the gradient is {norm}", engine, report, indices, step)
+        return report
 
-def _competing(model: ToveModel) -> list[int]:
-    """Return the columns of experts that share a softmax: a gate that stands apart has nothing to be balanced with."""
-    fusion = model.fusion
-    return [] if fusion is None else [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
+    def _share(self, indices: list[int], step: int) -> Share:
+        epoch = step * self.config.batch_size // len(self.examples)
+        keys = sample_keys(self.seed, [epoch] * len(indices), indices)
+        prompts, targets = self.examples.prompts(indices), self.examples.targets(indices, keys)
+        return Share(indices, keys, self.decoder.encode(prompts, targets))
 
+    def _check(self, fine: bool, seen: str, engine: Engine, report: Report, indices: list[int], step: int) -> None:
+        if fine:
+            return
+        blamed = engine.gathered([self.examples.samples[i].id for i in report.bad])
+        names = blamed or engine.gathered([self.examples.samples[i].id for i in indices])
+        raise not_finite(seen, step + 1, names, self.output)
 
-def _summed(mass: Tensor, accelerator: Accelerator) -> Tensor:
-    """Add gate mass over processes, with its gradient."""
-    if accelerator.num_processes == 1:
-        return mass
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(mass)  # type: ignore[return-value]
-
-
-def _check_finite(loss: Tensor, step: int, examples: Examples, indices: list[int]) -> None:
-    if not math.isfinite(loss.item()):
-        names = ", ".join(repr(examples.samples[i].id) for i in indices[:5])
-        raise ToveError(
-            f"the loss is {loss.item()} at step {step + 1} (samples {names}, ...); lower training.learning_rate or "
-            "look at these samples"
-        )
-
-
-def _shares(model: ToveModel, mass: Tensor | None) -> dict[str, float] | None:
-    if mass is None or model.fusion is None:
-        return None
-    share = (mass / mass.sum()).tolist()
-    return {name: round(value, 4) for name, value in zip(model.fusion.experts, share, strict=True)}
+    def _save(self, engine: Engine, done: int, average: MovingAverage | None, stopping: bool) -> Path | None:
+        """Save the state where it is time to; return its folder, in every process."""
+        due = bool(self.config.save_every and done % self.config.save_every == 0)
+        if self.output is None or not (due or stopping):
+            return None
+        folder = self.output / STATE
+        if engine.first:
+            save_state(folder, done, engine.inner, engine.optimizer, average.values if average else None)
+        return folder

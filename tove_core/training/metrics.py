@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tove_core.config import TrainingConfig
+from tove_core.training.health import dead_experts, diagnosis
+from tove_core.training.trackers import Trackers
+
+if TYPE_CHECKING:
+    from tove_core.model import ToveModel
+    from tove_core.training.engine import Report
+
+METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
@@ -19,9 +30,11 @@ class MetricsFile:
         self.path = path
         if path.is_file():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= first_step]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            rest = path.with_name(f".{path.name}.tmp")
+            rest.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            rest.replace(path)  # all at once: a process killed here loses no line
 
-    def write(self, **values: float | int | str | dict[str, float] | None) -> None:
+    def write(self, **values: Any) -> None:
         """Append one line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
@@ -65,3 +78,74 @@ class Display:
             self.bar.update(self.task, completed=done, note=note)
         elif not self.quiet and (done % self.every == 0 or done == self.total):
             print(f"{self.label} {done}/{self.total} {note}", file=sys.stderr, flush=True)
+
+
+class Reporter:
+    """Where every step of a run goes: the metrics file, trackers, progress, and a warning when the gate collapses."""
+
+    def __init__(
+        self,
+        model: ToveModel,
+        config: TrainingConfig,
+        label: str,
+        output: Path | None,
+        first_step: int,
+        *,
+        quiet: bool,
+    ) -> None:
+        self.config, self.gate, self.quiet = config, model.config.fusion.gate, quiet
+        self.file = MetricsFile(output / METRICS, first_step) if output else None
+        self.trackers = Trackers(config.trackers, output, model.config) if output else None
+        self.display = Display(config.steps, label, quiet=quiet)
+        self._said: str | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Show the progress."""
+        self._open.enter_context(self.display)
+        if self.trackers is not None:
+            self._open.callback(self.trackers.close)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the progress away and close the trackers."""
+        self._open.close()
+
+    def step(self, done: int, report: Report, rate: float) -> None:
+        """Report a step, and `rate` samples per second."""
+        last = done == self.config.steps
+        if done % self.config.log_every == 0 or last:
+            self._log(done, report, rate)
+        if self.quiet:
+            return
+        note = f"loss {report.loss:.3f}  {rate:.0f} images/s"
+        if report.spread is not None:
+            note += f"  gate entropy {report.spread:.2f}"
+        if report.shares:
+            note += "  " + " ".join(f"{name} {share:.0%}" for name, share in report.shares.items())
+        self.display.update(done, note)
+
+    def _log(self, done: int, report: Report, rate: float) -> None:
+        shares = report.shares and {name: round(share, 4) for name, share in report.shares.items()}
+        values: dict[str, Any] = {
+            "loss": round(report.loss, 6),
+            "balance": round(report.balance, 6),
+            "samples_per_second": round(rate, 1),
+            "gate": shares,
+            "gate_entropy": None if report.spread is None else round(report.spread, 4),
+            "dead": dead_experts(report.shares or {}),
+        }
+        if self.file:
+            self.file.write(step=done, **values)
+        if self.trackers:
+            self.trackers.log(done, values)
+        self._warn(done, report)
+
+    def _warn(self, done: int, report: Report) -> None:
+        if done <= self.gate.balance_warmup or not report.shares:
+            return
+        found = diagnosis(report.shares, report.spread, self.gate)
+        kind = found and found.partition(";")[0].partition(":")[0]
+        if found and kind != self._said and not self.quiet:
+            print(f"note: step {done}: {found}", file=sys.stderr, flush=True)
+        self._said = kind

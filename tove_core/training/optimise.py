@@ -15,25 +15,41 @@ FLOOR = 1e-3
 
 
 def parameter_groups(step: TransferStep, config: TrainingConfig) -> list[dict[str, object]]:
-    """Return AdamW's groups: fusion and projector at `learning_rate`, the language model at its own.
+    """Return AdamW's groups: fusion, gate, projector and language model, each at its own rate.
 
     Norms and biases get no weight decay.
 
     Raises:
         ConfigError: nothing is trainable.
     """
-    language = {id(p) for p in step.decoder.trainable_parameters().get("language_model", [])}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    parts = _parts(step)
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for parameter in step.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in language, parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((parts.get(id(parameter), "fusion"), parameter.dim() > 1), []).append(parameter)
     if not groups:
         raise ConfigError("nothing is trainable: there is no fusion and decoder.train is 'none'; change one of them")
-    rates = {True: config.decoder_learning_rate or config.learning_rate, False: config.learning_rate}
+    own = {
+        "gate": config.gate_learning_rate,
+        "projector": config.projector_learning_rate,
+        "language_model": config.decoder_learning_rate,
+    }
     return [
-        {"params": parameters, "lr": rates[of_language], "weight_decay": config.weight_decay if matrix else 0.0}
-        for (of_language, matrix), parameters in sorted(groups.items())
+        {
+            "params": parameters,
+            "lr": own.get(part) or config.learning_rate,
+            "weight_decay": config.weight_decay if matrix else 0.0,
+            "part": part,
+        }
+        for (part, matrix), parameters in sorted(groups.items())
     ]
+
+
+def _parts(step: TransferStep) -> dict[int, str]:
+    """Return the part each parameter belongs to, by its id; those of the fusion but for its gate are left out."""
+    gate = getattr(step.fusion, "gate", None)
+    found = {"gate": [] if gate is None else list(gate.parameters())} | step.decoder.trainable_parameters()
+    return {id(parameter): part for part, parameters in found.items() for parameter in parameters}
 
 
 def schedule(step: int, config: TrainingConfig) -> float:

@@ -8,10 +8,12 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
+from tove_core.checkpoint import start_from
 from tove_core.config import DataConfig, GrowthConfig, RunConfig
 from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, load_image
 from tove_core.errors import CheckpointError, ConfigError
+from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
 from tove_core.training.cached import open_cache
@@ -19,60 +21,79 @@ from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.metrics import Display
 from tove_core.training.only import only_experts
-from tove_core.training.state import STATE
+from tove_core.training.processes import join, own_device
+from tove_core.training.state import STATE, states
+from tove_core.training.trackers import require_trackers
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint"
 CALIBRATION_IMAGES = 256
 
 
-def train(config: RunConfig, *, device: str | None = None, quiet: bool = False) -> ToveModel:
+def train(
+    config: RunConfig, *, device: str | None = None, quiet: bool = False, processes: int | None = None
+) -> ToveModel:
     """Start a run; its folder gets the resolved configuration, metrics, states and the final checkpoint.
 
+    Args:
+        config: the whole run.
+        device: where it computes; with several processes `cuda` gives each a card. None: the CPU.
+        quiet: show no progress.
+        processes: how many must train together; None: as many as the launcher started.
+
     Raises:
-        CheckpointError: the output folder holds a run already.
+        CheckpointError: the output folder holds a run already, or cannot be written.
+        ConfigError: there are more or fewer processes than wanted.
     """
-    processes = PartialState(cpu=device in (None, "cpu"))
+    together = join(device, processes)
     if (config.output / CONFIG).exists():
         raise CheckpointError(f"{config.output} holds a run already; resume it, or set another output")
-    processes.wait_for_everyone()  # before the first process writes there
-    return _run(config, resume=False, device=device, quiet=quiet)
+    require_writable(config.output)
+    together.wait_for_everyone()  # before the first process writes there
+    return _run(config, resume=False, device=own_device(device), quiet=quiet)
 
 
-def resume(folder: Path, *, device: str | None = None, quiet: bool = False) -> ToveModel:
-    """Go on with a stopped run from its last saved state, exactly as if it had not stopped.
+def resume(folder: Path, *, device: str | None = None, quiet: bool = False, processes: int | None = None) -> ToveModel:
+    """Go on with a stopped run from its last whole state, exactly as if it had not stopped; arguments as for `train`.
 
     Raises:
         CheckpointError: the folder holds no run, or none of its states was saved.
     """
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} holds no run to resume ({CONFIG} is missing)")
-    if not (folder / STATE).is_dir():
+    if not states(folder / STATE):
         raise CheckpointError(f"{folder} has no saved state; start it anew, with training.save_every set")
+    join(device, processes)
+    require_writable(folder)
     config = read_config(RunConfig, folder / CONFIG).model_copy(update={"output": folder})
-    return _run(config, resume=True, device=device, quiet=quiet)
+    return _run(config, resume=True, device=own_device(device), quiet=quiet)
 
 
 def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
+    require_trackers(config.training.trackers)
+    together = PartialState()
+    quiet = quiet or not together.is_main_process
     samples = read(config.data)
     if config.growth is None:
         model, joining = assemble(config.model, device=device, seed=config.seed), None
     else:
         model, joining = _grown(config.growth, samples, device), [expert.key for expert in config.growth.experts]
         config = config.model_copy(update={"model": model.config})
+    if config.start is not None:
+        start_from(model, find_checkpoint(config.start))
     if not quiet:
         with only_experts(model, joining):
             print(model.parameters_report())
     prepare(model, samples)
     examples = make_examples(model, samples, cache=config.training.cache, quiet=quiet)
-    first = PartialState().is_main_process
-    if first:
+    if together.is_main_process:
         config.output.mkdir(parents=True, exist_ok=True)
         write_config(config, config.output / CONFIG)
     settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
     fit(model, examples, config.training, **settings)
-    if first:
+    if together.is_main_process:
         model.save_pretrained(config.output / CHECKPOINT)
+    together.wait_for_everyone()  # nobody reads the checkpoint before it is there
     return model
 
 

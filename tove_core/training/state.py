@@ -1,60 +1,127 @@
 """What a run needs to go on exactly where it stopped: tensors, optimiser moments and the step. No pickles.
 
 Nothing else is needed: batches, noise, dropped experts and the generator's seed are all computed from the step.
+A state is a new folder that appears by one rename and holds its own hash, so that a process killed at any moment
+leaves the states before it untouched, and a damaged one is noticed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tove_core.errors import CheckpointError
+from tove_core.errors import CheckpointError, ToveError
 from tove_core.folders import new_folder
-from tove_core.hub.weights import read_safetensors
+from tove_core.hub.weights import read_safetensors, sha256
 
 STATE = "state"
-FORMAT = 1
+FORMAT = 2
+KEPT = 2
+"""States that stay: the newest, and the one before it, should a disk damage the newest."""
+TENSORS, HEADER = "state.safetensors", "state.json"
 
 
-def save_state(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the state after `step` steps; an older state stays until the new one is complete."""
-    tensors: dict[str, Tensor] = {}
+def save_state(
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write the state after `step` steps and return its folder; the states before it stay until it is complete.
+
+    Args:
+        folder: holds all states of a run.
+        average: moving averages of trained tensors, by name.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    tensors: dict[str, Tensor] = {f"average.{name}": value for name, value in (average or {}).items()}
     for name, parameter in _trained(module).items():
         tensors[f"value.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value)
-    with new_folder(folder, overwrite=True) as place:
-        save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, place / "state.safetensors")
-        (place / "state.json").write_text(json.dumps({"format": FORMAT, "step": step}) + "\n", encoding="utf-8")
+    place = folder / f"step-{step:08d}"
+    with new_folder(place, overwrite=True) as new:
+        save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, new / TENSORS)
+        header = {"format": FORMAT, "step": step, "sha256": sha256(new / TENSORS)}
+        (new / HEADER).write_text(json.dumps(header) + "\n", encoding="utf-8")
+        for name in (TENSORS, HEADER):
+            _to_disk(new / name)  # before the rename: a power cut must not leave a whole name on half a file
+    for old in states(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    for torn in folder.glob(".step-*.tmp"):  # of processes that were killed while they wrote
+        shutil.rmtree(torn, ignore_errors=True)
+    return place
 
 
-def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore a state and return how many steps it has seen.
+def states(folder: Path) -> list[Path]:
+    """Return the folders of a run's states, the newest first; whether they are whole is not looked at."""
+    return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True)
+
+
+def load_state(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor] | None = None
+) -> int:
+    """Restore the newest state that is whole and return how many steps it has seen.
+
+    A damaged state is passed over with a warning that names it.
 
     Raises:
         CheckpointError: there is none, or it belongs to another model.
     """
+    problems = []
+    for place in states(folder):
+        try:
+            step, tensors = _read(place)
+        except ToveError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}; going on from the older state {place.name}", stacklevel=2)
+        _restore(place, tensors, module, optimizer, average)
+        return step
+    reason = f" ({'; '.join(problems)})" if problems else ""
+    raise CheckpointError(f"{folder} holds no state to resume from{reason}; start the run without resuming")
+
+
+def _read(place: Path) -> tuple[int, dict[str, Tensor]]:
+    """Return a state's step and tensors, once its hash has been found right."""
     try:
-        header = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        step = int(header["step"]) if header.get("format") == FORMAT else None
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder} holds no state to resume from ({error}); start the run without resuming"
-        ) from None
-    if step is None:
-        raise CheckpointError(f"{folder} was written in format {header.get('format')!r}; this tove reads {FORMAT}")
-    tensors = read_safetensors(folder / "state.safetensors")
+        header = json.loads((place / HEADER).read_text(encoding="utf-8"))
+        version, step, digest = header["format"], int(header["step"]), header["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{place / HEADER} cannot be read ({error})") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{place} was written in format {version!r} and this tove reads {FORMAT}")
+    if not (place / TENSORS).is_file() or sha256(place / TENSORS) != digest:
+        raise CheckpointError(f"{place / TENSORS} is missing, truncated or altered")
+    return step, read_safetensors(place / TENSORS)
+
+
+def _restore(
+    place: Path,
+    tensors: dict[str, Tensor],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor] | None,
+) -> None:
     trained = _trained(module)
     saved = {name.removeprefix("value."): t.shape for name, t in tensors.items() if name.startswith("value.")}
     wanted = {name: parameter.shape for name, parameter in trained.items()}
     if saved != wanted:
         odd = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
         raise CheckpointError(
-            f"{folder} belongs to another model: {len(odd)} trained tensors differ, first {odd[0]}; "
+            f"{place} belongs to another model: {len(odd)} trained tensors differ, first {odd[0]}; "
             "resume with the configuration the run was started with"
         )
     with torch.no_grad():
@@ -62,9 +129,17 @@ def load_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
             parameter.copy_(tensors.pop(f"value.{name}"))
     for full, value in tensors.items():
         key, _, name = full.partition(".")
-        optimizer.state[trained[name]][key] = value if value.dim() == 0 else value.to(trained[name].device)
-    return step
+        placed = value if value.dim() == 0 else value.to(trained[name].device)
+        if key != "average":
+            optimizer.state[trained[name]][key] = placed
+        elif average is not None:
+            average[name] = value.to(trained[name].device)
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tove_core.fusion import Fused, Transfer
 from tove_core.fusion.noise import sample_mask
-from tove_core.language.base import Decoder
+from tove_core.language.base import Decoder, Texts
 from tove_core.model import CLIP
 
 
@@ -23,6 +23,10 @@ class StepOutput(NamedTuple):
     """How many answer tokens there were."""
     mass: Tensor | None
     """Gate mass per expert [K], summed over samples and tokens; None without a gate."""
+    gates: Tensor | None = None
+    """The gates themselves [B, N, K], without gradient."""
+    per_sample: Tensor | None = None
+    """The loss of each sample [B], without gradient."""
 
 
 class TransferStep(nn.Module):
@@ -36,8 +40,8 @@ class TransferStep(nn.Module):
     def forward(
         self,
         features: Mapping[str, Tensor],
-        prompts: Sequence[str],
-        targets: Sequence[str],
+        prompts: Texts,
+        targets: Sequence[str] | None = None,
         *,
         keys: Tensor,
         noise: float = 0.0,
@@ -47,15 +51,22 @@ class TransferStep(nn.Module):
 
         Args:
             features: `clip` v [B, N, D] and u_k [B, N, C_k] by expert.
-            prompts, targets: B texts each.
+            prompts, targets: B texts each; or encoded texts, and None.
             keys: [B], one integer per sample that fixes its noise and dropped experts.
             noise: standard deviation of the gate's noise.
             dropout: chance that a sample goes without a given expert.
         """
         fused = self._fuse(features, keys, noise, dropout)
-        output = self.decoder(fused.tokens, list(prompts), list(targets))
-        mass = None if fused.gates is None else fused.gates.float().sum((0, 1))
-        return StepOutput(output.loss_sum, output.token_count, mass)
+        output = self.decoder(fused.tokens, prompts, targets)
+        mass = None if fused.gates is None else _mass(fused.gates)
+        gates = None if fused.gates is None else fused.gates.detach().float()
+        return StepOutput(output.loss_sum, output.token_count, mass, gates, output.loss_per_sample.detach())
+
+    @torch.no_grad()
+    def mass(self, features: Mapping[str, Tensor], keys: Tensor, noise: float, dropout: float) -> Tensor | None:
+        """Return the gate mass [K] that `forward` would give, without the decoder and without gradient."""
+        gates = self._fuse(features, keys, noise, dropout).gates
+        return None if gates is None else _mass(gates)
 
     def _fuse(self, features: Mapping[str, Tensor], keys: Tensor, noise: float, dropout: float) -> Fused:
         if self.fusion is None:
@@ -64,6 +75,10 @@ class TransferStep(nn.Module):
         if dropout > 0 and self.fusion.experts:
             mask = sample_mask(keys, len(self.fusion.experts), dropout).to(features[CLIP].device)
         return self.fusion(features[CLIP], features, mask=mask, keys=keys, noise=noise)
+
+
+def _mass(gates: Tensor) -> Tensor:
+    return gates.float().sum((0, 1))
 
 
 def importance(mass: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tove_core.config import RunConfig
+from tove_core.settings import write_config
+
+Tove = Callable[..., Any]
+
+
+def run(folder: Path, losses: list[float], **changes: Any) -> Path:
+    folder.mkdir()
+    text = {"model": {"experts": ["depth"]}, "output": str(folder)} | changes
+    write_config(RunConfig.model_validate(text), folder / "config.yaml")
+    lines = [json.dumps({"step": 5 * (n + 1), "loss": loss, "gate": {"depth": 0.4}}) for n, loss in enumerate(losses)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_differences_and_metrics_stand_side_by_side(tove: Tove, tmp_path: Path) -> None:
+    first = run(tmp_path / "a", [3.0, 1.5, 2.25])
+    changed = {"training": {"learning_rate": 0.01}, "model": {"experts": [{"name": "depth", "dtype": "float16"}]}}
+    second = run(tmp_path / "b", [3.0, 2.5], **changed)
+    done = tove("runs", "compare", first, second)
+    found = rows(done.out)
+    assert done.code == 0
+    assert found["training.learning_rate"] == ["0.001", "0.01"]
+    assert found["model.experts.depth.dtype"] == ["float32", "float16"]
+    assert "seed" not in found and "output" not in found
+    assert found["loss"] == ["2.25", "2.5"] and found["loss, lowest"] == ["1.5", "2.5"]
+    assert found["step"] == ["15", "10"] and found["gate.depth"] == ["0.4", "0.4"]
+
+
+def test_runs_that_were_told_the_same_and_one_that_was_killed(tove: Tove, tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a", [3.0]), run(tmp_path / "b", [])
+    (second / "metrics.jsonl").write_text('{"step": 5, "loss": 2.0}\n{"step": 10, "lo')
+    done = tove("runs", "compare", first, second)
+    assert "the configurations are the same" in done.out and rows(done.out)["loss"] == ["3", "2"]
+
+
+def test_a_folder_without_a_run_is_refused(tove: Tove, tmp_path: Path) -> None:
+    assert "holds no run" in tove("runs", "compare", tmp_path, tmp_path).error

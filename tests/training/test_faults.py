@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tove_core.config import RunConfig, TrainingConfig
+from tove_core.errors import CheckpointError, Interrupted, PlacementError, ToveError
+from tove_core.training import fit, resume, train
+from tove_core.training.faults import listening
+from tove_core.training.state import STATE, load_state, states
+
+DRIVER = Path(__file__).with_name("driver.py")
+TURNS = int(os.environ.get("TOVE_TORTURE", "3"))
+
+
+def config(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {"steps": 7, "batch_size": 5, "learning_rate": 1e-2, "warmup": 2, "log_every": 1} | changes
+    )
+
+
+def trained_state(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_state_from_which_the_run_goes_on_to_the_last_bit(
+    toy: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    straight, model, again = (toy.build(decoder={"train": "all"}) for _ in range(3))
+    fit(straight, toy.examples(straight), config(), quiet=True)
+    before = signal.getsignal(number)
+
+    def ask(done: int) -> None:
+        if done == 3:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match=f"{number.name} ended the run after step 4 of 7") as caught:
+        fit(model, toy.examples(model), config(), output=tmp_path, quiet=True, after_step=ask)
+    assert caught.value.signal == number and signal.getsignal(number) is before
+    assert f"'tove train {tmp_path} --resume'" in str(caught.value)
+    fit(again, toy.examples(again), config(), output=tmp_path, resume=True, quiet=True)
+    wanted = trained_state(straight)
+    assert [name for name, p in trained_state(again).items() if not torch.equal(p, wanted[name])] == []
+
+
+def test_a_second_signal_at_once_is_an_echo_and_not_a_kill() -> None:
+    with listening() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal == signal.SIGTERM
+
+
+def test_a_signal_after_the_last_step_does_not_spoil_a_finished_run(toy: Any, tmp_path: Path) -> None:
+    model = toy.build()
+    fit(
+        model,
+        toy.examples(model),
+        config(steps=2),
+        output=tmp_path,
+        quiet=True,
+        after_step=lambda done: os.kill(os.getpid(), signal.SIGTERM) if done == 1 else None,
+    )
+    assert model.trained
+
+
+def test_a_bad_loss_names_the_sample_and_the_last_good_state_and_changes_nothing(toy: Any, tmp_path: Path) -> None:
+    model = toy.build()
+    examples = toy.examples(model)
+    at_four: dict[str, torch.Tensor] = {}
+
+    def spoil(done: int) -> None:
+        if done == 4:
+            at_four.update(trained_state(model))
+            # Its epoch is not over: 12 samples, 20 seen; s7 comes again soon.
+            examples.table.features["clip"][examples.rows[7]] = float("inf")
+
+    with pytest.raises(ToveError, match=r"the loss is nan at step [56] \(samples 's7'\)") as caught:
+        fit(model, examples, config(save_every=1), output=tmp_path, quiet=True, after_step=spoil)
+    assert "the last good state is" in str(caught.value) and "\n" not in str(caught.value)
+    newest = states(tmp_path / STATE)[0]
+    assert str(newest) in str(caught.value)
+    kept = load_file(newest / "state.safetensors")
+    assert all(torch.isfinite(value).all() for value in kept.values())
+    assert all(torch.isfinite(value).all() for value in trained_state(model).values())
+
+
+def test_a_bad_gradient_stops_before_it_reaches_a_parameter(toy: Any) -> None:
+    model = toy.build()
+    examples, before = toy.examples(model), trained_state(model)
+    model.decoder.projector.linear_2.weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(ToveError, match=r"the gradient is (inf|nan) at step 1 \(samples 's\d+', 's\d+'"):
+        fit(model, examples, config(), quiet=True)
+    assert all(torch.equal(value, before[name]) for name, value in trained_state(model).items())
+
+
+def test_full_memory_says_what_to_shrink(toy: Any) -> None:
+    model = toy.build()
+    examples = toy.examples(model)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.decoder.language_model.register_forward_pre_hook(full)
+    with pytest.raises(PlacementError, match=r"at step 1, with 5 samples .* training.accumulate to 2") as caught:
+        fit(model, examples, config(), quiet=True)
+    assert "training.checkpointing" in str(caught.value)
+    with pytest.raises(PlacementError, match=r"with 1 samples at a time .*; use a smaller model$"):
+        fit(model, examples, config(accumulate=5, checkpointing=True), quiet=True)
+
+
+def saved(toy: Any, folder: Path) -> Any:
+    model = toy.build()
+    fit(model, toy.examples(model), config(steps=4, save_every=1), output=folder, quiet=True)
+    return model
+
+
+def step_of(toy: Any, folder: Path) -> int:
+    from tove_core.training.optimise import parameter_groups
+    from tove_core.training.step import TransferStep
+
+    model = toy.build()
+    inner = TransferStep(model.fusion, model.decoder)
+    return load_state(folder / STATE, inner, torch.optim.AdamW(parameter_groups(inner, config())))
+
+
+def test_only_the_two_newest_states_are_kept(toy: Any, tmp_path: Path) -> None:
+    saved(toy, tmp_path)
+    assert [p.name for p in states(tmp_path / STATE)] == ["step-00000004", "step-00000003"]
+    assert step_of(toy, tmp_path) == 4
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "missing", "header"])
+def test_a_damaged_state_is_noticed_and_the_one_before_it_used(toy: Any, tmp_path: Path, harm: str) -> None:
+    saved(toy, tmp_path)
+
+    def spoil(folder: Path) -> None:
+        tensors = folder / "state.safetensors"
+        data = bytearray(tensors.read_bytes())
+        if harm == "flip":
+            data[-5] ^= 4
+        if harm in ("flip", "truncate"):
+            tensors.write_bytes(data if harm == "flip" else data[:-8])
+        elif harm == "missing":
+            tensors.unlink()
+        else:
+            (folder / "state.json").write_text('{"format": 2, "st')
+
+    newest, older = states(tmp_path / STATE)
+    spoil(newest)
+    with pytest.warns(UserWarning, match="going on from the older state step-00000003"):
+        assert step_of(toy, tmp_path) == 3
+    spoil(older)
+    with pytest.raises(CheckpointError, match=r"holds no state to resume from .*step-00000004.*step-00000003"):
+        step_of(toy, tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_said_before_any_work(toy: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file" / "run", Path("/proc/run")):
+        run = RunConfig.model_validate({"data": {"path": tmp_path / "no-such-data"}, "output": output})
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            train(run, quiet=True)
+
+
+def test_a_run_without_a_state_cannot_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / STATE / ".step-00000001-x.tmp").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no saved state"):
+        resume(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(toy: Any, tmp_path: Path) -> None:
+    gate = {"hidden": 6, "noise": 0.7, "balance": 0.5, "balance_warmup": 1, "expert_dropout": 0.3}
+    model = {"experts": list(toy.experts), "clip": toy.clip, "decoder": {"name": toy.decoder, "train": "all"}}
+    model |= {"fusion": {"kind": "gate", "gate": gate}, "seed": 4}
+    training = {"steps": 40, "batch_size": 5, "warmup": 2, "log_every": 1, "save_every": 1}
+    common = {"world": 1, "data": str(toy.data), "model": model, "training": training}
+    seed = int.from_bytes(os.urandom(2), "big")
+    jobs = [common | {"output": str(tmp_path / "straight")}]
+    jobs.append(common | {"output": str(tmp_path / "killed"), "kills": TURNS, "seed": seed, "resume": True})
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    env = os.environ | {"PYTHONPATH": str(toy.site), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    words = [sys.executable, str(DRIVER), str(tmp_path / "jobs.json")]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60 + 30 * TURNS)
+    assert done.returncode == 0, done.stderr
+    wanted, found = (load_file(tmp_path / name / "final-0.safetensors") for name in ("straight", "killed"))
+    assert [key for key in wanted if not torch.equal(wanted[key], found[key])] == [], f"seed {seed}"
+    straight, killed = ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("straight", "killed"))
+    losses = [[json.loads(line)["loss"] for line in lines] for lines in (straight, killed)]
+    assert losses[0] == losses[1] and len(losses[0]) == 40, f"seed {seed}"
+    assert not list((tmp_path / "killed" / STATE).glob(".*"))

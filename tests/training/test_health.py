@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tove_core.config import GateConfig, RunConfig, TrainingConfig
+from tove_core.errors import CheckpointError
+from tove_core.training import fit, train
+from tove_core.training.health import dead_experts, diagnosis, entropy
+
+
+def config(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"steps": 4, "batch_size": 5, "warmup": 1, "log_every": 1} | changes)
+
+
+def test_entropy_is_one_where_gates_are_equal_and_nothing_where_one_takes_all() -> None:
+    even, one = torch.full((2, 7, 3), 1.0), torch.zeros(2, 7, 3)
+    one[..., 1] = 3
+    assert entropy(even).item() == pytest.approx(14) and entropy(one).item() == 0
+    mixed = torch.tensor([[[0.75, 2.25]]], dtype=torch.float64)
+    wanted = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2)
+    assert entropy(mixed).item() == pytest.approx(wanted)
+    assert entropy(even[..., :1]).item() == 0 and torch.isfinite(entropy(even * 0))
+
+
+def test_a_collapsed_gate_and_dead_experts_are_told_with_what_to_change() -> None:
+    gate = GateConfig(balance=0.02, noise=0.5)
+    assert diagnosis({"a": 0.4, "b": 0.35, "c": 0.25}, 0.9, gate) is None
+    assert diagnosis({"a": 1.0}, None, gate) is None
+    gone = diagnosis({"a": 0.001, "b": 0.6, "c": 0.399}, 0.6, gate)
+    assert (
+        gone is not None and gone.startswith("the gate hardly uses 'a' any more; set") and dead_experts({"a": 1}) == []
+    )
+    alone = diagnosis({"a": 0.001, "b": 0.998, "c": 0.001}, 0.01, gate)
+    assert alone is not None and "collapsed: 'b' holds 100%" in alone
+    assert "gate.balance to 0.2 (it is 0.02)" in alone and "gate.noise to 1 (it is 0.5)" in alone
+    hard = diagnosis({"a": 0.5, "b": 0.5}, 0.02, gate)
+    assert hard is not None and "each token to one expert alone" in hard
+
+
+def test_a_gate_that_collapses_in_training_is_called_out_once(toy: Any, tmp_path: Path, capsys: Any) -> None:
+    gate = {"hidden": 6, "balance": 0.0, "balance_warmup": 0, "noise": 0.0, "expert_dropout": 0.0}
+    model = toy.build(fusion={"kind": "gate", "gate": gate})
+    with torch.no_grad():
+        model.fusion.gate.rows["toy-wide"].bias.fill_(30)
+    fit(model, toy.examples(model), config(), output=tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("note: step 1: the gate has collapsed: 'toy-wide' holds 100% of its mass") == 1
+    assert "note: step 2" not in said
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["dead"] == ["toy-fine", "toy-whole"] and line["gate_entropy"] == 0
+
+
+def test_the_temperature_falls_to_its_own_and_stays_there_afterwards(toy: Any) -> None:
+    gate = {"hidden": 6, "temperature": 0.5, "temperature_start": 2.0}
+    model = toy.build(fusion={"kind": "gate", "gate": gate})
+    seen: list[float] = []
+    model.fusion.gate.register_forward_hook(lambda module, *_: seen.append(module.config.temperature * module.heat))
+    examples = toy.examples(model)
+    seen.clear()
+    fit(model, examples, config(), quiet=True)
+    wanted = [0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert seen == pytest.approx(wanted) and seen[0] == 2.0
+    assert model.fusion.gate.heat == 1.0
+
+
+def test_a_stage_fills_in_what_the_file_does_not_say() -> None:
+    tuned = RunConfig.model_validate({"training": {"stage": "finetune", "warmup": 7}, "model": {"view": "pad"}})
+    assert (tuned.training.learning_rate, tuned.training.warmup, tuned.model.view) == (1e-4, 7, "pad")
+    assert (tuned.model.fusion.gate.noise, tuned.model.fusion.gate.hidden) == (0.0, 32)
+    assert RunConfig.model_validate(tuned.model_dump(mode="json")) == tuned
+    explored = RunConfig.model_validate({"training": {"stage": "transfer"}})
+    assert explored.model.fusion.gate.temperature_start == 2.0 and explored.training.learning_rate == 1e-3
+    given = {"training": {"stage": "finetune"}, "model": {"fusion": {"gate": {"noise": 0.2}}}}
+    assert RunConfig.model_validate(given).model.fusion.gate.noise == 0.2
+    with pytest.raises(ValueError, match="stage"):
+        RunConfig.model_validate({"training": {"stage": "tune"}})
+
+
+def test_a_second_stage_starts_where_the_first_ended(toy: Any, tmp_path: Path) -> None:
+    def run(name: str, decoder: str = "none", **more: Any) -> RunConfig:
+        model = {"clip": {"name": toy.clip}, "experts": list(toy.experts), "fusion": {"gate": {"hidden": 6}}}
+        model |= {"decoder": {"name": toy.decoder, "train": decoder}}
+        training = {"steps": 2, "batch_size": 5, "warmup": 1} | more.pop("training", {})
+        text = {"model": model, "data": {"path": toy.data}, "training": training, "output": tmp_path / name}
+        return RunConfig.model_validate(text | more)
+
+    first = train(run("first"), quiet=True)
+    tiny = {"steps": 1, "stage": "finetune", "learning_rate": 1e-12, "weight_decay": 0.0}
+    second = train(run("second", "all", start=tmp_path / "first", training=tiny), quiet=True)
+    assert torch.allclose(second.fusion.second.weight, first.fusion.second.weight, atol=1e-9)
+    assert torch.equal(
+        second.align["toy-fine"].get_buffer("depth-mean"), first.align["toy-fine"].get_buffer("depth-mean")
+    )
+    with pytest.raises(CheckpointError, match="does not fit this run's model: it has beside them"):
+        train(run("third", start=tmp_path / "second"), quiet=True)

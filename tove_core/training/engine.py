@@ -1,0 +1,225 @@
+"""One step of the optimiser over all processes: each takes its share of the samples, in parts where asked.
+
+Everything is divided by counts of the whole step, so loss and gradient are the same however many processes and parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import Tensor, nn
+
+from tove_core.config import TrainingConfig
+from tove_core.fusion.noise import annealed
+from tove_core.language.base import Decoder
+from tove_core.language.prompt import EncodedText
+from tove_core.model import ToveModel
+from tove_core.training.examples import Examples
+from tove_core.training.health import entropy
+from tove_core.training.optimise import parameter_groups
+from tove_core.training.step import StepOutput, TransferStep, importance
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples one process takes of a step, or a part of them."""
+
+    indices: list[int]
+    keys: Tensor
+    """[B], what fixes each sample's noise and dropped experts."""
+    texts: list[EncodedText]
+    """Prompts and answers in token ids."""
+
+    @property
+    def tokens(self) -> int:
+        """How many answer tokens there are."""
+        return sum(len(text.target) for text in self.texts)
+
+    def parts(self, count: int) -> list[Share]:
+        """Return it in `count` parts whose sizes differ by one at most; fewer where there are fewer samples."""
+        size = len(self.indices)
+        cuts = [size * k // min(count, size) for k in range(min(count, size) + 1)]
+        spans = [slice(a, b) for a, b in pairwise(cuts)]
+        return [Share(self.indices[s], self.keys[s], self.texts[s]) for s in spans]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one step was like, over all processes."""
+
+    loss: float
+    """Mean cross-entropy per answer token."""
+    balance: float
+    """Importance, as weighted in the loss."""
+    shares: dict[str, float] | None
+    """Of the gate mass, by expert."""
+    spread: float | None
+    """Mean entropy of the gates, 1 where all are equal; None with fewer than two experts."""
+    stop: bool
+    """Whether any process was asked to stop."""
+    bad: list[int]
+    """Samples of this process whose loss is not finite."""
+
+
+class Engine:
+    """The trained parts of a model, their optimiser, and the processes that train them together.
+
+    Attributes:
+        inner: the parts; what states hold.
+        optimizer: AdamW over what is trainable.
+    """
+
+    def __init__(self, model: ToveModel, decoder: Decoder, config: TrainingConfig) -> None:
+        self.model, self.config = model, config
+        # A detached expert's parameters get no gradient at all, which DDP must be told; dropped ones get zero.
+        detached = model.fusion is not None and bool(model.fusion.off)
+        parallel = DistributedDataParallelKwargs(find_unused_parameters=detached)
+        # Precision is set around each step: accelerate would fix it once for the whole process.
+        self.accelerator = Accelerator(
+            cpu=model.device.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]
+        )
+        self.inner = TransferStep(model.fusion, decoder)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.inner, config), betas=config.betas)
+        self.module: nn.Module = self.inner
+        self._prepared: Any = self.optimizer
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self.accelerator.process_index
+
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return self.accelerator.num_processes
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.accelerator.is_main_process
+
+    def prepare(self) -> None:
+        """Bind the processes together; after a state has been restored, so that all begin alike."""
+        self.module, self._prepared = self.accelerator.prepare(self.inner, self.optimizer)
+        self.module.train()
+
+    def backward(self, examples: Examples, share: Share, step: int, *, stop: bool) -> Report:
+        """Compute the gradient of one step (from 0) and say what it was like; parameters stay as they are.
+
+        Args:
+            share: what this process takes of the step.
+            stop: whether this process was asked to stop; the report says whether any was.
+        """
+        self._prepared.zero_grad(set_to_none=True)
+        self._heat(step)
+        tokens, stops = self._summed(torch.tensor([float(share.tokens), float(stop)])).tolist()
+        parts, weight = share.parts(self.config.accumulate), self._balance_weight(step)
+        features: Iterator[Mapping[str, Tensor]] = (examples.features(part.indices) for part in parts)
+        total = None
+        if weight and len(parts) > 1:  # the term is of the whole step, so its mass must be known beforehand
+            kept = list(features)
+            total = self._total_mass(zip(parts, kept, strict=True), step)
+            features = iter(kept)
+        tally, penalty, bad = _Tally(), torch.zeros(()), []
+        for number, (part, given) in enumerate(zip(parts, features, strict=True)):
+            joined = nullcontext() if number == len(parts) - 1 else self.accelerator.no_sync(self.module)
+            with joined:
+                output = self._forward(part, given, step)
+                loss = output.loss.float() * self.world / tokens  # gradients are averaged over processes
+                if weight and output.mass is not None:
+                    total = self._summed(output.mass.detach()) if total is None else total
+                    others = total - output.mass.detach()
+                    term = weight * importance((others + output.mass)[self._competing])
+                    loss, penalty = loss + term * self.world, term.detach()
+                self.accelerator.backward(loss)
+            tally.add(output)
+            bad += [i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if value - value != 0]  # type: ignore[union-attr]
+        return self._report(tally, tokens, float(penalty), stops > 0, bad)
+
+    def update(self) -> float:
+        """Clip the gradient, take a step, and return the gradient's norm; no step where that is not finite."""
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        length = float(norm) if norm is not None else 0.0
+        if length - length == 0:
+            self._prepared.step()
+        return length
+
+    def close(self) -> None:
+        """Let the gate have the temperature it is configured with."""
+        self._heat(self.config.steps)
+
+    def gathered(self, names: list[str]) -> list[str]:
+        """Return the names of all processes; every process must ask."""
+        return gather_object(names)
+
+    def _forward(self, part: Share, features: Mapping[str, Tensor], step: int) -> StepOutput:
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.module(features, part.texts, keys=part.keys, **self._exploration(step))
+
+    def _exploration(self, step: int) -> dict[str, float]:
+        gate = self.model.config.fusion.gate
+        gated = self.model.config.fusion.kind == "gate"
+        noise = annealed(gate.noise, step, self.config.steps) if gated else 0.0
+        return {"noise": noise, "dropout": gate.expert_dropout}
+
+    def _heat(self, step: int) -> None:
+        gate, module = self.model.config.fusion.gate, getattr(self.model.fusion, "gate", None)
+        if module is not None and gate.temperature_start is not None:
+            module.heat = 1 + annealed(gate.temperature_start / gate.temperature - 1, step, self.config.steps)
+
+    def _total_mass(self, parts: Any, step: int) -> Tensor | None:
+        explore = self._exploration(step)
+        masses = [self.inner.mass(given, part.keys, **explore) for part, given in parts]
+        return None if masses[0] is None else self._summed(torch.stack(masses).sum(0))  # type: ignore[arg-type]
+
+    def _balance_weight(self, step: int) -> float:
+        gate = self.model.config.fusion.gate
+        return 0.0 if step < gate.balance_warmup or len(self._competing) < 2 else gate.balance
+
+    @property
+    def _competing(self) -> list[int]:
+        """Columns of experts that share a softmax: a gate that stands apart has nothing to be balanced with."""
+        fusion = self.model.fusion
+        return [] if fusion is None else [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
+
+    def _summed(self, value: Tensor) -> Tensor:
+        """Add a tensor over processes."""
+        return value if self.world == 1 else self.accelerator.reduce(value.to(self.model.device), "sum")  # type: ignore[return-value]
+
+    def _report(self, tally: _Tally, tokens: float, balance: float, stop: bool, bad: list[int]) -> Report:
+        found = self._summed(tally.vector()).tolist()
+        loss, spread, positions, mass = found[0] / tokens, found[1], found[2], found[3:]
+        fusion, whole = self.model.fusion, sum(mass)
+        shares = None
+        if fusion is not None and mass and whole > 0:
+            shares = {name: value / whole for name, value in zip(fusion.experts, mass, strict=True)}
+        return Report(loss, balance, shares, spread / positions if len(mass) > 1 and positions else None, stop, bad)
+
+
+class _Tally:
+    """Sums over the parts of a step."""
+
+    def __init__(self) -> None:
+        self._values: Tensor | None = None
+
+    def add(self, output: StepOutput) -> None:
+        rows: Sequence[Tensor] = [output.loss.detach().float().reshape(1)]
+        zero = rows[0] * 0
+        if output.gates is None or output.mass is None:
+            rows = [*rows, zero, zero]
+        else:
+            positions = zero + output.gates.shape[0] * output.gates.shape[1]
+            rows = [*rows, entropy(output.gates).reshape(1), positions, output.mass.detach()]
+        vector = torch.cat(list(rows))
+        self._values = vector if self._values is None else self._values + vector
+
+    def vector(self) -> Tensor:
+        """Return loss, entropy, tokens of the image and gate mass by expert, [3 + K]."""
+        return torch.zeros(3) if self._values is None else self._values

@@ -1,0 +1,110 @@
+"""What can go wrong while a model trains, and the sentence for each: stop signals, bad numbers, full memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from tove_core.config import TrainingConfig
+from tove_core.errors import Interrupted, PlacementError, ToveError
+from tove_core.hub.microbatch import is_out_of_memory
+from tove_core.training.state import STATE, states
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GRACE = 3.0
+"""Seconds in which a second signal is an echo of the first: a launcher passes on what a terminal sends as well."""
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._since = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; a second one, after the grace period, ends the process at once."""
+        if self.signal is None:
+            self.signal, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > GRACE:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+@contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Turn SIGTERM and SIGINT into a request that training looks at between steps. Elsewhere than in the main thread
+    signals cannot be had, and the request never comes."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupted(number: int, step: int, steps: int, state: Path | None) -> Interrupted:
+    """Return the error for a run that a signal ended after `step` of `steps` steps."""
+    name = signal.Signals(number).name
+    kept = (
+        f"its state is in {state}, go on with 'tove train {state.parent} --resume'"
+        if state
+        else "nothing was saved, because it writes to no folder"
+    )
+    return Interrupted(f"{name} ended the run after step {step} of {steps}; {kept}", number)
+
+
+def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) -> ToveError:
+    """Return the error for a loss or gradient that is not a number, before it has changed any parameter.
+
+    Args:
+        what: what was seen, such as `the loss is nan`.
+        step: counted from 1.
+        ids: samples whose own loss is not finite, or those of the step where no single one is to blame.
+        output: folder of the run; its newest state is named.
+    """
+    ids = list(dict.fromkeys(ids))  # a batch that ends one epoch and begins the next may hold a sample twice
+    shown = ", ".join(repr(name) for name in ids[:5]) + (", ..." if len(ids) > 5 else "")
+    found = states(output / STATE) if output else []
+    kept = f"the last good state is {found[0]}" if found else "no state was saved, set training.save_every"
+    return ToveError(
+        f"{what} at step {step} (samples {shown}); {kept}; lower training.learning_rate or look at these samples"
+    )
+
+
+@contextmanager
+def memory_named(step: int, size: int, config: TrainingConfig) -> Iterator[None]:
+    """Say what to make smaller where a step does not fit into memory. An expert that does not fit names itself.
+
+    Args:
+        step: counted from 1.
+        size: samples this process takes at a time.
+
+    Raises:
+        PlacementError: memory ran out.
+    """
+    try:
+        yield
+    except PlacementError:
+        raise
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        more = min(2 * config.accumulate, config.batch_size)
+        less = "use a smaller model"
+        if size > 1:
+            less = f"set training.accumulate to {more}, which gives the same result"
+        saves = "" if config.checkpointing else ", or set training.checkpointing"
+        raise PlacementError(
+            f"memory ran out at step {step}, with {size} samples at a time in fusion and decoder; {less}{saves}"
+        ) from error

@@ -1,0 +1,47 @@
+"""How many processes train together, which one this is, and where it computes."""
+
+from __future__ import annotations
+
+import os
+
+from accelerate import PartialState
+
+from tove_core.errors import ConfigError
+
+
+def join(device: str | None, wanted: int | None = None) -> PartialState:
+    """Join the processes that were started together; alone where this one was started by itself.
+
+    Args:
+        device: where the model is; None or `cpu`: processes speak over gloo.
+        wanted: how many there must be; None: as many as the launcher says it started.
+
+    Raises:
+        ConfigError: there are more or fewer processes than wanted.
+    """
+    state = PartialState(cpu=device in (None, "cpu"))
+    wanted = wanted or int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != wanted:
+        raise ConfigError(
+            f"{wanted} processes were asked for and {state.num_processes} train together; start them with "
+            "'tove train --nproc', or with torchrun"
+        )
+    return state
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that writes files and speaks."""
+    return PartialState().is_main_process
+
+
+def own_device(device: str | None) -> str | None:
+    """Return this process's device: with several processes, `cuda` means one card for each.
+
+    Raises:
+        ConfigError: one card was named for several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not (device or "").startswith("cuda"):
+        return device
+    if device != "cuda":
+        raise ConfigError(f"several processes cannot share the device {device!r}; give 'cuda', and each gets a card")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
