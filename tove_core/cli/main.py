@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from tove_core import __version__, environment
-from tove_core.cli import bench, demo, doctor, experts, experts_check, experts_new, lifecycle, plan, runs, weights
+from tove_core.cli import (
+    bench,
+    demo,
+    doctor,
+    experts,
+    experts_check,
+    experts_new,
+    lifecycle,
+    plan,
+    runs,
+    score,
+    weights,
+)
 from tove_core.errors import ToveError
 
 app = typer.Typer(
@@ -22,6 +34,7 @@ app = typer.Typer(
 app.command()(plan.plan)
 app.command()(runs.train)
 app.command()(runs.evaluate)
+app.command()(score.score)
 app.command()(runs.caption)
 app.command()(runs.answer)
 app.command()(lifecycle.contributions)
