@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tove_core.errors import ConfigError, DataError
-from tove_core.evaluation.metrics.binary import consistency, pope, true_or_false
+from tove_core.evaluation.metrics.binary import consistency, pope, true_or_false, truth_of
 from tove_core.evaluation.metrics.captions import score_captions
 from tove_core.evaluation.metrics.java import java_scores
-from tove_core.evaluation.metrics.score import Candidates, Score, first_ids
-from tove_core.evaluation.metrics.vqa import exact_match, vqa_accuracy
+from tove_core.evaluation.metrics.score import Candidates, References, Score, first_ids
+from tove_core.evaluation.metrics.vqa import check_annotators, exact_match, vqa_accuracy
 from tove_core.evaluation.references import Reference
 
 
@@ -40,12 +40,14 @@ class Task:
         summary: one line for people.
         asks: whether its samples have a question; captions have none.
         measure: from what was said and what is right to scores.
+        fit: raises DataError where targets are not such as the task has; None: any texts will do.
     """
 
     name: str
     summary: str
     asks: bool
     measure: Callable[[Candidates, Sequence[Reference]], Measured]
+    fit: Callable[[References], object] | None = None
 
 
 def task(name: str) -> Task:
@@ -80,7 +82,7 @@ def check_task(wanted: Task, references: Sequence[Reference]) -> None:
     """Refuse a data set that is another task's.
 
     Raises:
-        DataError: samples ask questions where captions are wanted, or the reverse.
+        DataError: samples ask questions where captions are wanted, or the reverse, or targets are not the task's.
     """
     odd = [one.id for one in references if (one.prompt is not None) != wanted.asks]
     if odd:
@@ -89,6 +91,8 @@ def check_task(wanted: Task, references: Sequence[Reference]) -> None:
             f"{len(odd)} of {len(references)} samples have {what} ({first_ids(odd)}), but task {wanted.name!r} scores "
             f"{'answers' if wanted.asks else 'captions'}; choose the data set's own task"
         )
+    if wanted.fit is not None:
+        wanted.fit(_targets(references))
 
 
 def _targets(references: Sequence[Reference]) -> dict[str, tuple[str, ...]]:
@@ -147,10 +151,16 @@ TASKS = {
         Task("coco-captions", "the same, and METEOR and SPICE where Java and their programs are", False, _coco),
         Task("exact-match", "share of answers equal to a target but for case and space around", True, _exact),
         Task("gqa", "exact match, which is GQA's accuracy", True, _exact),
-        Task("vqa", "VQA accuracy over the annotators' answers", True, _vqa),
-        Task("pope", "accuracy, precision, recall, F1 and yes-ratio of yes or no, per split", True, _pope),
-        Task("vsr", "accuracy of true or false, per relation", True, _vsr),
-        Task("nlvr", "accuracy of true or false, and consistency over the permutations of an example", True, _nlvr),
+        Task("vqa", "VQA accuracy over the annotators' answers", True, _vqa, check_annotators),
+        Task("pope", "accuracy, precision, recall, F1 and yes-ratio of yes or no, per split", True, _pope, truth_of),
+        Task("vsr", "accuracy of true or false, per relation", True, _vsr, truth_of),
+        Task(
+            "nlvr",
+            "accuracy of true or false, and consistency over the permutations of an example",
+            True,
+            _nlvr,
+            truth_of,
+        ),
     )
 }
 """Every task, by name."""
