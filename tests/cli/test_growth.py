@@ -121,7 +121,7 @@ def test_growth_that_cannot_start_says_why_in_one_line(tove: Tove, run: Path, to
         (("train", run, "--add", "toy-wide"), "holds an expert 'toy-wide' already"),
         (("train", run, "--add", "toy-fine", "--set", "model.view=pad"), "would change the model"),
         (("train", run, "--add", "toy-fine", "--set", "output=x"), "with --out"),
-        (("train", run, "--add", "toy-fine", "--resume"), "cannot stand beside"),
+        (("train", run, "--add", "toy-fine", "--resume"), "exclude each other"),
         (("train", run, "--out", none), "--out goes with --add"),
         (("train", run, "--add", "toy-fine", "--out", run), "holds a run already"),
         (("train", untrained, "--add", "toy-fine"), "was never trained"),

@@ -108,6 +108,34 @@ def test_evaluate_takes_the_validation_data_or_those_it_is_given(
         assert int(total.split()[-1]) == count
 
 
+def test_an_evaluation_with_a_task_can_be_scored_again_and_compared(
+    tove: Tove, run: Path, toy: Any, tmp_path: Path
+) -> None:
+    asking = toy.data.with_name("asking.jsonl")
+    lines = toy.data.read_text().splitlines()
+    asking.write_text("".join(f"{line}\n" for line in lines if "question" in line))
+    words = ("evaluate", run, "--data", asking, "--task", "gqa", "--quiet")
+    done = tove(*words, "--out", tmp_path / "a")
+    assert done.code == 0, done.err
+    assert "exact match" in done.out and "95 % interval" in done.out and str(tmp_path / "a") in done.out
+    assert tove(*words, "--predictions", tmp_path / "b.jsonl").code == 0
+    # The folder needs nothing else; a file needs its data named.
+    again = tove("score", tmp_path / "a", "--json", tmp_path / "scores.json")
+    assert again.out.splitlines()[0] == "gqa: 8 samples of 8 images"
+    saved = json.loads((tmp_path / "a" / "scores.json").read_text())
+    assert json.loads((tmp_path / "scores.json").read_text()) == saved
+    assert "give --data and --reader" in tove("score", tmp_path / "b.jsonl").error
+    file = tove("score", tmp_path / "b.jsonl", "--data", asking, "--task", "gqa")
+    assert file.out == again.out.replace(f"wrote {tmp_path / 'scores.json'}\n", "")
+    against = tove("score", tmp_path / "a", "--against", tmp_path / "b.jsonl")
+    row = next(line for line in against.out.splitlines() if line.startswith("exact match")).split()
+    assert row[2] == row[3] and row[4] == "+0.0000" and row[-1] == "1"
+    (tmp_path / "b.jsonl").write_text('{"id": "s1", "prediction": "red"}\n')
+    assert "of 8 samples 7 have no prediction" in tove("score", tmp_path / "a", "--against", tmp_path / "b.jsonl").error
+    assert "did you mean 'vqa'" in tove("score", tmp_path / "a", "--task", "vqaa").error
+    assert "no predictions to score" in tove("score", tmp_path).error
+
+
 def test_caption_and_answer_say_one_line_per_image(tove: Tove, run: Path, toy: Any) -> None:
     images = toy.pictures(2)
     model = ToveModel.from_pretrained(run / "checkpoint")
@@ -197,7 +225,7 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("train", none), "no configuration file"),
         (("train", there, "--quiet"), str(there)),
         (("train", none, "--resume"), "no run to resume"),
-        (("train", run, "--resume", "--set", "training.steps=3"), "cannot stand beside"),
+        (("train", run, "--resume", "--set", "training.steps=3"), "exclude each other"),
         (("caption", run, none), str(none)),
         (("caption", run, tmp_path / "broken.png"), "broken.png"),
         (("caption", none, image), "not a tove checkpoint"),

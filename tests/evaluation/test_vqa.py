@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tove_core.errors import DataError
-from tove_core.evaluation.metrics.score import by_id, group_means
+from tove_core.evaluation.metrics.score import by_id, group_scores
 from tove_core.evaluation.metrics.vqa import exact_match, normalize_answer, vqa_accuracy
 
 
@@ -81,8 +81,8 @@ def test_ids_that_come_twice_or_not_at_all_are_refused():
         exact_match({}, {"a": ["x"]})
 
 
-def test_group_means_split_the_score_by_kind():
+def test_group_scores_split_the_score_by_kind():
     score = exact_match({"a": "x", "b": "x", "c": "x"}, {"a": ["x"], "b": ["y"], "c": ["x"]})
-    assert group_means(score, {"a": "shape", "b": "shape", "c": "colour"}) == {"colour": 1.0, "shape": 0.5}
+    assert group_scores(score, {"a": "shape", "b": "shape", "c": "colour"}) == {"colour": 1.0, "shape": 0.5}
     with pytest.raises(DataError, match="1 of 3 samples have no group"):
-        group_means(score, {"a": "shape", "b": "shape"})
+        group_scores(score, {"a": "shape", "b": "shape"})

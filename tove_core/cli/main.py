@@ -21,6 +21,7 @@ from tove_core.cli import (
     lifecycle,
     plan,
     runs,
+    score,
     weights,
 )
 from tove_core.errors import Interrupted, ToveError
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(plan.plan)
 app.command()(runs.train)
 app.command()(runs.evaluate)
+app.command()(score.score)
 app.command()(runs.caption)
 app.command()(runs.answer)
 app.command()(lifecycle.contributions)

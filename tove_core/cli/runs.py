@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,35 +123,56 @@ def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:
 
 def evaluate(
     run: Run,
+    task: Annotated[
+        str | None, typer.Option(help="what is scored: captions, vqa, pope; by the data if not given")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
     reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
     split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of predictions, manifest and scores; a stopped evaluation goes on there")
+    ] = None,
     predictions: Annotated[Path | None, typer.Option(help="write what the model said here, as JSONL")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="samples answered together")] = 128,
+    beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
     device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Score a run: accuracy per kind of question with the majority answer beside it, and caption metrics.
 
-    Without --data, --reader and --split it is scored on its validation data, where its configuration names some.
+    Without --data, --reader and --split it is scored on its validation data, where its configuration names some. With
+    --task or --out every score has an interval, and the folder can be scored again with tove score.
     """
     from tove_core.data.readers import read
     from tove_core.errors import ConfigError
-    from tove_core.evaluation.evaluate import evaluate as score
-    from tove_core.model import ToveModel
-    from tove_core.training.run import find_checkpoint, make_examples
+    from tove_core.training.run import find_checkpoint
 
     if predictions is not None and not predictions.parent.is_dir():
         raise ConfigError(f"predictions cannot be written to {predictions}: there is no such folder; make it first")
     wanted = _data(run, data, reader, split, limit)
     samples = read(wanted)
-    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
-    scores = score(model, make_examples(model, samples, cache=True, quiet=False), quiet=False)
-    print(scores)
+    checkpoint, options = find_checkpoint(run), {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
+    if task is not None or out is not None:
+        from tove_core.evaluation.run import evaluate_into, evaluate_once
+
+        if out is None:
+            said = evaluate_once(checkpoint, samples, task, device=device, **options)
+        else:
+            said = evaluate_into(out, checkpoint, wanted, samples, task, device=device, **options)
+    else:
+        from tove_core.evaluation.evaluate import evaluate as score
+        from tove_core.model import ToveModel
+        from tove_core.training.run import make_examples
+
+        model = ToveModel.from_pretrained(checkpoint, device=device)
+        scores = score(model, make_examples(model, samples, cache=True, quiet=quiet), **options)
+        print(scores)
+        said = scores.predictions
     if predictions is not None:
-        lines = [
-            json.dumps({"id": key, "prediction": text}, ensure_ascii=False) for key, text in scores.predictions.items()
-        ]
-        predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        from tove_core.evaluation.predictions import write_predictions
+
+        write_predictions(predictions, said)
         print(f"wrote {predictions}")
 
 

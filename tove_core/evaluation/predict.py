@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 
 from tove_core.model import ToveModel
@@ -20,16 +23,25 @@ def predict(
     quiet: bool = True,
 ) -> dict[str, str]:
     """Return what the model says for every sample, by sample id, in the order of the data set."""
-    model.eval()
     said: dict[str, str] = {}
+    generation = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+    with Display(len(examples), "predict", quiet=quiet, every=batch_size * 10) as display:
+        for batch in predict_batches(model, examples, batch_size=batch_size, **generation):
+            said |= batch
+            display.update(len(said))
+    return {sample.id: said[sample.id] for sample in examples.samples}
+
+
+def predict_batches(
+    model: ToveModel, examples: Examples, *, batch_size: int = 128, **generation: Any
+) -> Iterator[dict[str, str]]:
+    """Yield what the model says, by sample id, batch after batch: questions first, then captions."""
+    model.eval()
     # Captions take many more steps than answers; batches of one sort end together.
     order = sorted(range(len(examples)), key=lambda i: examples.samples[i].prompt is None)
-    with Display(len(examples), "predict", quiet=quiet, every=batch_size * 10) as display:
-        for start in range(0, len(examples), batch_size):
-            indices = order[start : start + batch_size]
+    for start in range(0, len(examples), batch_size):
+        indices = order[start : start + batch_size]
+        with torch.no_grad():
             tokens = model.fuse(examples.features(indices)).tokens
-            prompts = examples.prompts(indices)
-            texts = model.generate(tokens, prompts, max_new_tokens=max_new_tokens, num_beams=num_beams)
-            said |= {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
-            display.update(start + len(indices))
-    return {sample.id: said[sample.id] for sample in examples.samples}
+            texts = model.generate(tokens, examples.prompts(indices), **generation)
+        yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tove_core.evaluation.metrics.ngrams import Ngram, count_ngrams
 from tove_core.evaluation.metrics.ptb import tokenize
-from tove_core.evaluation.metrics.score import Candidates, References, Score, Tokenizer, check_pairs
+from tove_core.evaluation.metrics.score import Candidates, References, Score, Tokenizer, Weighted, check_pairs
 
 LONGEST = 4
 # COCO's smoothing: a text too short for any n-gram scores nearly nothing instead of dividing by zero.
@@ -20,10 +22,10 @@ _TINY, _SMALL = 1e-15, 1e-9
 class _Tally:
     """Words, the nearest reference's words, and n-grams that are right and given, by length."""
 
-    length: int = 0
-    reference: int = 0
-    right: list[int] = field(default_factory=lambda: [0] * LONGEST)
-    given: list[int] = field(default_factory=lambda: [0] * LONGEST)
+    length: float = 0
+    reference: float = 0
+    right: list[float] = field(default_factory=lambda: [0] * LONGEST)
+    given: list[float] = field(default_factory=lambda: [0] * LONGEST)
 
     def add(self, other: _Tally) -> None:
         """Add another text's counts."""
@@ -59,13 +61,30 @@ def bleu(
     check_pairs(candidates, references)
     corpus = _Tally()
     samples: tuple[dict[str, float], ...] = tuple({} for _ in range(LONGEST))
+    tallies = []
     for name, texts in references.items():
         tally = _tally(tokenizer(candidates[name]), [tokenizer(text) for text in texts])
+        tallies.append(tally)
         corpus.add(tally)
         for of_length, value in zip(samples, tally.bleu(), strict=True):
             of_length[name] = value
-    one, two, three, four = (Score(f"BLEU-{n}", v, samples[n - 1]) for n, v in enumerate(corpus.bleu(), start=1))
+    counts = np.array([[t.length, t.reference, *t.right, *t.given] for t in tallies], dtype=np.float64)
+    one, two, three, four = (
+        Score(f"BLEU-{n}", value, samples[n - 1], _weighted(counts, n))
+        for n, value in enumerate(corpus.bleu(), start=1)
+    )
     return one, two, three, four
+
+
+def _weighted(counts: np.ndarray, n: int) -> Weighted:
+    """Return BLEU-n of a corpus in which each text, a row of `counts`, counts as often as its weight says."""
+
+    def of_weights(weights: np.ndarray) -> np.ndarray:
+        corpora = (weights @ counts).tolist()
+        tallies = [_Tally(row[0], row[1], row[2 : 2 + LONGEST], row[2 + LONGEST :]) for row in corpora]
+        return np.array([tally.bleu()[n - 1] for tally in tallies])
+
+    return of_weights
 
 
 def _tally(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> _Tally:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tove_core.errors import DataError
+from tove_core.evaluation.metrics.score import Score
+
+RESAMPLES = 1000
+"""Sets drawn for the intervals of reports and for paired tests."""
 
 _DRAWN_AT_ONCE = 4_000_000
 """Sample numbers held in memory at a time, 32 MB."""
@@ -61,3 +65,65 @@ def bootstrap(values: Sequence[float], *, level: float = 0.95, resamples: int = 
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(scores.mean()), float(low), float(high), level)
+
+
+def intervals(
+    scores: Sequence[Score],
+    clusters: Mapping[str, str] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Interval | None]:
+    """Return the confidence interval of each score, whatever its formula: each is computed anew on every drawn set.
+
+    CIDEr's word frequencies stay those of the whole set.
+
+    Args:
+        scores: of one run.
+        clusters: samples that belong together (questions about one image) by id, which are drawn together; a sample
+            that is not named is a cluster of its own.
+        level: share of resampled scores inside.
+        resamples: sets that are drawn.
+        seed: the same gives the same intervals.
+
+    Returns:
+        One per score, in order; None where all samples are one cluster.
+    """
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for index, score in enumerate(scores):
+        alike.setdefault(tuple(score.samples), []).append(index)
+    found: list[Interval | None] = [None] * len(scores)
+    for names, indices in alike.items():
+        if len({(clusters or {}).get(name, name) for name in names}) < 2:
+            continue
+        drawn: dict[int, list[np.ndarray]] = {index: [] for index in indices}
+        for weights in draws(names, clusters, resamples=resamples, seed=seed):
+            for index in indices:
+                drawn[index].append(scores[index].of_weights(weights))
+        for index in indices:
+            low, high = np.quantile(np.concatenate(drawn[index]), [(1 - level) / 2, (1 + level) / 2])
+            found[index] = Interval(scores[index].value, float(low), float(high), level)
+    return found
+
+
+def draws(
+    names: Sequence[str], clusters: Mapping[str, str] | None, *, resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield, in portions [r, n], how often each sample counts in each drawn set; clusters are drawn whole.
+
+    Raises:
+        DataError: there are fewer than two clusters.
+    """
+    number: dict[str, int] = {}
+    of_sample = np.array([number.setdefault((clusters or {}).get(name, name), len(number)) for name in names])
+    total = len(number)
+    if total < 2:
+        raise DataError(f"an interval over {total} images was asked for, but it needs at least 2; score more samples")
+    random = np.random.default_rng(seed)
+    rows = max(1, _DRAWN_AT_ONCE // len(names))
+    for done in range(0, resamples, rows):
+        count = min(rows, resamples - done)
+        picked = random.integers(total, size=(count, total)) + np.arange(count)[:, None] * total
+        times = np.bincount(picked.ravel(), minlength=count * total).reshape(count, total)
+        yield times[:, of_sample].astype(np.float64)

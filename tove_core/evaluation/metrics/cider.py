@@ -56,15 +56,15 @@ class _Rarity:
     """In how many images' references each n-gram occurs."""
 
     def __init__(self, counts: Mapping[str, Sequence[Counter[Ngram]]]) -> None:
-        self.images = Counter(ngram for texts in counts.values() for ngram in set().union(*texts))
+        images = Counter(ngram for texts in counts.values() for ngram in set().union(*texts))
         self.log_total = math.log(len(counts))
+        self.idf = {ngram: self.log_total - math.log(number) for ngram, number in images.items()}
 
     def vector(self, counts: Counter[Ngram]) -> _Vector:
         """Return the tf-idf vector of one text; an n-gram that no reference has counts as if one had it."""
         weights: tuple[dict[Ngram, float], ...] = tuple({} for _ in range(LONGEST))
         for ngram, count in counts.items():
-            idf = self.log_total - math.log(max(1, self.images[ngram]))
-            weights[len(ngram) - 1][ngram] = count * idf
+            weights[len(ngram) - 1][ngram] = count * self.idf.get(ngram, self.log_total)
         norms = tuple(math.sqrt(sum(w * w for w in of_length.values())) for of_length in weights)
         # COCO measures a text's length by its bigrams.
         return _Vector(weights, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2))

@@ -10,8 +10,7 @@ Ngram = tuple[str, ...]
 
 def count_ngrams(tokens: Sequence[str], longest: int) -> Counter[Ngram]:
     """Return how often each run of 1 to `longest` tokens occurs."""
-    return Counter(
-        tuple(tokens[start : start + length])
-        for length in range(1, longest + 1)
-        for start in range(len(tokens) - length + 1)
-    )
+    counts: Counter[Ngram] = Counter()
+    for length in range(1, longest + 1):
+        counts.update(zip(*(tokens[start:] for start in range(length)), strict=False))
+    return counts

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from tove_core.errors import DataError
 
 T = TypeVar("T")
@@ -15,6 +17,8 @@ Candidates = Mapping[str, str]
 References = Mapping[str, Sequence[str]]
 """What is right, by sample id: one text or more each."""
 Tokenizer = Callable[[str], list[str]]
+Weighted = Callable[[np.ndarray], np.ndarray]
+"""From weights [R, n], how often each sample counts in each of R sets, to the score [R] of each set."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,23 @@ class Score:
         name: metric with its variant, as it should be printed.
         value: the score of the set. For BLEU it is not the mean of the samples.
         samples: the score of each sample by id, in the order of the references.
+        weighted: how a set's score comes from how often each sample counts; None: it is their mean.
     """
 
     name: str
     value: float
     samples: Mapping[str, float] = field(repr=False)
+    weighted: Weighted | None = field(default=None, repr=False, compare=False)
+
+    def of_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Return the score [R] of R sets in which the samples count as often as `weights` [R, n] says.
+
+        What is learned from the whole set of references (CIDEr's word frequencies) stays as it is.
+        """
+        if self.weighted is not None:
+            return self.weighted(weights)
+        values = np.fromiter(self.samples.values(), np.float64, len(self.samples))
+        return weights @ values / weights.sum(axis=1)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -54,7 +70,7 @@ def by_id(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
             twice[name] = None
         found[name] = item
     if twice:
-        raise DataError(f"{len(twice)} ids come more than once ({_first(list(twice))}); score each sample once")
+        raise DataError(f"{len(twice)} ids come more than once ({first_ids(list(twice))}); score each sample once")
     return found
 
 
@@ -67,7 +83,7 @@ def check_pairs(candidates: Candidates, references: References) -> None:
     missing = [name for name in references if name not in candidates]
     extra = [name for name in candidates if name not in references]
     if missing or extra:
-        parts = [f"{len(ids)} {what} ({_first(ids)})" for ids, what in _faults(missing, extra) if ids]
+        parts = [f"{len(ids)} {what} ({first_ids(ids)})" for ids, what in _faults(missing, extra) if ids]
         raise DataError(
             f"of {len(references)} samples to score {' and '.join(parts)}; "
             "score exactly the samples that have references"
@@ -77,34 +93,33 @@ def check_pairs(candidates: Candidates, references: References) -> None:
     bare = [name for name, texts in references.items() if isinstance(texts, str) or not texts]
     if bare:
         raise DataError(
-            f"{len(bare)} of {len(references)} samples have no list of references ({_first(bare)}); "
+            f"{len(bare)} of {len(references)} samples have no list of references ({first_ids(bare)}); "
             "give at least one text each"
         )
     odd = [n for n, text in candidates.items() if not all(isinstance(t, str) for t in (text, *references[n]))]
     if odd:
-        raise DataError(f"{len(odd)} of {len(references)} samples hold what is not text ({_first(odd)}); convert it")
+        raise DataError(f"{len(odd)} of {len(references)} samples hold what is not text ({first_ids(odd)}); convert it")
 
 
-def group_means(score: Score, groups: Mapping[str, str]) -> dict[str, float]:
-    """Return the mean of the samples of each group (kind of question), groups sorted by name.
-
-    For metrics that are means of their samples, which BLEU is not.
+def group_scores(score: Score, groups: Mapping[str, str]) -> dict[str, float]:
+    """Return the score of each group of samples (kind of question), groups sorted by name.
 
     Raises:
         DataError: a sample has no group.
     """
     missing = [name for name in score.samples if name not in groups]
     if missing:
-        raise DataError(f"{len(missing)} of {len(score)} samples have no group ({_first(missing)}); give each one")
-    members: dict[str, list[float]] = {}
-    for name, value in score.samples.items():
-        members.setdefault(groups[name], []).append(value)
-    return {group: sum(values) / len(values) for group, values in sorted(members.items())}
+        raise DataError(f"{len(missing)} of {len(score)} samples have no group ({first_ids(missing)}); give each one")
+    of_sample = np.array([groups[name] for name in score.samples], dtype=object)
+    names = sorted(set(of_sample))
+    values = [score.of_weights((of_sample == name).astype(np.float64)[None])[0] for name in names]
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
 def _faults(missing: list[str], extra: list[str]) -> tuple[tuple[list[str], str], ...]:
     return (missing, "have no candidate"), (extra, "candidates have no references")
 
 
-def _first(ids: list[str]) -> str:
+def first_ids(ids: Sequence[str]) -> str:
+    """Return `first: 'a', 'b', 'c'`, which error messages name offenders by."""
     return "first: " + ", ".join(repr(name) for name in ids[:3])

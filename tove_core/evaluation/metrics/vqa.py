@@ -68,14 +68,23 @@ def vqa_accuracy(candidates: Candidates, references: References) -> Score:
         DataError: the ids differ, there are none, or a question has a single answer, which leaves no others.
     """
     check_pairs(candidates, references)
+    check_annotators(references)
+    samples = {name: _leave_one_out(candidates[name], answers) for name, answers in references.items()}
+    return mean_score("VQA accuracy", samples)
+
+
+def check_annotators(references: References) -> None:
+    """Refuse questions that fewer than two annotators answered.
+
+    Raises:
+        DataError: there is one.
+    """
     single = [name for name, answers in references.items() if len(answers) < 2]
     if single:
         raise DataError(
             f"{len(single)} of {len(references)} questions have a single answer (first: {single[0]!r}), but leaving "
             "one out needs others; use exact match"
         )
-    samples = {name: _leave_one_out(candidates[name], answers) for name, answers in references.items()}
-    return mean_score("VQA accuracy", samples)
 
 
 def _leave_one_out(candidate: str, answers: Sequence[str]) -> float:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tove_core.errors import DataError
+from tove_core.evaluation.metrics import java
+
+SAID = {"park": "a dog runs in the park", "cat": "", "bus": "a ||| bus", "tree": "an unrelated sentence"}
+RIGHT = {"park": ["A dog is running.", "the dog plays"], "cat": ["a cat"], "bus": ["a red bus"], "tree": ["a tree"]}
+
+
+def test_without_the_extra_or_java_scores_are_absent_with_the_reason(monkeypatch):
+    monkeypatch.setattr(java, "_package", lambda: None)
+    scores, absent = java.java_scores(SAID, RIGHT)
+    assert scores == [] and absent.keys() == {"METEOR", "SPICE"}
+    assert "pip install tove-core[coco]" in absent["METEOR"]
+    monkeypatch.undo()
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv("PATH", "")
+    assert java.java_scores(SAID, RIGHT)[1]["SPICE"] == "there is no java on the path"
+
+
+def test_a_program_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(java, "_package", lambda: tmp_path)
+    monkeypatch.setattr(java.shutil, "which", lambda _: "/bin/java")
+    assert java.why_absent([Path("meteor/meteor-1.5.jar")]) == "pycocoevalcap lacks meteor-1.5.jar"
+
+
+@pytest.mark.slow
+def test_meteor_is_that_of_pycocoevalcap():
+    original = pytest.importorskip("pycocoevalcap.meteor.meteor")
+    if shutil.which("java") is None:
+        pytest.skip("METEOR needs java, which is not installed")
+    from tove_core.evaluation.metrics.ptb import tokenize
+
+    scores, absent = java.java_scores(SAID, RIGHT)
+    right = {name: [" ".join(tokenize(text)) for text in texts] for name, texts in RIGHT.items()}
+    said = {name: [" ".join(tokenize(text))] for name, text in SAID.items()}
+    value, samples = original.Meteor().compute_score(right, said)
+    meteor = scores[0]
+    assert meteor.name == "METEOR" and "METEOR" not in absent
+    assert meteor.value == pytest.approx(value, abs=1e-6)
+    assert list(meteor.samples.values()) == pytest.approx(samples, abs=1e-6)
+
+
+def test_what_spice_writes_is_read(tmp_path):
+    items = [{"image_id": "b", "scores": {"All": {"f": 0.25}}}, {"image_id": "a", "scores": {"All": {"f": None}}}]
+    (tmp_path / "out.json").write_text(json.dumps(items))
+    score = java.read_spice(tmp_path / "out.json", ["a", "b"])
+    assert score.samples == {"a": 0.0, "b": 0.25} and score.value == 0.125
+    with pytest.raises(DataError, match=r"left out 1 of 3 samples \(first: 'c'\)"):
+        java.read_spice(tmp_path / "out.json", ["a", "b", "c"])

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tove_core.errors import ConfigError, DataError
+from tove_core.evaluation.compare import compare_predictions
+from tove_core.evaluation.metrics.captions import score_captions
+from tove_core.evaluation.references import Reference
+from tove_core.evaluation.report import report
+from tove_core.evaluation.tasks import TASKS, task, task_for
+
+NAMES = [f"q{n}" for n in range(12)]
+
+
+def asking(targets, kinds=None, **meta):
+    return [
+        Reference(
+            name, f"i{n // 2}", tuple(texts), "what?", (kinds or [""] * 12)[n], {k: v[n] for k, v in meta.items()}
+        )
+        for n, (name, texts) in enumerate(zip(NAMES, targets, strict=True))
+    ]
+
+
+YES = asking([["yes"], ["no"]] * 6, ["random", "popular", "adversarial"] * 4)
+CAPTIONS = [
+    Reference("c0", "i0", ("a dog runs in the park", "a brown dog")),
+    Reference("c1", "i1", ("two cats sleep on a sofa",)),
+    Reference("c2", "i2", ("a red bus on the road", "the bus")),
+]
+
+
+def test_every_score_has_an_interval_around_it_and_its_number_of_samples():
+    found = report(task("pope"), {name: "yes" if n % 3 else "No." for n, name in enumerate(NAMES)}, YES)
+    assert [row.name for row in found.rows] == ["accuracy", "precision", "recall", "F1", "yes-ratio"]
+    for row in found.rows:
+        assert row.low is not None and row.high is not None and row.low <= row.value <= row.high and row.n == 12
+    assert (found.samples, found.images) == (12, 6)
+    assert {kind: n for kind, (n, _) in found.kinds.items()} == {"random": 4, "popular": 4, "adversarial": 4}
+    assert found.kinds["random"][1]["yes-ratio"] == 0
+    plain = json.loads(json.dumps(found.plain()))
+    assert plain["scores"]["F1"]["value"] == found.rows[3].value and plain["kinds"]["popular"]["n"] == 4
+    text = str(found)
+    assert "pope: 12 samples of 6 images" in text and "adversarial" in text
+
+
+def test_captions_score_as_the_metrics_say():
+    said = {"c0": "a dog in the park", "c1": "cats on a sofa", "c2": "a red bus"}
+    found = {row.name: row.value for row in report(task("captions"), said, CAPTIONS).rows}
+    scores = score_captions(said, {one.id: one.targets for one in CAPTIONS})
+    assert found == {name: score.value for name, score in scores.items()}
+
+
+def test_one_image_has_no_interval_and_its_cider_warns():
+    with pytest.warns(UserWarning, match="CIDEr of one image"):
+        found = report(task("captions"), {"c1": "two cats"}, CAPTIONS[1:2])
+    assert all(row.low is None for row in found.rows) and "  -" in str(found)
+
+
+def test_the_majority_answer_of_each_kind_stands_beside_answers():
+    references = asking([["red"], ["red"], ["blue"], ["no"], ["no"], ["yes"]] * 2, ["c", "c", "c", "d", "d", "d"] * 2)
+    rows = {row.name: row.value for row in report(task("gqa"), dict.fromkeys(NAMES, "blue"), references).rows}
+    assert rows == {"exact match": pytest.approx(1 / 6), "majority answer": pytest.approx(4 / 6)}
+
+
+def test_vqa_takes_ten_answers_and_counts_as_published():
+    references = asking([["red"] * 3 + ["blue"] * 7] * 12)
+    found = report(task("vqa"), {name: "red" if n else "Blue." for n, name in enumerate(NAMES)}, references)
+    assert found.rows[0].value == pytest.approx((11 * 0.9 + 1) / 12)
+
+
+def test_vsr_is_told_per_relation():
+    relations = ["left of", "under", "behind"] * 4
+    references = asking([["True"], ["False"]] * 6, relation=relations)
+    found = report(task("vsr"), dict.fromkeys(NAMES, "true"), references)
+    assert found.rows[0].value == 0.5 and found.rows[0].name == "accuracy"
+    assert {kind: (n, values["accuracy"]) for kind, (n, values) in found.kinds.items()} == dict.fromkeys(
+        relations, (4, 0.5)
+    )
+
+
+def test_nlvr_is_consistent_where_all_permutations_are_right():
+    references = asking([["true"]] * 12, identifier=[f"7-{n // 6}" for n in range(12)])
+    said = {name: "false" if n == 8 else "true" for n, name in enumerate(NAMES)}
+    rows = {row.name: row for row in report(task("nlvr"), said, references).rows}
+    assert rows["accuracy"].value == pytest.approx(11 / 12) and rows["accuracy"].n == 12
+    assert rows["consistency"].value == 0.5 and rows["consistency"].n == 2
+    bare = report(task("nlvr"), said, asking([["true"]] * 12))
+    assert "identifier" in bare.absent["consistency"] and "consistency: absent" in str(bare)
+
+
+def test_coco_captions_says_what_is_absent(monkeypatch):
+    from tove_core.evaluation.metrics import java
+
+    monkeypatch.setattr(java, "_package", lambda: None)
+    found = report(task("coco-captions"), {one.id: "a dog" for one in CAPTIONS}, CAPTIONS)
+    assert found.absent.keys() == {"METEOR", "SPICE"} and len(found.rows) == 6
+    assert "SPICE: absent, pycocoevalcap is not installed" in str(found)
+
+
+def test_another_tasks_data_and_unknown_tasks_are_refused():
+    with pytest.raises(DataError, match=r"12 of 12 samples have a question .* but task 'captions' scores captions"):
+        report(task("captions"), dict.fromkeys(NAMES, "x"), YES)
+    with pytest.raises(DataError, match=r"3 of 3 samples have no question .*'c0'"):
+        report(task("pope"), {one.id: "x" for one in CAPTIONS}, CAPTIONS)
+    with pytest.raises(DataError, match="not true or false"):
+        report(task("pope"), dict.fromkeys(NAMES, "x"), asking([["red"]] * 12))
+    with pytest.raises(ConfigError, match="did you mean 'captions'"):
+        task("caption")
+    assert task_for(YES) is TASKS["exact-match"] and task_for(CAPTIONS) is TASKS["captions"]
+    with pytest.raises(ConfigError, match="12 of 15 samples ask a question"):
+        task_for([*YES, *CAPTIONS])
+
+
+def test_two_runs_are_compared_on_every_metric():
+    a = dict.fromkeys(NAMES, "yes")
+    b = {one.id: one.targets[0] for one in YES}
+    found = compare_predictions(task("pope"), a, b, YES, list(YES))
+    accuracy = found.differences[0]
+    assert (accuracy.a, accuracy.b, accuracy.only_a, accuracy.only_b) == (0.5, 1.0, 0, 6)
+    assert accuracy.mcnemar == pytest.approx(2 / 2**6)
+    # Every image has one of each, so that every drawn set differs by a half.
+    assert accuracy.low == accuracy.high == pytest.approx(0.5) and accuracy.p < 0.01
+    assert found.plain()["differences"]["recall"]["difference"] == 0
+    assert [line.split()[0] for line in str(found).splitlines()[2:]] == [one.name for one in found.differences]
+
+
+def test_runs_on_different_data_are_not_compared():
+    said = dict.fromkeys(NAMES, "yes")
+    other = asking([["no"], ["no"]] * 6)
+    with pytest.raises(DataError, match=r"made for different data: 6 samples differ \(first: 'q0', 'q2', 'q4'\)"):
+        compare_predictions(task("pope"), said, said, YES, other)
+    with pytest.raises(DataError, match="2 have no prediction"):
+        compare_predictions(task("pope"), said, dict.fromkeys(NAMES[2:], "no"), YES)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tove_core.config import DataConfig
+from tove_core.data.sample import Sample
+from tove_core.errors import ConfigError, DataError
+from tove_core.evaluation import collect as collecting
+from tove_core.evaluation import run as runs
+from tove_core.evaluation.collect import begin, collect, remaining
+from tove_core.evaluation.predict import predict
+from tove_core.evaluation.predictions import read_predictions
+from tove_core.evaluation.run import evaluate_into, open_predictions
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+MANIFEST = {"format": 1, "task": "t", "model": {}, "data": {}, "generation": {}}
+
+
+@pytest.fixture(scope="module")
+def model(toy: Any) -> Any:
+    built = toy.build(["toy-wide"])
+    toy.examples(built)
+    return built
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "checkpoint"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def questions(toy: Any) -> list[Sample]:
+    return [sample for sample in toy.samples() if sample.prompt is not None]
+
+
+def whole(toy: Any, model: Any) -> dict[str, str]:
+    return predict(model, toy.examples(model))
+
+
+def test_a_folder_holds_what_the_model_says_in_the_order_of_the_data(toy: Any, model: Any, tmp_path: Path) -> None:
+    begin(tmp_path / "out", MANIFEST, toy.samples())
+    found = collect(model, toy.samples(), tmp_path / "out", batch_size=3, block=5)
+    assert found.said == whole(toy, model) and list(found.said) == [sample.id for sample in toy.samples()]
+    assert found.samples_per_second is not None and found.samples_per_second > 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "manifest.json",
+        "predictions.jsonl",
+        "references.jsonl",
+    }
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_stopped_evaluation_goes_on_and_says_the_same(
+    after: int, toy: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, asked = model.generate, []
+
+    def stopping(tokens: Any, prompts: Any, **options: Any) -> list[str]:
+        asked.append(len(prompts))
+        if len(asked) == after + 1:
+            raise KeyboardInterrupt
+        return plain(tokens, prompts, **options)
+
+    begin(tmp_path, MANIFEST, toy.samples())
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "generate", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            collect(model, toy.samples(), tmp_path, batch_size=2, block=6)
+    part = tmp_path / "part-00000.jsonl"
+    assert len(part.read_text().splitlines()) == sum(asked[:after])
+    with part.open("a") as file:
+        file.write('{"id": "s11", "predic')  # torn by the stop
+    assert not (tmp_path / "predictions.jsonl").exists()
+    with pytest.raises(ConfigError, match="did not finish"):
+        open_predictions(tmp_path)
+    begin(tmp_path, MANIFEST, toy.samples())
+    assert len(remaining(tmp_path, toy.samples())) == 12 - sum(asked[:after])
+    assert collect(model, toy.samples(), tmp_path, batch_size=2, block=6).said == whole(toy, model)
+
+
+class Together:
+    """`PartialState` of processes that are threads here."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier, self.local, self.num_processes = threading.Barrier(count, timeout=60), threading.local(), count
+
+    @property
+    def process_index(self) -> int:
+        return self.local.index
+
+    @property
+    def is_main_process(self) -> bool:
+        return self.local.index == 0
+
+    def wait_for_everyone(self) -> None:
+        self.barrier.wait()
+
+    def run(self, work: Callable[[], Any]) -> list[Any]:
+        results: list[Any] = [None] * self.num_processes
+
+        def one(index: int) -> None:
+            self.local.index = index
+            try:
+                results[index] = work()
+            except Exception as error:
+                results[index] = error
+
+        threads = [threading.Thread(target=one, args=(index,)) for index in range(self.num_processes)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+
+
+def test_processes_share_the_work_and_another_number_of_them_may_go_on(
+    toy: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, answered = Together(3), []
+    monkeypatch.setattr(collecting, "PartialState", lambda: state)
+    plain = collecting.predict_batches
+    lock = threading.Lock()
+
+    def counted(model: Any, examples: Any, **options: Any) -> Any:
+        with lock:  # one model serves all threads
+            answered.append([sample.id for sample in examples.samples])
+            yield from plain(model, examples, **options)
+
+    monkeypatch.setattr(collecting, "predict_batches", counted)
+    # An earlier session of five processes left two parts.
+    wanted = whole(toy, model)
+    for index, name in ((1, "s4"), (4, "s9")):
+        line = json.dumps({"id": name, "prediction": wanted[name]}) + "\n"
+        (tmp_path / f"part-0000{index}.jsonl").write_text(line)
+
+    def work() -> Any:
+        begin(tmp_path, MANIFEST, toy.samples())
+        return collect(model, toy.samples(), tmp_path, batch_size=2).said
+
+    assert state.run(work) == [wanted] * 3
+    assert sorted(name for part in answered for name in part) == sorted(wanted.keys() - {"s4", "s9"})
+    assert sorted(map(len, answered)) == [3, 3, 4]
+    assert list(read_predictions(tmp_path / "predictions.jsonl").items()) == list(wanted.items())
+
+
+def test_an_evaluation_can_be_scored_again_and_says_what_it_was(
+    checkpoint: Path, questions: list[Sample], toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    data = DataConfig(path=toy.data)
+    said = evaluate_into(tmp_path / "out", checkpoint, data, questions, quiet=True)
+    first = capsys.readouterr().out
+    assert first.startswith("exact-match: 8 samples of 8 images") and "cost: " in first and "GFLOP" in first
+    saved = open_predictions(tmp_path / "out")
+    assert saved.said == said and saved.task == "exact-match" and saved.references is not None
+    manifest = saved.manifest
+    assert manifest["data"]["samples"] == 8 and manifest["data"]["reader"] == "jsonl"
+    assert manifest["model"]["provenance"]["experts"].keys() == {"toy-wide"} and manifest["versions"]["torch"]
+    assert manifest["cost"]["gflop"] > 0 and manifest["cost"]["peak_memory"] > 2**20 and manifest["cost"]["latency"] > 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["scores"]["exact match"]["n"] == 8 and scores["kinds"].keys() == {"colour", "dark"}
+    # Nothing is left to do: the model is not even built.
+    monkeypatch.setattr(runs.ToveModel, "from_pretrained", lambda *_, **__: pytest.fail("no need"))
+    assert evaluate_into(tmp_path / "out", checkpoint, data, questions, quiet=True) == said
+    assert capsys.readouterr().out == first
+
+
+def test_a_folder_takes_no_other_evaluation(
+    checkpoint: Path, questions: list[Sample], toy: Any, tmp_path: Path
+) -> None:
+    data, options = DataConfig(path=toy.data), {"quiet": True}
+    evaluate_into(tmp_path / "out", checkpoint, data, questions, **options)
+    with pytest.raises(ConfigError, match="holds the evaluation of another data; give another --out"):
+        evaluate_into(tmp_path / "out", checkpoint, data, questions[1:], **options)
+    with pytest.raises(ConfigError, match="another task and generation"):
+        evaluate_into(tmp_path / "out", checkpoint, data, questions, "gqa", num_beams=2, **options)
+    with pytest.raises(DataError, match="not true or false"):
+        evaluate_into(tmp_path / "other", checkpoint, data, questions, "pope", **options)

@@ -1,0 +1,103 @@
+"""What a CLIP tower knows without training: zero-shot classes, retrieval, and CLIPScore of what others said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tove_core.data.sample import Sample, distinct_images, load_image
+from tove_core.errors import DataError
+from tove_core.evaluation.metrics.embeddings import class_vectors, clip_score, retrieval, zero_shot_accuracy
+from tove_core.evaluation.metrics.score import Score, check_pairs, first_ids
+from tove_core.hub.view import Preprocessor, View
+from tove_core.tower.base import Tower
+
+TEMPLATES = ("a photo of a {}.",)
+"""CLIP's plain prompt; published ImageNet figures average 80 of them (`open_clip.OPENAI_IMAGENET_TEMPLATES`)."""
+
+CLIP_SCORE_PREFIX = "A photo depicts "
+
+_OWN: Mapping[str, View] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+
+
+@torch.no_grad()
+def embed_images(
+    tower: Tower, samples: Sequence[Sample], *, view: View | None = None, batch_size: int = 64
+) -> tuple[Tensor, list[int]]:
+    """Return the embeddings [M, E] of the different images, on the CPU, and which of them is each sample's.
+
+    Args:
+        tower: embeds.
+        samples: whose images are embedded, each once.
+        view: the region that is seen; None: as the tower's own transform sees it.
+        batch_size: images at a time.
+    """
+    images, rows = distinct_images(samples)
+    prepare = Preprocessor({"clip": tower.input}, view or _OWN[tower.resize_mode])
+    parts = [
+        tower.embed(prepare([load_image(one) for one in images[start : start + batch_size]])["clip"].to(tower.device))
+        for start in range(0, len(images), batch_size)
+    ]
+    return torch.cat(parts).float().cpu(), rows
+
+
+def zero_shot(
+    tower: Tower,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    view: View | None = None,
+) -> tuple[Score, ...]:
+    """Return top-1 and top-5 accuracy of a tower on samples whose first target is the name of their class.
+
+    Raises:
+        DataError: a target is no class, a class is named twice, or a template has no place for the name.
+    """
+    if odd := [template for template in templates if template.count("{}") != 1]:
+        raise DataError(f"the template {odd[0]!r} has no single {{}} for the name of the class; write one there")
+    number = {name: index for index, name in enumerate(classes)}
+    if len(number) != len(classes) or not templates or not classes:
+        raise DataError(f"{len(classes)} classes ({len(number)} different) and {len(templates)} templates were given")
+    if odd := [sample.id for sample in samples if not sample.targets or sample.targets[0] not in number]:
+        raise DataError(
+            f"{len(odd)} of {len(samples)} samples have a target that is none of {len(classes)} classes "
+            f"({first_ids(odd)}); name every class"
+        )
+    texts = tower.embed_text([template.format(name) for name in classes for template in templates]).cpu()
+    vectors = class_vectors(texts.reshape(len(classes), len(templates), -1))
+    images, rows = embed_images(tower, samples, view=view)
+    labels = [number[sample.targets[0]] for sample in samples]
+    return zero_shot_accuracy(images[rows], vectors, labels, [sample.id for sample in samples])
+
+
+def retrieve(tower: Tower, samples: Sequence[Sample], *, view: View | None = None) -> dict[str, Score]:
+    """Return recall at 1, 5 and 10 between the samples' images and all their texts, both ways, by name.
+
+    Samples that share an image share their texts.
+    """
+    images, rows = embed_images(tower, samples, view=view)
+    pairs = [(row, f"{sample.id}#{k}", text) for sample, row in zip(samples, rows, strict=True)
+             for k, text in enumerate(sample.targets)]  # fmt: skip
+    first: dict[int, str] = {}
+    for sample, row in zip(samples, rows, strict=True):
+        first.setdefault(row, sample.id)
+    texts = tower.embed_text([text for _, _, text in pairs]).float().cpu()
+    owners, names = [row for row, _, _ in pairs], [name for _, name, _ in pairs]
+    return retrieval(images, texts, owners, [first[row] for row in range(len(images))], names)
+
+
+def score_with_clip(
+    tower: Tower, samples: Sequence[Sample], said: Mapping[str, str], *, view: View | None = None
+) -> Score:
+    """Return CLIPScore of captions; the tower must not be the one whose model said them, nor trained on it.
+
+    Raises:
+        DataError: predictions are missing or extra.
+    """
+    check_pairs(said, {sample.id: sample.targets for sample in samples})
+    images, rows = embed_images(tower, samples, view=view)
+    texts = tower.embed_text([CLIP_SCORE_PREFIX + said[sample.id] for sample in samples]).float().cpu()
+    return clip_score(images[rows], texts, [sample.id for sample in samples])

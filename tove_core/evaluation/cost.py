@@ -1,0 +1,84 @@
+"""What an answer costs: time for one image alone, samples per second, memory and operations."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tove_core.data.sample import Sample
+from tove_core.model import ToveModel
+
+_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it took to let a model answer.
+
+    Attributes:
+        samples_per_second: over all samples and processes of the last session, reading of images included; None
+            where nothing was left to do.
+        latency: seconds from one decoded image to its text, alone in its batch; median of five after one warm-up.
+        gflop: 10^9 operations of the same, a multiply-add as two: matrix products, convolutions and attention of
+            PyTorch, not those inside Triton kernels. The length of the text decides it too.
+        peak_memory: most bytes at once, of `memory_of`.
+        memory_of: the device ("cuda:0": what PyTorch allocated) or "process" (all of it, resident).
+        device: where it ran.
+    """
+
+    samples_per_second: float | None
+    latency: float
+    gflop: float
+    peak_memory: int
+    memory_of: str
+    device: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return what a JSON file holds of it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Return one line."""
+        speed = f"{self.samples_per_second:.1f} samples/s, " if self.samples_per_second else ""
+        memory = f"{self.peak_memory / 2**20:.0f} MiB ({self.memory_of})"
+        return f"{speed}{self.latency * 1000:.1f} ms and {self.gflop:.3g} GFLOP alone, {memory} on {self.device}"
+
+
+@torch.no_grad()
+def measure_cost(model: ToveModel, sample: Sample, samples_per_second: float | None, **generation: Any) -> Cost:
+    """Time and count one sample; memory is that of the process so far."""
+    model.eval()
+    image = sample.load()
+
+    def answer() -> None:
+        tokens = model.tokens(image)
+        prompt = sample.prompt or (model.config.decoder.caption_prompt if model.config.decoder else "")
+        model.generate(tokens, [prompt], **generation)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+
+    with FlopCounterMode(display=False) as counter:
+        answer()
+    seconds = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        answer()
+        seconds.append(time.perf_counter() - began)
+    peak, whose = _peak(model.device)
+    flops = counter.get_total_flops() / 1e9
+    return Cost(samples_per_second, statistics.median(seconds), flops, peak, whose, str(model.device))
+
+
+def _peak(device: torch.device) -> tuple[int, str]:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), str(device)
+    # Kilobytes everywhere but on macOS, which counts bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process"

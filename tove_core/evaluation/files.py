@@ -1,0 +1,75 @@
+"""Files of one JSON object per line, as they are written by runs that may be stopped at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tove_core.errors import DataError
+
+
+def read_records(path: Path, *, torn: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each record is ("said.jsonl line 3") and the record; blank lines are skipped.
+
+    Args:
+        path: one JSON object per line, or one JSON list of them.
+        torn: whether a last line that is not whole is dropped, as a stopped process leaves one.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or holds something else.
+    """
+    for where, text in _texts(path, torn):
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where} is not JSON ({error.msg.lower()}); repair it") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{where} holds {type(record).__name__}, but an object is wanted; repair it")
+        yield where, record
+
+
+def _texts(path: Path, torn: bool) -> Iterator[tuple[str, str]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    if torn:
+        content = content[: content.rfind(b"\n") + 1]
+    if content.lstrip()[:1] == b"[":
+        yield from _listed(path, content)
+        return
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            yield f"{path} line {number}", _decoded(line, f"{path} line {number}")
+
+
+def _listed(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
+    try:
+        records = json.loads(_decoded(content, str(path)))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON ({error.msg.lower()}); repair it") from error
+    for number, record in enumerate(records):
+        yield f"{path} record {number}", json.dumps(record)
+
+
+def _decoded(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not UTF-8 (byte {content[error.start]:#04x}); save the file in that encoding"
+        ) from error
+
+
+def write_whole(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write records so that the file is there whole or not at all."""
+    work = path.with_name(f".{path.name}.tmp")
+    with work.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    work.replace(path)

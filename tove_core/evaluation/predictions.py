@@ -1,0 +1,67 @@
+"""Files of predictions: tove's own, and the result files that COCO and VQA servers take."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tove_core.errors import DataError
+from tove_core.evaluation.files import read_records, write_whole
+from tove_core.evaluation.metrics.score import by_id, first_ids
+
+_FORMS = (("id", "prediction"), ("image_id", "caption"), ("question_id", "answer"))
+"""Keys of an id and its text: tove's, COCO's captioning results, VQA's results."""
+
+
+def write_predictions(path: Path, said: Mapping[str, str]) -> None:
+    """Write one `{"id": ..., "prediction": ...}` per line, whole or not at all."""
+    write_whole(path, ({"id": key, "prediction": text} for key, text in said.items()))
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """Read what was said, by sample id, from JSONL or a JSON list, in any of the forms of COCO, VQA and tove.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8 or JSON, a record is of no known form, or an id comes twice.
+    """
+    return by_id(_pair(where, record) for where, record in read_records(path))
+
+
+def _pair(where: str, record: Mapping[str, Any]) -> tuple[str, str]:
+    for key, text in _FORMS:
+        if key in record and text in record:
+            if not isinstance(record[text], str) or not isinstance(record[key], str | int):
+                raise DataError(f"{where} has {key} {record[key]!r} and no text as {text}; repair it")
+            return str(record[key]), record[text]
+    forms = ", ".join(f"{key} and {text}" for key, text in _FORMS)
+    raise DataError(f"{where} has the keys {', '.join(record) or 'none'}, but one of {forms} is wanted; repair it")
+
+
+def check_predictions(said: Mapping[str, str], wanted: Sequence[str]) -> None:
+    """Refuse predictions that are not about exactly the samples wanted; warn of empty ones, which are scored.
+
+    Raises:
+        DataError: ids are missing or extra, or none fits, which means another task's file.
+    """
+    known = set(wanted)
+    missing = [name for name in wanted if name not in said]
+    extra = [name for name in said if name not in known]
+    if wanted and len(missing) == len(known):
+        raise DataError(
+            f"none of {len(said)} predictions ({first_ids(extra) if extra else 'the file is empty'}) is about one of "
+            f"{len(known)} samples ({first_ids(missing)}); score the file of this data set and task"
+        )
+    parts = [
+        f"{len(ids)} {what} ({first_ids(ids)})"
+        for ids, what in ((missing, "have no prediction"), (extra, "predictions are about none of them"))
+        if ids
+    ]
+    if parts:
+        raise DataError(f"of {len(known)} samples {' and '.join(parts)}; score exactly the samples of the data set")
+    if empty := [name for name in wanted if not said[name].strip()]:
+        warnings.warn(
+            f"{len(empty)} of {len(known)} predictions are empty ({first_ids(empty)}); they are scored as they are",
+            stacklevel=2,
+        )

@@ -1,0 +1,173 @@
+"""The tasks that predictions are scored for, by name: which metrics, and what a data set must hold for them."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tove_core.errors import ConfigError, DataError
+from tove_core.evaluation.metrics.binary import consistency, pope, true_or_false, truth_of
+from tove_core.evaluation.metrics.captions import score_captions
+from tove_core.evaluation.metrics.java import java_scores
+from tove_core.evaluation.metrics.score import Candidates, References, Score, first_ids
+from tove_core.evaluation.metrics.vqa import check_annotators, exact_match, vqa_accuracy
+from tove_core.evaluation.references import Reference
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a task's metrics gave.
+
+    Attributes:
+        scores: in the order they are printed.
+        absent: metrics that could not be computed, with the reason.
+        baselines: what needs no model, to be printed beside the scores.
+    """
+
+    scores: Sequence[Score]
+    absent: Mapping[str, str] = field(default_factory=dict)
+    baselines: Sequence[Score] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One way to score predictions.
+
+    Attributes:
+        name: as in `--task`.
+        summary: one line for people.
+        asks: whether its samples have a question; captions have none.
+        measure: from what was said and what is right to scores.
+        fit: raises DataError where targets are not such as the task has; None: any texts will do.
+    """
+
+    name: str
+    summary: str
+    asks: bool
+    measure: Callable[[Candidates, Sequence[Reference]], Measured]
+    fit: Callable[[References], object] | None = None
+
+
+def task(name: str) -> Task:
+    """Return the task of that name.
+
+    Raises:
+        ConfigError: there is none; the nearest name is offered.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(TASKS)}"
+    raise ConfigError(f"there is no task {name!r}; {advice}")
+
+
+def task_for(references: Sequence[Reference]) -> Task:
+    """Return the plain task of a data set: captions, or exact match where it asks questions.
+
+    Raises:
+        ConfigError: it holds both.
+    """
+    asking = sum(one.prompt is not None for one in references)
+    if 0 < asking < len(references):
+        raise ConfigError(
+            f"{asking} of {len(references)} samples ask a question and the others do not, so no one task fits; "
+            "evaluate captions and questions apart"
+        )
+    return TASKS["exact-match"] if asking else TASKS["captions"]
+
+
+def check_task(wanted: Task, references: Sequence[Reference]) -> None:
+    """Refuse a data set that is another task's.
+
+    Raises:
+        DataError: samples ask questions where captions are wanted, or the reverse, or targets are not the task's.
+    """
+    odd = [one.id for one in references if (one.prompt is not None) != wanted.asks]
+    if odd:
+        what = "no question" if wanted.asks else "a question"
+        raise DataError(
+            f"{len(odd)} of {len(references)} samples have {what} ({first_ids(odd)}), but task {wanted.name!r} scores "
+            f"{'answers' if wanted.asks else 'captions'}; choose the data set's own task"
+        )
+    if wanted.fit is not None:
+        wanted.fit(_targets(references))
+
+
+def _targets(references: Sequence[Reference]) -> dict[str, tuple[str, ...]]:
+    return {one.id: one.targets for one in references}
+
+
+def _captions(said: Candidates, references: Sequence[Reference]) -> Measured:
+    return Measured(list(score_captions(said, _targets(references)).values()))
+
+
+def _coco(said: Candidates, references: Sequence[Reference]) -> Measured:
+    scores, absent = java_scores(said, _targets(references))
+    return Measured([*_captions(said, references).scores, *scores], absent)
+
+
+def _with_majority(
+    metric: Callable[[Candidates, Mapping[str, tuple[str, ...]]], Score], said: Candidates, of: Sequence[Reference]
+) -> Measured:
+    """Score answers, and beside them always giving each kind's most frequent answer, whatever the image."""
+    answers: dict[str, Counter[str]] = {}
+    for one in of:
+        answers.setdefault(one.kind, Counter()).update(text.strip().lower() for text in one.targets)
+    guess = {kind: counter.most_common(1)[0][0] for kind, counter in answers.items()}
+    majority = metric({one.id: guess[one.kind] for one in of}, _targets(of))
+    return Measured([metric(said, _targets(of))], baselines=[replace(majority, name="majority answer")])
+
+
+def _vqa(said: Candidates, references: Sequence[Reference]) -> Measured:
+    return _with_majority(vqa_accuracy, said, references)
+
+
+def _exact(said: Candidates, references: Sequence[Reference]) -> Measured:
+    return _with_majority(exact_match, said, references)
+
+
+def _pope(said: Candidates, references: Sequence[Reference]) -> Measured:
+    return Measured(pope(said, _targets(references)))
+
+
+def _vsr(said: Candidates, references: Sequence[Reference]) -> Measured:
+    return Measured([true_or_false(said, _targets(references))])
+
+
+def _nlvr(said: Candidates, references: Sequence[Reference]) -> Measured:
+    right = true_or_false(said, _targets(references))
+    groups = {one.id: str(one.meta["identifier"]) for one in references if "identifier" in one.meta}
+    if not groups:
+        return Measured([right], {"consistency": "samples have no meta key 'identifier' to group permutations by"})
+    return Measured([right, consistency(right, groups)])
+
+
+TASKS = {
+    one.name: one
+    for one in (
+        Task("captions", "BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D, as COCO computes them", False, _captions),
+        Task("coco-captions", "the same, and METEOR and SPICE where Java and their programs are", False, _coco),
+        Task("exact-match", "share of answers equal to a target but for case and space around", True, _exact),
+        Task("gqa", "exact match, which is GQA's accuracy", True, _exact),
+        Task("vqa", "VQA accuracy over the annotators' answers", True, _vqa, check_annotators),
+        Task("pope", "accuracy, precision, recall, F1 and yes-ratio of yes or no, per split", True, _pope, truth_of),
+        Task("vsr", "accuracy of true or false, per relation", True, _vsr, truth_of),
+        Task(
+            "nlvr",
+            "accuracy of true or false, and consistency over the permutations of an example",
+            True,
+            _nlvr,
+            truth_of,
+        ),
+    )
+}
+"""Every task, by name."""
+
+
+def kinds_of(wanted: Task, references: Sequence[Reference]) -> dict[str, str]:
+    """Return the group of each sample, by id: its kind; for VSR without kinds its relation."""
+    if wanted.name == "vsr" and not any(one.kind for one in references):
+        return {one.id: str(one.meta.get("relation", "")) for one in references}
+    return {one.id: one.kind for one in references}
