@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tove_core.config import TrainingConfig
-from tove_core.data.batches import BatchSampler
+from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.errors import ConfigError, ToveError
 from tove_core.fusion.noise import annealed, sample_keys
 from tove_core.language.base import Decoder
@@ -84,7 +84,7 @@ def _fit(
     optimizer = torch.optim.AdamW(parameter_groups(inner, config), betas=config.betas)
     first = load_state(output / STATE, inner, optimizer) if resume and output else 0
     module, prepared = accelerator.prepare(inner, optimizer)
-    sampler = BatchSampler(len(examples), config.batch_size, seed)
+    sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
     metrics = MetricsFile(output / "metrics.jsonl", first) if output and accelerator.is_main_process else None
     module.train()
     with Display(config.steps, label, quiet=quiet or not accelerator.is_main_process) as display:
@@ -92,7 +92,7 @@ def _fit(
         for step in range(first, config.steps):
             set_rates(optimizer, schedule(step, config))
             torch.manual_seed(seed * 1_000_003 + step)  # dropout inside the language model
-            indices = sampler.batch(step, accelerator.process_index, accelerator.num_processes)
+            indices = examples.usable(sampler.batch(step, accelerator.process_index, accelerator.num_processes))
             keys = sample_keys(seed, [step * config.batch_size // len(examples)] * len(indices), indices)
             loss, balance, mass = _step(model, module, accelerator, examples, indices, keys, config, step)
             _check_finite(loss, step, examples, indices)
