@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tove_core import __version__, environment
-from tove_core.cli import bench, demo, doctor, experts, experts_check, experts_new, lifecycle, plan, runs, weights
+from tove_core.cli import bench, data, demo, doctor, experts, experts_check, experts_new, lifecycle, plan, runs, weights
 from tove_core.errors import ToveError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 experts.app.command("check")(experts_check.check_experts)
 experts.app.command("new")(experts_new.new_expert)
+app.add_typer(data.app, name="data")
 app.add_typer(experts.app, name="experts")
 app.add_typer(weights.app, name="weights")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -76,18 +75,3 @@ def try_image(image: ImageRef) -> tuple[Tensor, None] | tuple[None, str]:
 def usable(samples: Sequence[Sample], rows: Sequence[Sequence[int]], broken: BrokenImages) -> list[Sample]:
     """Return the samples none of whose images, numbered in `rows` as `distinct_images` does, is known to be broken."""
     return [sample for sample, own in zip(samples, rows, strict=True) if not any(row in broken.reasons for row in own)]
-
-
-def examine(images: Sequence[ImageRef], progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, str]]:
-    """Yield the number of every image that cannot be decoded, and why; each is decoded once.
-
-    Args:
-        images: the distinct images of a data set.
-        progress: called with the number of images done.
-    """
-    for row, image in enumerate(images):
-        reason: Any = try_image(image)[1]
-        if reason is not None:
-            yield row, reason
-        if progress is not None:
-            progress(row + 1)

@@ -101,7 +101,7 @@ def _open(config: SourceConfig, path: Path, builder: str | None) -> Any:
         import datasets
     except ImportError as error:
         raise ConfigError(
-            "reader 'datasets' needs the library of that name, which is not installed; pip install 'tove-core[datasets]'"
+            "reader 'datasets' needs a library that is not installed; run pip install 'tove-core[datasets]'"
         ) from error
     try:
         if builder is None and (path / "dataset_dict.json").is_file():
