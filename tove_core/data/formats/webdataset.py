@@ -55,8 +55,15 @@ def _shard(shard: Path, options: ShardOptions) -> Iterator[Sample]:
         with tarfile.open(shard, "r:") as tar:
             for key, members in _groups(tar):
                 yield _sample(tar, shard, key, members, options)
+            end = tar.offset
+        # tarfile takes a file that was cut off between or within heads for a shorter one.
+        with shard.open("rb") as file:
+            file.seek(end)
+            whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"{shard} is not a readable uncompressed tar archive ({error}); repack it") from error
+    if not whole:
+        raise DataError(f"{shard} ends without the mark of its end, so it is truncated; copy it again")
 
 
 def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
