@@ -161,6 +161,7 @@ def configuration() -> str:
         `--set a.b=value` changes one key of the file and may be repeated; the value is YAML, and items of a list are
         reached by their index: `--set model.experts.1.dtype=bfloat16`. Relative paths are relative to the working
         directory. The resolved configuration is written to `config.yaml` of the run's folder.
+        [Data](data.md) shows every reader with its options.
         YAML reads a bare `null` as nothing, so the gate's key of that name is written in quotes: `"null": true`.
     """)
     return HEAD + "\n" + text + "\n" + "".join(map(_section, RUN))

@@ -195,7 +195,10 @@ class ModelConfig(Frozen):
 class SourceConfig(Frozen):
     """One data set."""
 
-    reader: str = Field(default="jsonl", description="name of a reader, as docs/reference/data.md lists them")
+    reader: str = Field(
+        default="jsonl",
+        description="name of a reader: jsonl, csv, coco-captions, vqav2, ...; docs/reference/data.md lists all",
+    )
     path: Path | None = Field(default=None, description="file or folder of the data set")
     images: Path | None = Field(
         default=None, description="folder or tar archive of the images, where they are not beside the file"

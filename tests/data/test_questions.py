@@ -54,7 +54,7 @@ def test_vqav2_joins_answers_by_question_and_keeps_all_ten(vqa):
 
 
 def test_vqav2_without_annotations_is_for_inference_only(vqa):
-    with pytest.raises(DataError, match="2 of 2 samples .* have no target text"):
+    with pytest.raises(DataError, match=r"2 of 2 samples .* have no target text"):
         read(DataConfig(reader="vqav2", path=vqa))
     assert [s.targets for s in read(DataConfig(reader="vqav2", path=vqa), inference=True)] == [(), ()]
 
@@ -119,7 +119,7 @@ def test_vsr_refuses_labels_and_templates_it_cannot_use(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="line 2 has the label 'yes'"):
         read(DataConfig(reader="vsr", path=lines(tmp_path, vsr(1), vsr("yes"))))
-    with pytest.raises(ConfigError, match="must hold {caption} once"):
+    with pytest.raises(ConfigError, match=r"must hold \{caption\} once"):
         read(DataConfig(reader="vsr", path=lines(tmp_path, vsr(1)), options={"question": "What?"}))
 
 

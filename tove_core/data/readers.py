@@ -129,10 +129,10 @@ def is_missing(image: ImageRef) -> bool:
 
 def _present(part: Part, limit: float) -> list[Sample]:
     """Return the samples whose images are all there."""
+    if not any(is_missing(image) for sample in part.samples for image in sample.images):
+        return part.samples
     images, rows = distinct_images(part.samples)
     missing = {row: image for row, image in enumerate(images) if is_missing(image)}
-    if not missing:
-        return part.samples
     names = [missing_name(image) for image in missing.values()]
     places = ", ".join(dict.fromkeys(place for _, place in names))
     first = ", ".join(dict.fromkeys(name for name, _ in names[:3]))
