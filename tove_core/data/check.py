@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from tove_core.data.broken import try_image
-from tove_core.data.readers import Part, is_missing, missing_name, repeated_ids
+from tove_core.data.readers import Part, missing_image, repeated_ids
 from tove_core.data.sample import ImageRef, Sample, distinct_images, image_key
 
 Progress = Callable[[int, int], None]
@@ -104,8 +104,8 @@ def check(part: Part, *, show: int = 3, decode: bool = True, progress: Progress 
     """
     samples = part.samples[: part.limit]
     images, rows = distinct_images(samples)
-    missing = [row for row, image in enumerate(images) if is_missing(image)]
-    broken, sides = _decoded(images, set(missing), progress) if decode else (None, [])
+    missing = {row: one.name for row, image in enumerate(images) if (one := missing_image(image)) is not None}
+    broken, sides = _decoded(images, missing.keys(), progress) if decode else (None, [])
     return DataReport(
         where=part.where,
         samples=len(samples),
@@ -117,7 +117,7 @@ def check(part: Part, *, show: int = 3, decode: bool = True, progress: Progress 
         target_words=Range.of([len(text.split()) for s in samples for text in s.targets]),
         sides=Range.of(sides),
         kinds=dict(Counter(sample.kind for sample in samples)),
-        missing=list(dict.fromkeys(missing_name(images[row])[0] for row in missing)),
+        missing=list(dict.fromkeys(missing.values())),
         broken=broken,
         repeated=repeated_ids(samples),
         bare=[sample.id for sample in samples if not sample.targets],
@@ -125,7 +125,9 @@ def check(part: Part, *, show: int = 3, decode: bool = True, progress: Progress 
     )
 
 
-def _decoded(images: Sequence[ImageRef], skip: set[int], progress: Progress | None) -> tuple[list[str], list[int]]:
+def _decoded(
+    images: Sequence[ImageRef], skip: Collection[int], progress: Progress | None
+) -> tuple[list[str], list[int]]:
     """Return why images cannot be decoded, and the sides of those that can."""
     reasons, sides = [], []
     for row, image in enumerate(images):

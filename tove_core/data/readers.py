@@ -119,23 +119,22 @@ def repeated_ids(samples: Sequence[Sample]) -> list[str]:
     return [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
 
 
-def is_missing(image: ImageRef) -> bool:
-    """Return whether an image, or the image it is cut from, was not there when the data set was read."""
+def missing_image(image: ImageRef) -> MissingImage | None:
+    """Return what stands for an image, or the one it is cut from, that was not there; None where it was."""
     if isinstance(image, MissingImage):
-        return True
+        return image
     whole = getattr(image, "whole", None)
-    return whole is not None and is_missing(whole)
+    return None if whole is None else missing_image(whole)
 
 
 def _present(part: Part, limit: float) -> list[Sample]:
     """Return the samples whose images are all there."""
-    if not any(is_missing(image) for sample in part.samples for image in sample.images):
+    if not any(missing_image(image) for sample in part.samples for image in sample.images):
         return part.samples
     images, rows = distinct_images(part.samples)
-    missing = {row: image for row, image in enumerate(images) if is_missing(image)}
-    names = [missing_name(image) for image in missing.values()]
-    places = ", ".join(dict.fromkeys(place for _, place in names))
-    first = ", ".join(dict.fromkeys(name for name, _ in names[:3]))
+    missing = {row: one for row, image in enumerate(images) if (one := missing_image(image)) is not None}
+    places = ", ".join(dict.fromkeys(one.place for one in missing.values()))
+    first = ", ".join(list(dict.fromkeys(one.name for one in missing.values()))[:3])
     counted = f"{len(missing)} of {len(images)} images are not in {places} (first: {first})"
     if len(missing) > limit * len(images):
         raise DataError(f"{counted}; add them, take their samples out, or raise data.max_broken (now {limit:g})")
@@ -143,12 +142,6 @@ def _present(part: Part, limit: float) -> list[Sample]:
     gone = len(part.samples) - len(kept)
     warnings.warn(f"{counted}; {gone} of {len(rows)} samples of {part.where} are left out", stacklevel=3)
     return kept
-
-
-def missing_name(image: ImageRef) -> tuple[str, str]:
-    """Return the name of a missing image, and the place where it was looked for."""
-    whole = getattr(image, "whole", None)
-    return missing_name(whole) if whole is not None else (image.name, image.place)
 
 
 def _check(samples: list[Sample], where: str, inference: bool) -> None:

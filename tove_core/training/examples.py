@@ -107,7 +107,8 @@ class Examples:
         if self.table is not None:
             found = {name: value.to(self.model.device) for name, value in self.table.gather(rows).items()}
         else:
-            found = self.model.encode([self._pixels.get(row, load_image(self.images[row])) for row in rows])
+            pixels = [self._pixels[row] if row in self._pixels else load_image(self.images[row]) for row in rows]
+            found = self.model.encode(pixels)
         return {name: by_sample(value, len(indices)) for name, value in found.items()}
 
     def _stand_in(self, index: int) -> int:
