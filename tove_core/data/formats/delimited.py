@@ -37,8 +37,7 @@ def read(config: SourceConfig, options: TableOptions) -> list[Sample]:
     """
     path = required_path(config)
     delimiter = options.delimiter or ("\t" if config.reader == "tsv" else ",")
-    rows = list(_rows(path, delimiter, options))
-    return with_images(rows, options.columns, open_images(config.images or path.parent))
+    return with_images(_rows(path, delimiter, options), options.columns, open_images(config.images or path.parent))
 
 
 def _rows(path: Path, delimiter: str, options: TableOptions) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -25,7 +26,7 @@ class Columns(Frozen):
     id: str = Field(default="id", description="unique name of the sample")
     kind: str = Field(default="kind", description="group that scores are broken down by")
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Every column that says something."""
         return frozenset(self.model_dump().values())
@@ -51,11 +52,14 @@ def with_images(rows: Iterable[Row], columns: Columns, source: ImageSource) -> l
     Raises:
         DataError: a row is malformed.
     """
-    rows = list(rows)
-    named = [_image_names(row, columns) for row in rows]
-    images = find_all(source, (name for names in named for name in names))
+    # Row by row, so that a row's cells are gone before the next is read: a million rows should fit into memory.
+    images: dict[str, ImageRef] = {}
     samples = []
-    for row, names in zip(rows, named, strict=True):
+    for row in rows:
+        names = _image_names(row, columns)
+        for name in names:
+            if name not in images:
+                images |= find_all(source, [name])
         several = isinstance(row.cells[columns.image], list)
         samples.append(sample(row, columns, tuple(images[n] for n in names) if several else images[names[0]]))
     return samples
