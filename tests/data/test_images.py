@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from tove_core.data.images import ImageArchive, ImageFolder, find_all, open_images
+from tove_core.data.images import ImageArchive, ImageFolder, MissingImage, find_all, open_images
 from tove_core.errors import DataError
 
 
@@ -39,11 +39,13 @@ def test_a_folder_gives_files_only(tmp_path):
     assert folder.find("sub") is None
 
 
-def test_missing_images_are_counted_once_each_and_the_first_three_are_named(tmp_path):
+def test_missing_images_stand_for_themselves_until_they_are_read(tmp_path):
     (tmp_path / "here.png").write_bytes(b"1")
-    names = ["here.png", "w.png", "x.png", "w.png", "y.png", "z.png"]
-    with pytest.raises(DataError, match=r"4 of 5 images are not in .*first: w\.png, x\.png, y\.png\)"):
-        find_all(open_images(tmp_path), names)
+    found = find_all(open_images(tmp_path), ["here.png", "w.png", "w.png"])
+    assert found["here.png"] == tmp_path / "here.png"
+    assert found["w.png"] == MissingImage("w.png", str(tmp_path))
+    with pytest.raises(DataError, match=r"image w\.png is not in "):
+        found["w.png"].read()
 
 
 def test_compressed_foreign_and_missing_archives_are_refused(tmp_path):

@@ -84,7 +84,7 @@ def test_captions_and_questions_are_read_with_their_answers(tmp_path):
     assert samples[1].image == tmp_path / "sub" / "b.png"
     assert samples[1].meta == {"source": "me"}
     assert samples[2].kind == "animal"
-    assert distinct_images(samples)[1] == [0, 1, 0, 0]
+    assert distinct_images(samples)[1] == [(0,), (1,), (0,), (0,)]
 
 
 def test_limit_takes_the_first_samples_and_still_checks_the_rest(tmp_path):

@@ -16,14 +16,14 @@ def test_samples_of_one_image_share_its_row_and_keep_their_order():
     samples = [Sample(str(n), Path(f"{name}.png"), targets=("x",)) for n, name in enumerate("abacb")]
     images, rows = distinct_images(samples)
     assert images == [Path("a.png"), Path("b.png"), Path("c.png")]
-    assert rows == [0, 1, 0, 2, 1]
+    assert rows == [(0,), (1,), (0,), (2,), (1,)]
 
 
 def test_equal_pixels_are_one_image_and_shape_and_type_count():
     pixels = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
     same, turned, wider = pixels.clone(), pixels.reshape(3, 4, 1), pixels.to(torch.int32)
     _, rows = distinct_images([Sample(str(n), image) for n, image in enumerate((pixels, same, turned, wider))])
-    assert rows == [0, 0, 1, 2]
+    assert rows == [(0,), (0,), (1,), (2,)]
     assert image_digest(pixels) == image_digest(pixels.numpy()) == image_digest(np.asfortranarray(pixels.numpy()))
 
 

@@ -22,6 +22,7 @@ from tove_experts.hooks import tove_experts
 ROOT = Path(__file__).parents[2]
 RUN = (
     "docs/tutorials/*.md",
+    "docs/reference/data.md",
     "docs/reference/evaluation.md",
     "docs/reference/kernels.md",
     "docs/reference/placement.md",

@@ -13,6 +13,7 @@ from tove_core.cli import (
     bench,
     cache,
     compare,
+    data,
     demo,
     doctor,
     experts,
@@ -48,6 +49,7 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 experts.app.command("check")(experts_check.check_experts)
 experts.app.command("new")(experts_new.new_expert)
+app.add_typer(data.app, name="data")
 app.add_typer(experts.app, name="experts")
 app.add_typer(compare.app, name="runs")
 app.add_typer(weights.app, name="weights")

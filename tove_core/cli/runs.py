@@ -166,7 +166,8 @@ def evaluate(
         from tove_core.training.run import make_examples
 
         model = ToveModel.from_pretrained(checkpoint, device=device)
-        scores = score(model, make_examples(model, samples, cache=True, quiet=quiet), **options)
+        examples = make_examples(model, samples, cache=True, quiet=quiet, max_broken=wanted.max_broken)
+        scores = score(model, examples, **options)
         print(scores)
         said = scores.predictions
     if predictions is not None:
@@ -184,12 +185,23 @@ def _data(run: Path, data: Path | None, reader: str | None, split: str | None, l
     from tove_core.training.run import CONFIG
 
     saved = read_config(RunConfig, run / CONFIG) if (run / CONFIG).is_file() else None
-    if saved and saved.validation and not (data or reader or split):
-        return saved.validation.model_copy(update={"limit": limit or saved.validation.limit})
     own = saved.data if saved else DataConfig()
-    reader = reader or own.reader
-    split = split or ("test" if reader in WITH_SPLITS else own.split)
-    return DataConfig(reader=reader, path=data or own.path, images=own.images, split=split, limit=limit)
+    if saved and not (data or reader or split) and (saved.validation or own.mixture):
+        found = saved.validation or own
+        return found.model_copy(update={"limit": limit or found.limit})
+    name = reader or own.reader
+    # Options and tiles are those of the run's own reader; another one starts with none.
+    kept = {"options": own.options, "tiles": own.tiles} if name == own.reader else {}
+    split = split or ("test" if name in WITH_SPLITS else own.split)
+    return DataConfig(
+        reader=name,
+        path=data or own.path,
+        images=own.images,
+        split=split,
+        limit=limit,
+        max_broken=own.max_broken,
+        **kept,
+    )
 
 
 def caption(

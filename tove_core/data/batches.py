@@ -4,10 +4,37 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
+from tove_core.data.sample import Sample
 from tove_core.errors import DataError
+
+
+class Share(NamedTuple):
+    """Neighbouring samples [first, first + count), and how often each of them comes per epoch."""
+
+    first: int
+    count: int
+    weight: float
+
+    @property
+    def per_epoch(self) -> int:
+        """How many of an epoch's positions they take."""
+        return max(1, round(self.weight * self.count))
+
+
+def mixture_parts(samples: Sequence[Sample]) -> tuple[Share, ...]:
+    """Return the parts of a mixture in order; nothing where every sample weighs 1, as where there is no mixture."""
+    parts, first = [], 0
+    for (_, weight), group in groupby(samples, key=lambda sample: (sample.source, sample.weight)):
+        count = sum(1 for _ in group)
+        parts.append(Share(first, count, weight))
+        first += count
+    return tuple(parts) if any(part.weight != 1 for part in parts) else ()
 
 
 class BatchSampler:
@@ -18,16 +45,21 @@ class BatchSampler:
     comes exactly once per epoch, and no sample is ever dropped to make batches even. A batch that spans two epochs
     can hold a sample twice. There is no state: `batch` of any step can be asked in any order.
 
+    Parts of a mixture have streams of their own, each one permutation of its samples after another. An epoch takes
+    the next round(weight·count) positions of each, and shuffles them together. So after any number of epochs a
+    part's samples have each come equally often, but for one time at most, and the parts' shares are exact.
+
     Args:
         n: number of samples.
         batch_size: samples per step over all processes together, B.
         seed: any whole number.
+        parts: of a mixture, by `mixture_parts`; empty: every sample comes once per epoch.
 
     Raises:
         DataError: there are no samples, or the batch size is not positive.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+    def __init__(self, n: int, batch_size: int, seed: int, parts: Sequence[Share] = ()) -> None:
         if n < 1:
             raise DataError(f"batches of {n} samples were asked for, but at least 1 is needed; check the data set")
         if batch_size < 1:
@@ -35,11 +67,16 @@ class BatchSampler:
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
+        if parts and sum(part.count for part in parts) != n:
+            raise DataError(f"the parts of a mixture hold {sum(p.count for p in parts)} samples of {n}; name them all")
+        self.parts = tuple(parts)
+        self.per_epoch = sum(part.per_epoch for part in parts) if parts else n
+        """Positions of one epoch."""
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def epoch(self, step: int) -> float:
         """Return how many epochs are over before `step`."""
-        return step * self.batch_size / self.n
+        return step * self.batch_size / self.per_epoch
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> list[int]:
         """Return the sample numbers of one step, or this process's share of them.
@@ -63,15 +100,30 @@ class BatchSampler:
         return [self._at(position) for position in range(first + rank, first + self.batch_size, world)]
 
     def _at(self, position: int) -> int:
-        epoch, place = divmod(position, self.n)
+        epoch, place = divmod(position, self.per_epoch)
         return int(self._permutation(epoch)[place])
 
     def _permutation(self, epoch: int) -> np.ndarray:
         """Return the order of one epoch, keeping the last two: neighbouring steps need no others."""
         if epoch not in self._recent:
-            # Hashed, so that neighbouring seeds and epochs, and negative seeds, give unrelated orders.
-            key = hashlib.sha256(f"{self.seed}/{epoch}".encode()).digest()
-            self._recent[epoch] = np.random.default_rng(int.from_bytes(key, "big")).permutation(self.n)
+            order = self._drawn(f"{epoch}", self.per_epoch)
+            self._recent[epoch] = self._mixed(epoch)[order] if self.parts else order
             if len(self._recent) > 2:
                 self._recent.popitem(last=False)
         return self._recent[epoch]
+
+    def _mixed(self, epoch: int) -> np.ndarray:
+        """Return what each part gives to an epoch, one part after another."""
+        given = []
+        for number, part in enumerate(self.parts):
+            first, last = epoch * part.per_epoch, (epoch + 1) * part.per_epoch
+            rounds = range(first // part.count, -(-last // part.count))
+            stream = np.concatenate([self._drawn(f"{one}/{number}", part.count) for one in rounds])
+            start = first - rounds.start * part.count
+            given.append(part.first + stream[start : start + part.per_epoch])
+        return np.concatenate(given)
+
+    def _drawn(self, name: str, count: int) -> np.ndarray:
+        # Hashed, so that neighbouring seeds and epochs, and negative seeds, give unrelated orders.
+        key = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(key, "big")).permutation(count)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tove_core.config import DataConfig
+from tove_core.config import SourceConfig
 from tove_core.errors import DataError
 
 
-def required_path(config: DataConfig) -> Path:
+def required_path(config: SourceConfig) -> Path:
     """Return `config.path`, which the reader cannot do without.
 
     Raises:
@@ -24,13 +24,13 @@ def required_path(config: DataConfig) -> Path:
     return config.path
 
 
-def refuse_split(config: DataConfig) -> None:
+def refuse_split(config: SourceConfig) -> None:
     """Refuse a split where the format has none: an option that does nothing would mislead.
 
     Raises:
         DataError: the split is not the default.
     """
-    default = DataConfig.model_fields["split"].default
+    default = SourceConfig.model_fields["split"].default
     if config.split != default:
         raise DataError(
             f"split {config.split!r} was asked of reader {config.reader!r}, which has no splits; "
@@ -38,7 +38,12 @@ def refuse_split(config: DataConfig) -> None:
         )
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the content of a UTF-8 file.
+
+    Raises:
+        DataError: the file is missing or not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")  # a byte order mark is common in files written on Windows
     except UnicodeDecodeError as error:
@@ -54,7 +59,7 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing, not UTF-8, or not JSON.
     """
     try:
-        return json.loads(_text(path))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not JSON (line {error.lineno}: {error.msg.lower()}); repair or replace it"
@@ -68,7 +73,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         DataError: the file is missing, or a line is not a JSON object.
     """
     # Not splitlines(): JSON texts may hold U+2028 and others that it would break at.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -78,6 +83,74 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not isinstance(record, dict):
             raise DataError(f"{path} line {number} holds {type(record).__name__}, but an object is wanted; repair it")
         yield number, record
+
+
+def read_records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return every object of a JSON list or a JSON lines file, each with the words that say where it stands.
+
+    Raises:
+        DataError: the file is missing, or holds something else.
+    """
+    if path.suffix == ".jsonl":
+        return [(f"{path} line {number}", record) for number, record in read_json_lines(path)]
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError:
+        # POPE and others call JSON lines ".json"; what is neither is reported as JSON lines, by its line.
+        return [(f"{path} line {number}", record) for number, record in read_json_lines(path)]
+    if isinstance(content, dict):  # one line of JSON lines
+        content = [content]
+    if not isinstance(content, list):
+        raise DataError(f"{path} holds {type(content).__name__}, but a list of objects is wanted; repair it")
+    for number, record in enumerate(content):
+        if not isinstance(record, dict):
+            raise DataError(f"{path} item {number} is {type(record).__name__}, but an object is wanted; repair it")
+    return [(f"{path} item {number}", record) for number, record in enumerate(content)]
+
+
+def required_text(record: Any, key: str, where: str) -> str:
+    """Return `record[key]`, stripped; see `required_key`.
+
+    Raises:
+        DataError: there is no such key, or no text in it.
+    """
+    return checked_text(required_key(record, key, where), key, where)
+
+
+def checked_text(value: Any, key: str, where: str) -> str:
+    """Return a text without the blanks around it.
+
+    Raises:
+        DataError: it is no text, or there is nothing in it.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where} has {value!r:.60} as {key!r}, but a text is wanted; repair it or take it out")
+    return value.strip()
+
+
+def checked_texts(value: Any, key: str, where: str) -> tuple[str, ...]:
+    """Return one text, or each of a list of them.
+
+    Raises:
+        DataError: one is no text, or the list is empty.
+    """
+    if not isinstance(value, list):
+        return (checked_text(value, key, where),)
+    if not value:
+        raise DataError(f"{where} has an empty list as {key!r}, but texts are wanted; fill it or take it out")
+    return tuple(checked_text(item, key, where) for item in value)
+
+
+def required_id(record: Any, key: str, where: str) -> str:
+    """Return `record[key]`, a text or a whole number, as text.
+
+    Raises:
+        DataError: there is no such key, or something else in it.
+    """
+    value = required_key(record, key, where)
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+        raise DataError(f"{where} has the {key} {value!r:.60}, but a text or a whole number is wanted; repair it")
+    return str(value)
 
 
 def required_key(record: Any, key: str, where: str) -> Any:

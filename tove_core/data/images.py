@@ -3,16 +3,56 @@
 from __future__ import annotations
 
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from tove_core.errors import DataError
 
 
+class StoredImage(ABC):
+    """An image that is no file of its own, and is read when it is wanted."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Name of the image, different for different images."""
+
+    @abstractmethod
+    def read(self) -> Any:
+        """Return what `read_image` takes: encoded bytes, a path or pixels.
+
+        Raises:
+            DataError: it cannot be read any more.
+        """
+
+
 @dataclass(frozen=True)
-class PackedImage:
+class MissingImage(StoredImage):
+    """An image that a data set names and that is not there.
+
+    Attributes:
+        name: the name the data set gives.
+        place: where it was looked for.
+    """
+
+    name: str
+    place: str
+
+    @property
+    def key(self) -> str:
+        """Place and name."""
+        return f"missing:{self.place}!{self.name}"
+
+    def read(self) -> Any:
+        """Raise DataError."""
+        raise DataError(f"image {self.name} is not in {self.place}; add it or take its samples out")
+
+
+@dataclass(frozen=True)
+class PackedImage(StoredImage):
     """One file inside an uncompressed tar archive, read when wanted and never unpacked.
 
     Attributes:
@@ -26,6 +66,11 @@ class PackedImage:
     name: str
     offset: int
     size: int
+
+    @property
+    def key(self) -> str:
+        """Archive and member."""
+        return f"tar:{self.archive.absolute()}!{self.name}"
 
     def read(self) -> bytes:
         """Return the encoded image.
@@ -49,7 +94,7 @@ class PackedImage:
 class ImageSource(Protocol):
     """Anything that finds images by the name a data set gives them."""
 
-    def find(self, name: str) -> Path | PackedImage | None:
+    def find(self, name: str) -> Path | StoredImage | None:
         """Return the image of that name, or None."""
         ...
 
@@ -113,18 +158,6 @@ def open_images(path: Path) -> ImageFolder | ImageArchive:
     raise DataError(f"{path} does not exist, but the images were expected there as a folder or a tar archive")
 
 
-def find_all(source: ImageSource, names: Iterable[str]) -> dict[str, Path | PackedImage]:
-    """Return the image of every name.
-
-    Raises:
-        DataError: some are missing; their number and the first three are named.
-    """
-    found = {name: source.find(name) for name in dict.fromkeys(names)}
-    missing = [name for name, image in found.items() if image is None]
-    if missing:
-        first = ", ".join(missing[:3])
-        raise DataError(
-            f"{len(missing)} of {len(found)} images are not in {source} (first: {first}); "
-            "add them or take their samples out"
-        )
-    return {name: image for name, image in found.items() if image is not None}
+def find_all(source: ImageSource, names: Iterable[str]) -> dict[str, Path | StoredImage]:
+    """Return the image of every name, a `MissingImage` where there is none."""
+    return {name: source.find(name) or MissingImage(name, str(source)) for name in dict.fromkeys(names)}

@@ -3,72 +3,154 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from tove_core.config import DataConfig
-from tove_core.data.formats import coco_captions, easy_vqa, jsonl
-from tove_core.data.sample import Sample
+from tove_core.config import DataConfig, SourceConfig
+from tove_core.data.format import Format
+from tove_core.data.images import MissingImage
+from tove_core.data.sample import ImageRef, Sample, distinct_images
 from tove_core.errors import ConfigError, DataError
 
-Reader = Callable[[DataConfig], list[Sample]]
+_HERE = "tove_core.data.formats"
 
-READERS: dict[str, Reader | str] = {
-    "coco-captions": coco_captions.read,
-    "easy-vqa": easy_vqa.read,
-    "jsonl": jsonl.read,
-    "world": "tove_core.demo.reader:read",
+READERS: dict[str, Format] = {
+    "blip": Format(f"{_HERE}.caption_lists:read_blip"),
+    "coco-captions": Format(f"{_HERE}.coco_captions:read"),
+    "csv": Format(f"{_HERE}.delimited:read", "TableOptions"),
+    "datasets": Format(f"{_HERE}.hf_datasets:read", "HubOptions", splits=True),
+    "easy-vqa": Format(f"{_HERE}.easy_vqa:read", splits=True, test=True),
+    "gqa": Format(f"{_HERE}.questions:read_gqa", "GqaOptions"),
+    "jsonl": Format(f"{_HERE}.jsonl:read", "RecordOptions"),
+    "karpathy": Format(f"{_HERE}.caption_lists:read_karpathy", "KarpathyOptions", splits=True, test=True),
+    "llava": Format(f"{_HERE}.llava:read", "LlavaOptions"),
+    "nlvr": Format(f"{_HERE}.nlvr:read", "NlvrOptions", splits=True, test=True),
+    "nocaps": Format(f"{_HERE}.coco_captions:read_nocaps"),
+    "pope": Format(f"{_HERE}.questions:read_pope"),
+    "tsv": Format(f"{_HERE}.delimited:read", "TableOptions"),
+    "vqav2": Format(f"{_HERE}.questions:read_vqav2", "VqaOptions"),
+    "vsr": Format(f"{_HERE}.questions:read_vsr", "VsrOptions"),
+    "webdataset": Format(f"{_HERE}.webdataset:read", "ShardOptions"),
+    "world": Format("tove_core.demo.reader:read", splits=True, test=True),
 }
-"""Every reader tove has, by the name used in `data.reader`; `module:function` where it is imported on first use."""
+"""Every reader tove has, by the name used in `data.reader`."""
 
-WITH_SPLITS = frozenset({"easy-vqa", "world"})
-"""Readers whose data sets come in splits; the others read one file per split and refuse `data.split`."""
+WITH_SPLITS = frozenset(name for name, one in READERS.items() if one.test)
+"""Readers whose data sets publish a split called test, which a run is scored on when nothing else is said."""
 
 
-def reader(name: str) -> Reader:
+def reader(name: str) -> Format:
     """Return the reader of that name.
 
     Raises:
         ConfigError: there is none; the nearest name is offered.
     """
-    found = READERS.get(name)
-    if isinstance(found, str):
-        module, _, function = found.partition(":")
-        return getattr(importlib.import_module(module), function)
-    if found is not None:
-        return found
+    if name in READERS:
+        return READERS[name]
     near = difflib.get_close_matches(name, READERS, n=1)
     advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(READERS))}"
     raise ConfigError(f"there is no data reader {name!r}; {advice}")
 
 
+class Part(NamedTuple):
+    """One data set as its reader gave it: words that say which, its limit and its samples, all of them."""
+
+    where: str
+    limit: int | None
+    samples: list[Sample]
+
+
 def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
     """Read the samples a configuration names, checked, in the order of the data set.
 
+    Samples whose image is missing are left out with a warning that names them, as far as `config.max_broken` allows.
+
     Args:
-        config: reader, path, split and limit (the first so many samples; all are checked).
+        config: a data set and its limit (the first so many samples; all are checked), or a mixture of several.
         inference: nothing will be trained or scored, so that samples need no targets.
 
     Raises:
-        ConfigError: there is no such reader.
+        ConfigError: there is no such reader, or it has no such option.
         DataError: the data set is malformed, empty, lacks images or targets, or repeats an id.
     """
-    samples = reader(config.reader)(config)
+    found: list[Sample] = []
+    for part in collect(config):
+        samples = _present(part, config.max_broken)
+        _check(samples, part.where, inference)
+        found += samples[: part.limit]
+    return found
+
+
+def collect(config: DataConfig) -> list[Part]:
+    """Read every part of a configuration without checking or leaving out anything; one part where there is no mixture.
+
+    Samples of a mixture carry the name of their part, in front of their ids too, and its weight.
+
+    Raises:
+        ConfigError: there is no such reader, or it has no such option.
+        DataError: a data set is malformed.
+    """
+    if not config.mixture:
+        return [_collected(config)]
+    parts = []
+    for one in config.mixture:
+        name, part = one.name or one.reader, _collected(one)
+        samples = [replace(s, id=f"{name}/{s.id}", source=name, weight=one.weight) for s in part.samples]
+        limits = [limit for limit in (one.limit, config.limit) if limit is not None]
+        parts.append(Part(f"{name} ({part.where})", min(limits, default=None), samples))
+    return parts
+
+
+def _collected(config: SourceConfig) -> Part:
+    samples = reader(config.reader).read(config)
+    if config.tiles is not None:
+        from tove_core.data.parts import tiled
+
+        samples = [replace(sample, image=tiled(sample.images, config.tiles)) for sample in samples]
     where = str(config.path) if config.path is not None else f"the {config.reader} data set"
+    return Part(where, config.limit, samples)
+
+
+def repeated_ids(samples: Sequence[Sample]) -> list[str]:
+    """Return the ids that several samples have, in order."""
+    return [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
+
+
+def missing_image(image: ImageRef) -> MissingImage | None:
+    """Return what stands for an image, or the one it is cut from, that was not there; None where it was."""
+    if isinstance(image, MissingImage):
+        return image
+    whole = getattr(image, "whole", None)
+    return None if whole is None else missing_image(whole)
+
+
+def _present(part: Part, limit: float) -> list[Sample]:
+    """Return the samples whose images are all there."""
+    if not any(missing_image(image) for sample in part.samples for image in sample.images):
+        return part.samples
+    images, rows = distinct_images(part.samples)
+    missing = {row: one for row, image in enumerate(images) if (one := missing_image(image)) is not None}
+    places = ", ".join(dict.fromkeys(one.place for one in missing.values()))
+    first = ", ".join(list(dict.fromkeys(one.name for one in missing.values()))[:3])
+    counted = f"{len(missing)} of {len(images)} images are not in {places} (first: {first})"
+    if len(missing) > limit * len(images):
+        raise DataError(f"{counted}; add them, take their samples out, or raise data.max_broken (now {limit:g})")
+    kept = [sample for sample, own in zip(part.samples, rows, strict=True) if missing.keys().isdisjoint(own)]
+    gone = len(part.samples) - len(kept)
+    warnings.warn(f"{counted}; {gone} of {len(rows)} samples of {part.where} are left out", stacklevel=3)
+    return kept
+
+
+def _check(samples: list[Sample], where: str, inference: bool) -> None:
     if not samples:
         raise DataError(f"{where} holds no samples; set data.path and data.split to a data set that does")
-    _refuse(
-        [name for name, count in _ids(samples).items() if count > 1], len(samples), where, "have an id twice or more"
-    )
+    _refuse(repeated_ids(samples), len(samples), where, "have an id twice or more")
     if not inference:
         bare = [sample.id for sample in samples if not sample.targets]
         _refuse(bare, len(samples), where, "have no target text, which training and scoring need")
-    return samples[: config.limit]
-
-
-def _ids(samples: Sequence[Sample]) -> Counter[str]:
-    return Counter(sample.id for sample in samples)
 
 
 def _refuse(ids: list[str], total: int, where: str, fault: str) -> None:

@@ -1,4 +1,4 @@
-"""The one form every data set is read into: an image, perhaps a prompt, and the texts that are right."""
+"""The one form every data set is read into: images, perhaps a prompt, and the texts that are right."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from tove_core.data.images import PackedImage
+from tove_core.data.images import StoredImage
 from tove_core.errors import DataError
 
-ImageRef = Path | bytes | PackedImage | Any
+ImageRef = Path | bytes | StoredImage | Any
 """A file, encoded bytes, a member of a tar archive, or pixels (a CPU tensor, an array, a PIL image)."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is asked about it and what should be said.
+    """One image, or several, with what is asked about it and what should be said.
 
-    Two samples are equal when everything but the pixels is; `image_key` tells images apart.
+    Two samples are equal when everything but the pixels is; `image_keys` tell images apart.
 
     Attributes:
         id: unique within its data set; errors and per-sample scores use it.
-        image: where the pixels are; `load` gives what an image reader takes.
+        image: where the pixels are; a tuple for several images, whose tokens follow each other in that order.
         prompt: the question, or None for a caption.
         targets: every text that is right (five captions, ten answers); empty only where nothing is trained or scored.
         kind: group that scores are broken down by (kind of question); "" for none.
         meta: whatever else the data set says, JSON values only.
+        source: name of the part of a mixture it is from; "" where there is no mixture.
+        weight: how often it comes per epoch.
     """
 
     id: str
@@ -39,12 +41,14 @@ class Sample:
     targets: tuple[str, ...] = ()
     kind: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    source: str = ""
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what no later step could use."""
         if not isinstance(self.id, str) or not self.id:
             raise DataError(f"a sample has the id {self.id!r}, but ids are texts that are not empty; give it one")
-        if self.image is None:
+        if any(image is None for image in self.images) or not self.images:
             raise DataError(f"sample {self.id!r} has no image, but every sample needs one; drop it or add the image")
         if not isinstance(self.targets, tuple):
             kind = type(self.targets).__name__
@@ -55,37 +59,57 @@ class Sample:
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"sample {self.id!r} has the text {text!r}, but prompt and targets must say something")
 
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The images in order, whether there is one or several."""
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
     @cached_property
+    def image_keys(self) -> tuple[str, ...]:
+        """Names of the images, the same for samples that share one."""
+        return tuple(map(image_key, self.images))
+
+    @property
     def image_key(self) -> str:
-        """Name of the image, the same for samples that share it: its place for files, its digest for pixels."""
-        if isinstance(self.image, Path):
-            return f"path:{self.image.absolute()}"
-        if isinstance(self.image, PackedImage):
-            return f"tar:{self.image.archive.absolute()}!{self.image.name}"
-        return f"sha256:{image_digest(self.image)}"
+        """One name for all that is seen, the same for samples that see the same."""
+        return " ".join(self.image_keys)
 
     def load(self) -> Any:
-        """Return the image as a path, encoded bytes or pixels (a member of an archive is read now).
+        """Return the image as a path, encoded bytes or pixels (a member of an archive is read now); a list of several.
 
         Raises:
-            DataError: the archive cannot be read any more.
+            DataError: an archive cannot be read any more.
         """
-        return load_image(self.image)
+        loaded = [load_image(image) for image in self.images]
+        return loaded if isinstance(self.image, tuple) else loaded[0]
+
+
+def image_key(image: ImageRef) -> str:
+    """Return the name of an image: its place where it has one, the digest of its bytes or pixels where not.
+
+    Raises:
+        DataError: it has neither.
+    """
+    if isinstance(image, Path):
+        return f"path:{image.absolute()}"
+    if isinstance(image, StoredImage):
+        return image.key
+    return f"sha256:{image_digest(image)}"
 
 
 def load_image(image: ImageRef) -> Any:
-    """Return what an image reader takes for `image`: itself, or its bytes where it lies in an archive.
+    """Return what an image reader takes for `image`: itself, or what is read from its archive.
 
     Raises:
-        DataError: the archive cannot be read.
+        DataError: the archive cannot be read, or the image is missing.
     """
-    return image.read() if isinstance(image, PackedImage) else image
+    return image.read() if isinstance(image, StoredImage) else image
 
 
 def image_name(image: ImageRef) -> str:
     """Return what a person would call an image: its file, its member of an archive, or its kind."""
-    if isinstance(image, PackedImage):
-        return f"{image.name} in {image.archive}"
+    if isinstance(image, StoredImage):
+        return image.key.partition(":")[2]
     return str(image) if isinstance(image, Path) else f"{type(image).__name__} in memory"
 
 
@@ -126,14 +150,17 @@ def images_digest(images: Iterable[ImageRef]) -> str:
     return digest.hexdigest()
 
 
-def distinct_images(samples: Sequence[Sample]) -> tuple[list[ImageRef], list[int]]:
-    """Return the M different images, in order of first use, and for each sample which of them is its own."""
+def distinct_images(samples: Sequence[Sample]) -> tuple[list[ImageRef], list[tuple[int, ...]]]:
+    """Return the M different images, in order of first use, and for each sample which of them are its own."""
     rows: dict[str, int] = {}
     images: list[ImageRef] = []
     of_sample = []
     for sample in samples:
-        row = rows.setdefault(sample.image_key, len(images))
-        if row == len(images):
-            images.append(sample.image)
-        of_sample.append(row)
+        own = []
+        for key, image in zip(sample.image_keys, sample.images, strict=True):
+            row = rows.setdefault(key, len(images))
+            if row == len(images):
+                images.append(image)
+            own.append(row)
+        of_sample.append(tuple(own))
     return images, of_sample

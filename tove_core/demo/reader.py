@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tove_core.config import DataConfig
+from tove_core.config import SourceConfig
 from tove_core.data.sample import Sample
 from tove_core.demo.captions import scene_captions
 from tove_core.demo.language import Question
@@ -17,7 +17,7 @@ positions, its tokens tell the column of three patches in four, and every model 
 CAPTION_PROMPT = "describe the scene:"
 
 
-def read(config: DataConfig) -> list[Sample]:
+def read(config: SourceConfig) -> list[Sample]:
     """Read the split named by `config.split`.
 
     Raises:

@@ -33,14 +33,22 @@ def embed_images(
         samples: whose images are embedded, each once.
         view: the region that is seen; None: as the tower's own transform sees it.
         batch_size: images at a time.
+
+    Raises:
+        DataError: a sample has several images.
     """
     images, rows = distinct_images(samples)
+    if several := [sample.id for sample, own in zip(samples, rows, strict=True) if len(own) != 1]:
+        raise DataError(
+            f"{len(several)} of {len(samples)} samples have several images ({first_ids(several)}); a CLIP tower is "
+            "scored on one image each"
+        )
     prepare = Preprocessor({"clip": tower.input}, view or _OWN[tower.resize_mode])
     parts = [
         tower.embed(prepare([load_image(one) for one in images[start : start + batch_size]])["clip"].to(tower.device))
         for start in range(0, len(images), batch_size)
     ]
-    return torch.cat(parts).float().cpu(), rows
+    return torch.cat(parts).float().cpu(), [row for (row,) in rows]
 
 
 def zero_shot(

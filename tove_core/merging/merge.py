@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tove_core.config import FusionConfig, MergeConfig, ModelConfig, TrainingConfig
-from tove_core.data.batches import BatchSampler
+from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.data.sample import load_image
 from tove_core.errors import ConfigError
 from tove_core.fusion.noise import sample_keys
@@ -23,7 +23,7 @@ from tove_core.hub.view import Preprocessor
 from tove_core.model import CLIP, ToveModel
 from tove_core.provenance import Origin
 from tove_core.tower.base import Tower
-from tove_core.training.examples import Examples
+from tove_core.training.examples import Examples, by_sample
 from tove_core.training.metrics import Display
 from tove_core.training.optimise import parameter_groups, schedule, set_rates
 from tove_core.training.step import TransferStep
@@ -49,13 +49,13 @@ def merge(
         raise ConfigError("there is nothing to merge: the model has no fusion")
     student = _student(model)
     optimizer = torch.optim.AdamW(_groups(student, config), betas=config.betas)
-    sampler = BatchSampler(len(examples), config.batch_size, seed)
+    sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
     with Display(config.steps, "control" if config.control else "merge", quiet=quiet) as display:
         for step in range(config.steps):
             set_rates(optimizer, schedule(step, _as_training(config)))
             torch.manual_seed(seed * 1_000_003 + step)
-            loss, note = _loss(model, student, examples, sampler.batch(step), preprocess, config, seed)
+            loss, note = _loss(model, student, examples, examples.usable(sampler.batch(step)), preprocess, config, seed)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_([p for p in student.parameters() if p.requires_grad], config.clip_norm)
@@ -102,9 +102,9 @@ def _loss(
     config: MergeConfig,
     seed: int,
 ) -> tuple[Tensor, str]:
-    images = [load_image(examples.images[examples.rows[i]]) for i in indices]
+    images = [load_image(examples.images[row]) for i in indices for row in examples.rows[i]]
     pixels = preprocess(images)[CLIP].to(model.device)
-    tokens = student.tower.features(pixels).patches.float()
+    tokens = by_sample(student.tower.features(pixels).patches.float(), len(indices))
     keys = sample_keys(seed, [0] * len(indices), indices)
     output = student.decoder(tokens, examples.prompts(indices), examples.targets(indices, keys))  # type: ignore[misc]
     language = output.loss_sum / output.token_count

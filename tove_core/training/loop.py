@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from tove_core.config import TrainingConfig
-from tove_core.data.batches import BatchSampler
+from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.errors import ConfigError
 from tove_core.fusion.noise import sample_keys
 from tove_core.language.base import Decoder
@@ -93,7 +93,8 @@ class _Run:
         values = average.values if average else None
         first = load_state(self.output / STATE, engine.inner, engine.optimizer, values) if resume and self.output else 0
         engine.prepare()
-        sampler = BatchSampler(len(self.examples), config.batch_size, self.seed)
+        parts = mixture_parts(self.examples.samples)
+        sampler = BatchSampler(len(self.examples), config.batch_size, self.seed, parts)
         where = self.output if engine.first else None
         reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet or not engine.first)
         with reporter, closing(engine):
@@ -118,7 +119,7 @@ class _Run:
         set_rates(engine.optimizer, schedule(step, self.config))
         # Dropout inside the language model, the one thing random that belongs to a process and not to a sample.
         torch.manual_seed(self.seed * 1_000_003 + step + engine.rank * 0x9E3779B97F4A7C15 % (1 << 62))
-        indices = sampler.batch(step, engine.rank, engine.world)
+        indices = self.examples.usable(sampler.batch(step, engine.rank, engine.world))
         share = self._share(indices, step)
         with memory_named(step + 1, math.ceil(len(indices) / self.config.accumulate), self.config):
             report = engine.backward(self.examples, share, step, stop=stop)

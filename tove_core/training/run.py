@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from accelerate import PartialState
@@ -10,14 +11,15 @@ from torch import Tensor
 from tove_core.builder import assemble
 from tove_core.checkpoint import start_from
 from tove_core.config import DataConfig, GrowthConfig, RunConfig
+from tove_core.data.broken import try_image
 from tove_core.data.readers import WITH_SPLITS, read
-from tove_core.data.sample import Sample, load_image
+from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import CheckpointError, ConfigError
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
 from tove_core.training.cached import open_cache
-from tove_core.training.examples import Examples
+from tove_core.training.examples import MAX_BROKEN, Examples
 from tove_core.training.loop import fit
 from tove_core.training.metrics import Display
 from tove_core.training.only import only_experts
@@ -85,7 +87,9 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         with only_experts(model, joining):
             print(model.parameters_report())
     prepare(model, samples)
-    examples = make_examples(model, samples, cache=config.training.cache, quiet=quiet)
+    examples = make_examples(
+        model, samples, cache=config.training.cache, quiet=quiet, max_broken=config.data.max_broken
+    )
     if together.is_main_process:
         config.output.mkdir(parents=True, exist_ok=True)
         write_config(config, config.output / CONFIG)
@@ -114,21 +118,28 @@ def prepare(model: ToveModel, samples: list[Sample]) -> None:
 
 def calibration_images(samples: list[Sample]) -> list[Tensor]:
     """Return the first distinct images of training samples, on which what is fixed is measured."""
-    first = {sample.image_key: sample.image for sample in samples[: CALIBRATION_IMAGES * 16]}
-    return [load_image(image) for image in list(first.values())[:CALIBRATION_IMAGES]]
+    images, _ = distinct_images(samples[: CALIBRATION_IMAGES * 16])
+    decoded = (try_image(image)[0] for image in images)  # whoever reads the data counts what is unreadable
+    return list(islice((pixels for pixels in decoded if pixels is not None), CALIBRATION_IMAGES))
 
 
 def make_examples(
-    model: ToveModel, samples: list[Sample], *, cache: Path | bool, quiet: bool, label: str = "encode"
+    model: ToveModel,
+    samples: list[Sample],
+    *,
+    cache: Path | bool,
+    quiet: bool,
+    label: str = "encode",
+    max_broken: float = MAX_BROKEN,
 ) -> Examples:
     """Bind samples to a model, with features computed once per image when `cache` is set; a path: read from there."""
     if isinstance(cache, Path):
-        return Examples(model, samples, open_cache(model, samples, cache))
+        return Examples(model, samples, open_cache(model, samples, cache), max_broken=max_broken)
+    plain = Examples(model, samples, max_broken=max_broken)
     if not cache:
-        return Examples(model, samples)
-    plain = Examples(model, samples)
+        return plain
     with Display(len(plain.images), label, quiet=quiet, every=64 * 16) as display:
-        return Examples.cached(model, samples, progress=lambda done, _: display.update(done))
+        return Examples.cached(model, samples, progress=lambda done, _: display.update(done), max_broken=max_broken)
 
 
 def describe_run(source: Path, folder: Path, model: ToveModel) -> None:

@@ -1,4 +1,4 @@
-"""COCO captions: one JSON file of images and annotations (cocodataset.org, "captions_val2017.json")."""
+"""COCO captions (cocodataset.org, "captions_val2017.json") and NoCaps (nocaps.org), which shares its format."""
 
 from __future__ import annotations
 
@@ -6,25 +6,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tove_core.config import DataConfig
-from tove_core.data.files import read_json, refuse_split, required_key, required_path
+from tove_core.config import SourceConfig
+from tove_core.data.files import read_json, required_key, required_path
 from tove_core.data.images import find_all, open_images
 from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 
 
-def read(config: DataConfig) -> list[Sample]:
+def read(config: SourceConfig) -> list[Sample]:
     """Read one sample per image, with all its captions as targets in file order and the image's id as id.
 
     `path` is the captions file; the images lie in `images` (folder or tar archive), else in the folder `images`
     beside the file, else beside it. An image without captions becomes a sample without targets.
 
     Raises:
-        DataError: the file is malformed, a caption is of no listed image, or images are missing.
+        DataError: the file is malformed, or a caption is of no listed image.
     """
-    refuse_split(config)
+    path = required_path(config)
+    return _samples(config, path, read_json(path))
+
+
+def read_nocaps(config: SourceConfig) -> list[Sample]:
+    """Read NoCaps: as COCO captions, with the image's domain as kind; the test file's images have no captions.
+
+    Raises:
+        DataError: the file is malformed, or a caption is of no listed image.
+    """
     path = required_path(config)
     content = read_json(path)
+    if isinstance(content, dict):
+        content = {"annotations": [], **content}
+    return _samples(config, path, content, kind="domain")
+
+
+def _samples(config: SourceConfig, path: Path, content: Any, kind: str | None = None) -> list[Sample]:
     records = [
         _image(record, f"{path} image {number}") for number, record in enumerate(_records(content, "images", path))
     ]
@@ -37,6 +52,7 @@ def read(config: DataConfig) -> list[Sample]:
             id=str(record["id"]),
             image=images[record["file_name"]],
             targets=tuple(captions[str(record["id"])]),
+            kind=str(record.get(kind, "")) if kind else "",
             meta={key: value for key, value in record.items() if key != "id"},
         )
         for record in records

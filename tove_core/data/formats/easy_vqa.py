@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tove_core.config import DataConfig
+from tove_core.config import SourceConfig
 from tove_core.data.files import read_json, required_path
 from tove_core.data.images import ImageArchive, ImageFolder, find_all
 from tove_core.data.sample import Sample
@@ -32,7 +32,7 @@ def question_kind(question: str) -> str:
     raise DataError(f"question {question!r} has none of easy-VQA's forms; use reader 'jsonl' for other questions")
 
 
-def read(config: DataConfig) -> list[Sample]:
+def read(config: SourceConfig) -> list[Sample]:
     """Read one split, one sample per question, with ids "split/row".
 
     The folder `path` holds `{split}_questions.json` or, as published, `{split}/questions.json`: a list of

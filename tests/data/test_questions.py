@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tove_core.config import DataConfig
+from tove_core.data.readers import read
+from tove_core.errors import ConfigError, DataError
+
+
+def write(folder: Path, name: str, content: object) -> Path:
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def lines(folder: Path, *records: object) -> Path:
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return folder / "data.jsonl"
+
+
+# --- VQAv2 ------------------------------------------------------------------------------------------------------------
+
+ANSWERS = ["no", "no", "no", "yes", "no", "maybe", "no", "no", "no", "yes"]
+
+
+@pytest.fixture
+def vqa(tmp_path):
+    (tmp_path / "COCO_val2014_000000000042.jpg").write_bytes(b"x")
+    asked = [{"image_id": 42, "question": f"Is it {n}?", "question_id": 42000 + n} for n in range(2)]
+    told = [
+        {
+            "question_id": 42000 + n,
+            "image_id": 42,
+            "question_type": "is it",
+            "answer_type": "yes/no",
+            "multiple_choice_answer": "no",
+            "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(ANSWERS, 1)],
+        }
+        for n in (1, 0)  # in another order: they are joined by id
+    ]
+    write(tmp_path, "a.json", {"annotations": told})
+    return write(tmp_path, "q.json", {"questions": asked, "data_subtype": "val2014"})
+
+
+def test_vqav2_joins_answers_by_question_and_keeps_all_ten(vqa):
+    options = {"annotations": str(vqa.parent / "a.json")}
+    first, second = read(DataConfig(reader="vqav2", path=vqa, options=options))
+    assert (first.id, first.prompt, second.prompt) == ("42000", "Is it 0?", "Is it 1?")
+    assert list(first.targets) == ANSWERS
+    assert (first.kind, first.meta["multiple_choice_answer"]) == ("yes/no", "no")
+    assert first.image_key == second.image_key
+
+
+def test_vqav2_without_annotations_is_for_inference_only(vqa):
+    with pytest.raises(DataError, match=r"2 of 2 samples .* have no target text"):
+        read(DataConfig(reader="vqav2", path=vqa))
+    assert [s.targets for s in read(DataConfig(reader="vqav2", path=vqa), inference=True)] == [(), ()]
+
+
+def test_vqav2_refuses_annotations_of_another_file_and_unknown_image_names(vqa):
+    other = write(vqa.parent, "b.json", {"annotations": []})
+    with pytest.raises(DataError, match=r"question_id 42000\) is not in .*b\.json"):
+        read(DataConfig(reader="vqav2", path=vqa, options={"annotations": str(other)}))
+    with pytest.raises(DataError, match=r"cannot name .*data\.options\.image_name"):
+        read(DataConfig(reader="vqav2", path=vqa, options={"image_name": "{number}.jpg"}))
+
+
+# --- GQA, POPE, VSR ---------------------------------------------------------------------------------------------------
+
+
+def gqa(image: str, **more: object) -> dict[str, object]:
+    return {"imageId": image, "question": "Is it red?", "answer": "no", "fullAnswer": "No, it is not.", **more}
+
+
+def test_gqa_reads_a_file_or_a_folder_of_chunks(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "chunks").mkdir()
+    for name in ("n1", "n2"):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(b"x")
+    types = {"structural": "verify", "semantic": "attr", "detailed": "verifyAttr"}
+    write(tmp_path / "chunks", "b.json", {"002": gqa("n2")})
+    file = write(tmp_path / "chunks", "a.json", {"001": gqa("n1", types=types)})
+    (one,) = read(DataConfig(reader="gqa", path=file, images=tmp_path / "images", options={"full_answers": True}))
+    assert (one.id, one.kind, one.targets) == ("001", "verify", ("No, it is not.",))
+    both = read(DataConfig(reader="gqa", path=file.parent, images=tmp_path / "images"))
+    assert [(s.id, s.targets) for s in both] == [("001", ("no",)), ("002", ("no",))]
+
+
+def test_pope_reads_json_lines_that_are_called_json(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    rows = [
+        {"question_id": n, "image": "a.jpg", "text": f"Is there a {what} in the image?", "label": label}
+        for n, (what, label) in enumerate([("dog", "yes"), ("car", "no")], 1)
+    ]
+    path = lines(tmp_path, *rows).rename(tmp_path / "coco_pope_random.json")
+    samples = read(DataConfig(reader="pope", path=path))
+    assert [(s.id, s.targets) for s in samples] == [("1", ("yes",)), ("2", ("no",))]
+    assert samples[0].prompt == "Is there a dog in the image?"
+
+
+def vsr(label: object, **more: object) -> dict[str, object]:
+    return {"image": "a.jpg", "caption": "The cat is under the bed.", "label": label, "relation": "under", **more}
+
+
+def test_vsr_turns_labels_into_words_and_keeps_the_votes(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    path = lines(tmp_path, vsr(1, vote_true_validator_id=[2, 3]), vsr(0))
+    true, false = read(DataConfig(reader="vsr", path=path))
+    assert (true.prompt, true.targets, true.kind) == ("The cat is under the bed.", ("true",), "under")
+    assert false.targets == ("false",) and true.meta == {"vote_true_validator_id": [2, 3]}
+    options = {"question": "Is this so: {caption}", "answers": ["no", "yes"]}
+    asked = read(DataConfig(reader="vsr", path=path, options=options))
+    assert (asked[0].prompt, asked[0].targets) == ("Is this so: The cat is under the bed.", ("yes",))
+
+
+def test_vsr_refuses_labels_and_templates_it_cannot_use(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match="line 2 has the label 'yes'"):
+        read(DataConfig(reader="vsr", path=lines(tmp_path, vsr(1), vsr("yes"))))
+    with pytest.raises(ConfigError, match=r"must hold \{caption\} once"):
+        read(DataConfig(reader="vsr", path=lines(tmp_path, vsr(1)), options={"question": "What?"}))
+
+
+# --- LLaVA ------------------------------------------------------------------------------------------------------------
+
+
+def talk(*texts: str, **more: object) -> dict[str, object]:
+    said = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+    return {"id": "a", "image": "a.jpg", "conversations": said, **more}
+
+
+@pytest.fixture
+def llava(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+
+    def config(*records: object, **options: object) -> DataConfig:
+        return DataConfig(reader="llava", path=write(tmp_path, "data.json", list(records)), options=options)
+
+    return config
+
+
+def test_every_answer_of_a_conversation_is_a_sample_with_what_was_said_before(llava):
+    record = talk("<image>\nWhat is it?", "A dog.", "What colour?", "Brown.")
+    samples = read(llava(record, talk("Again?\n<image>", "Yes.")))
+    assert [s.id for s in samples] == ["a/0", "a/1", "a#2/0"]
+    assert [s.prompt for s in samples] == ["What is it?", "What is it?\nA dog.\nWhat colour?", "Again?"]
+    assert [s.targets for s in samples] == [("A dog.",), ("Brown.",), ("Yes.",)]
+    assert [s.id for s in read(llava(record, turns="first"))] == ["a/0"]
+
+
+def test_conversations_over_several_images_keep_their_order(llava, tmp_path):
+    record = talk("<image> <image> Which is older?", "The second.", image=["b.jpg", "a.jpg"])
+    (only,) = read(llava(record))
+    assert only.images == (tmp_path / "b.jpg", tmp_path / "a.jpg")
+    assert only.prompt == "Which is older?"
+
+
+def test_conversations_without_image_are_refused_or_skipped_as_told(llava):
+    bare = {"id": "t", "conversations": talk("Hello", "Hi")["conversations"]}
+    with pytest.raises(DataError, match=r"item 1 has no image; .*text_only"):
+        read(llava(talk("<image>x", "y"), bare))
+    assert [s.id for s in read(llava(talk("<image>x", "y"), bare, text_only="skip"))] == ["a/0"]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (talk("<image>x", "y", "z"), "no conversation of questions with an answer each"),
+        (talk("x", "y", "<image>z", "w"), "turn 2 has <image> 1 times for 1 images"),
+        (talk("<image><image>x", "y"), "turn 0 has <image> 2 times for 1 images"),
+        (talk("<image>", "y"), "turn 0 says nothing"),
+        (talk("x", " "), "has ' ' as 'value'"),
+        ({**talk("x", "y"), "conversations": [{"from": "gpt", "value": "x"}] * 2}, "turn 0 is from 'gpt'"),
+        (talk("x", "y", image=[3]), r"has the image \[3\]"),
+    ],
+)
+def test_malformed_conversations_are_refused(llava, record, words):
+    with pytest.raises(DataError, match=words):
+        read(llava(record))

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tove_core.config import DataConfig, MergeConfig, RunConfig, TrainingConfig
+from tove_core.data.parts import ImagePart
+from tove_core.data.readers import read
+from tove_core.data.sample import Sample
+from tove_core.errors import DataError
+from tove_core.evaluation.evaluate import evaluate
+from tove_core.evaluation.loss import mean_loss
+from tove_core.fusion.noise import sample_keys
+from tove_core.merging import merge
+from tove_core.training.examples import Examples
+from tove_core.training.loop import fit
+from tove_core.training.run import prepare, train
+from tove_core.training.step import TransferStep
+
+HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))
+
+
+def halved(samples: list[Sample]) -> list[Sample]:
+    """Show each image as its two halves and itself."""
+    return [replace(s, image=(*(ImagePart(s.image, box) for box in HALVES), s.image)) for s in samples]
+
+
+@pytest.fixture(scope="module")
+def model(toy):
+    built = toy.build()
+    prepare(built, toy.samples())
+    return built
+
+
+# --- several images per sample ----------------------------------------------------------------------------------------
+
+
+def test_tokens_of_a_samples_images_follow_each_other(toy, model):
+    samples = halved(toy.samples())
+    examples = Examples(model, samples)
+    found = examples.features([4, 2])
+    for sample, index in ((0, 4), (1, 2)):
+        for place, image in enumerate(samples[index].load()):
+            alone = model.encode(image)
+            for name, feature in found.items():
+                n = alone[name].shape[1]
+                torch.testing.assert_close(feature[sample, place * n : (place + 1) * n], alone[name][0])
+    assert found["clip"].shape == (2, 3 * 25, 32)
+
+
+def test_features_computed_once_are_those_computed_when_asked(toy, model):
+    samples = halved(toy.samples())
+    live, cached = Examples(model, samples), Examples.cached(model, samples, batch_size=5)
+    assert len(cached.images) == 36
+    for name, feature in cached.features([7, 0, 3]).items():
+        torch.testing.assert_close(feature, live.features([7, 0, 3])[name], atol=2e-3, rtol=2e-3)
+
+
+def test_the_loss_of_several_images_is_that_of_their_tokens_in_a_row_and_reaches_every_part(toy, model):
+    samples = halved(toy.samples())
+    examples, step = Examples(model, samples), TransferStep(model.fusion, model.decoder)
+    keys = sample_keys(0, [0, 0], [1, 2])
+    output = step(examples.features([1, 2]), examples.prompts([1, 2]), examples.targets([1, 2], keys), keys=keys)
+    tokens = torch.cat([model.tokens(list(samples[i].load())).flatten(0, 1)[None] for i in (1, 2)])
+    wanted = model.decoder(tokens, examples.prompts([1, 2]), [samples[i].targets[0] for i in (1, 2)])
+    torch.testing.assert_close(output.loss, wanted.loss_sum)
+    output.loss.backward()
+    assert all(p.grad is not None for p in model.fusion.parameters() if p.requires_grad)
+    model.zero_grad(set_to_none=True)
+
+
+def test_the_order_of_images_matters(toy, model):
+    samples = halved(toy.samples())
+    turned = [replace(s, image=s.image[::-1]) for s in samples]
+    assert mean_loss(model, Examples(model, samples)) != mean_loss(model, Examples(model, turned))
+
+
+def test_samples_with_unlike_numbers_of_images_are_refused(toy, model):
+    samples = toy.samples()
+    with pytest.raises(DataError, match="some samples have 1 images and some 3"):
+        Examples(model, [samples[0], *halved(samples[1:])])
+
+
+def test_three_images_go_through_training_evaluation_and_merging(toy):
+    model = toy.build(("toy-fine", "toy-wide"))
+    samples = halved(toy.samples())
+    prepare(model, samples)
+    examples = Examples.cached(model, samples)
+    before = mean_loss(model, examples)
+    fit(model, examples, TrainingConfig(steps=12, batch_size=4, warmup=1, learning_rate=3e-3), quiet=True)
+    assert mean_loss(model, examples) < before
+    assert set(evaluate(model, examples).predictions) == {s.id for s in samples}
+    merged = merge(model, examples, MergeConfig(steps=1, batch_size=3), quiet=True)
+    assert evaluate(merged, Examples(merged, samples)).predictions.keys() == {s.id for s in samples}
+
+
+def test_tiles_of_the_configuration_reach_the_decoder(toy, tmp_path):
+    config = RunConfig.model_validate(
+        {
+            "model": {"clip": {"name": toy.clip}, "experts": ["toy-fine"], "decoder": {"name": toy.decoder}},
+            "data": {"path": toy.data, "tiles": 2},
+            "training": {"steps": 1, "batch_size": 2, "cache": False},
+            "output": tmp_path / "run",
+        }
+    )
+    trained = train(config, quiet=True)
+    features = Examples(trained, read(config.data)).features([0])
+    assert features["clip"].shape == (1, 5 * 25, 32)
+
+
+# --- unreadable images ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(toy, tmp_path):
+    """The toy data, where images 2 and 3 hold no picture."""
+    for path in toy.data.parent.iterdir():
+        (tmp_path / path.name).write_bytes(b"x" if path.name in ("2.png", "3.png") else path.read_bytes())
+    return read(DataConfig(path=tmp_path / "toy.jsonl"))
+
+
+@pytest.mark.filterwarnings("ignore:.*images so far are left out")
+def test_samples_of_unreadable_images_are_left_out_of_a_table(damaged, model):
+    with pytest.raises(DataError, match="1 of 12 images cannot be used"):
+        Examples.cached(model, damaged)
+    examples = Examples.cached(model, damaged, max_broken=0.2)
+    assert [s.id for s in examples.samples] == [s.id for s in damaged if s.id not in ("s2", "s3")]
+    whole = Examples(model, damaged)
+    wanted = whole.features([4])["clip"]
+    torch.testing.assert_close(examples.features([2])["clip"], wanted, atol=2e-3, rtol=2e-3)
+    assert set(evaluate(model, examples).predictions) == {s.id for s in examples.samples}
+
+
+@pytest.mark.filterwarnings("ignore:.*images so far are left out")
+def test_the_next_usable_sample_stands_in_whatever_was_seen_before(damaged, model):
+    fresh, experienced = (Examples(model, damaged, max_broken=0.2) for _ in range(2))
+    assert experienced.usable([3, 0]) == [4, 0]
+    for examples in (fresh, experienced):
+        assert examples.usable([1, 2, 11, 2]) == [1, 4, 11, 4]
+        assert examples.features(examples.usable([2]))["clip"].shape == (1, 25, 32)
+    with pytest.raises(DataError, match=r"2 of 12 images cannot be used"):
+        Examples(model, damaged, max_broken=0.1).usable([2])
+
+
+@pytest.mark.filterwarnings("ignore:.*images so far are left out")
+def test_training_without_a_table_goes_round_unreadable_images(damaged, toy):
+    model = toy.build(("toy-fine",))
+    prepare(model, damaged)
+    examples = Examples(model, damaged, max_broken=0.2)
+    fit(model, examples, TrainingConfig(steps=3, batch_size=6), quiet=True)
+    assert sorted(examples.broken.reasons) == [2, 3]
+
+
+def test_a_mixture_is_drawn_by_its_weights(toy, tmp_path):
+    path = str(toy.data)
+    parts = [{"path": path, "name": "often", "weight": 3, "limit": 2}, {"path": path, "name": "once", "limit": 2}]
+    config = RunConfig.model_validate(
+        {
+            "model": {"clip": {"name": toy.clip}, "experts": ["toy-fine"], "decoder": {"name": toy.decoder}},
+            "data": {"mixture": parts},
+            "training": {"steps": 1, "batch_size": 8},
+            "output": tmp_path / "run",
+        }
+    )
+    trained = train(config, quiet=True)
+    samples = read(config.data)
+    assert [s.weight for s in samples] == [3, 3, 1, 1]
+    assert trained.trained and json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])["step"] == 1

@@ -1,0 +1,93 @@
+"""LLaVA conversations: JSON or JSON lines of an image and turns of "human" and "gpt"."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tove_core.config import SourceConfig
+from tove_core.data.files import read_records, required_key, required_path, required_text
+from tove_core.data.images import find_all, open_images
+from tove_core.data.sample import Sample
+from tove_core.errors import DataError
+from tove_core.spec import Frozen
+
+PLACE = "<image>"
+"""Where LLaVA's files put the image, or each of several."""
+
+
+class LlavaOptions(Frozen):
+    """Options of the reader "llava"."""
+
+    turns: Literal["all", "first"] = Field(
+        default="all", description="all: a sample per answer, what was said before in its prompt; first: the first one"
+    )
+    text_only: Literal["refuse", "skip"] = Field(
+        default="refuse", description="what becomes of conversations without an image, which tove cannot train on"
+    )
+
+
+def read(config: SourceConfig, options: LlavaOptions) -> list[Sample]:
+    """Read one sample per answer: the prompt is the question, after the turns before it, a line each.
+
+    Ids are "ID/TURN", turns counted from 0; where an ID comes again, as in published mixtures, "ID#2/TURN".
+    "image" may be a list. Images stand before the text: `<image>` belongs into the first human turn and is taken out.
+
+    Raises:
+        DataError: a conversation is malformed, or has no image and `text_only` is "refuse".
+    """
+    path = required_path(config)
+    records = []
+    for where, record in read_records(path):
+        if record.get("image"):
+            records.append((where, record, _names(record["image"], where)))
+        elif options.text_only == "refuse":
+            raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
+    images = find_all(open_images(config.images or path.parent), (name for *_, names in records for name in names))
+    seen: Counter[str] = Counter()
+    samples = []
+    for number, (where, record, names) in enumerate(records):
+        told = str(record.get("id", f"item {number}"))
+        seen[told] += 1
+        identifier = told if seen[told] == 1 else f"{told}#{seen[told]}"
+        found = tuple(images[name] for name in names)
+        turns = _turns(record, len(names), where)
+        for turn, (question, answer) in enumerate(turns[: 1 if options.turns == "first" else None]):
+            history = [text for pair in turns[:turn] for text in pair]
+            image = found if isinstance(record["image"], list) else found[0]
+            samples.append(Sample(f"{identifier}/{turn}", image, "\n".join([*history, question]), (answer,)))
+    return samples
+
+
+def _names(image: Any, where: str) -> list[str]:
+    names = image if isinstance(image, list) else [image]
+    if not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{where} has the image {image!r:.60}, but a path or a list of them is wanted; repair it")
+    return names
+
+
+def _turns(record: Mapping[str, Any], images: int, where: str) -> list[tuple[str, str]]:
+    """Return questions and answers, without the places of the images."""
+    said = required_key(record, "conversations", where)
+    if not isinstance(said, list) or not said or len(said) % 2:
+        raise DataError(f"{where} has no conversation of questions with an answer each; repair it or take it out")
+    texts = []
+    for turn, part in enumerate(said):
+        speaker, wanted = required_key(part, "from", where), ("human", "gpt")[turn % 2]
+        if speaker != wanted:
+            raise DataError(f"{where} turn {turn} is from {speaker!r}, but {wanted!r} is wanted; repair it")
+        text = required_text(part, "value", where)
+        places = text.count(PLACE)
+        if places and (turn or places != images):
+            raise DataError(
+                f"{where} turn {turn} has {PLACE} {places} times for {images} images, but it belongs into the first "
+                "turn, once for each; repair it"
+            )
+        text = text.replace(PLACE, "").strip()
+        if not text:
+            raise DataError(f"{where} turn {turn} says nothing; repair it or take it out")
+        texts.append(text)
+    return list(zip(texts[::2], texts[1::2], strict=True))
