@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 from accelerate import PartialState
@@ -14,7 +13,7 @@ from tove_core.config import DataConfig, GrowthConfig, RunConfig
 from tove_core.data.broken import try_image
 from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, distinct_images
-from tove_core.errors import CheckpointError, ConfigError
+from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
@@ -117,10 +116,24 @@ def prepare(model: ToveModel, samples: list[Sample]) -> None:
 
 
 def calibration_images(samples: list[Sample]) -> list[Tensor]:
-    """Return the first distinct images of training samples, on which what is fixed is measured."""
+    """Return the first distinct images of training samples, on which what is fixed is measured.
+
+    Raises:
+        DataError: none of them can be read.
+    """
     images, _ = distinct_images(samples[: CALIBRATION_IMAGES * 16])
-    decoded = (try_image(image)[0] for image in images)  # whoever reads the data counts what is unreadable
-    return list(islice((pixels for pixels in decoded if pixels is not None), CALIBRATION_IMAGES))
+    read: list[Tensor] = []
+    reason = None
+    for image in images:
+        pixels, fault = try_image(image)  # whoever reads the data for training counts the faults
+        reason = reason or fault
+        if pixels is not None:
+            read.append(pixels)
+        if len(read) == CALIBRATION_IMAGES:
+            break
+    if not read:
+        raise DataError(f"none of the first {len(images)} images can be used to calibrate on: {reason}")
+    return read
 
 
 def make_examples(
