@@ -45,7 +45,8 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, fingerprint: FeatureFingerprint, dtype: CacheDtype) -> None:
-        self.folder, self.fingerprint, self.dtype = folder, fingerprint, dtype
+        self.folder, self.fingerprint = folder, fingerprint
+        self.dtype: CacheDtype = dtype
         self._mapped: dict[int, dict[str, Tensor]] = {}
 
     @classmethod
