@@ -157,7 +157,7 @@ def _dtypes(given: list[str]) -> tuple[CacheDtype, dict[str, CacheDtype]]:
     own: dict[str, CacheDtype] = {}
     for text in given:
         name, _, word = text.rpartition("=")
-        found = next((dtype for dtype in EXACTNESS if dtype == word), None)
+        found: CacheDtype | None = next((dtype for dtype in EXACTNESS if dtype == word), None)
         if found is None:
             raise ConfigError(f"--dtype {text!r} names no dtype; choose one of {', '.join(EXACTNESS)}")
         if name:

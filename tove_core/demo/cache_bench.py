@@ -17,9 +17,9 @@ from tove_core.training.loop import fit
 
 
 def step_times(steps: int = 15, rounds: int = 3) -> dict[str, list[float]]:
-    """Return seconds per training step on the embedded world, one median a round, by where the features are.
+    """Return CPU seconds per training step on the embedded world, one median a round, by where the features are.
 
-    Every round trains once on each, so that what else the machine does falls on all of them.
+    Every round trains once on each. CPU time counts the system's share, and not what else the machine does.
 
     Args:
         steps: of a round; a fifth of them are not counted.
@@ -43,7 +43,7 @@ def step_times(steps: int = 15, rounds: int = 3) -> dict[str, list[float]]:
 
 def _median_step(world: World, examples: Examples, config: TrainingConfig) -> float:
     ends: list[float] = []
-    fit(world.hub, examples, config, quiet=True, after_step=lambda _: ends.append(time.perf_counter()))
+    fit(world.hub, examples, config, quiet=True, after_step=lambda _: ends.append(time.process_time()))
     taken = [after - before for before, after in pairwise(ends)]
     return statistics.median(taken[config.steps // 5 :])
 
@@ -52,7 +52,7 @@ def report_steps(steps: int, rounds: int) -> str:
     """Return `step_times` as text."""
     times = step_times(steps, rounds)
     base = statistics.median(times["memory"])
-    lines = ["training step on the embedded world, batches of 32, median of the rounds' medians:"]
+    lines = ["CPU time of a training step on the embedded world, batches of 32, median of the rounds' medians:"]
     for where, taken in times.items():
         ratios = [one / other for one, other in zip(taken, times["memory"], strict=True)]
         middle = statistics.median(taken)

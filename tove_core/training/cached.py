@@ -74,11 +74,12 @@ def cache_builder(
     Raises:
         DataError: the folder cannot be written, or `dtypes` names what is no feature of the model.
     """
-    wanted, dtypes = feature_fingerprints(model), dict(dtypes or {})
-    if unknown := sorted(dtypes.keys() - {one.name for one in wanted}):
+    wanted = feature_fingerprints(model)
+    own: dict[str, CacheDtype] = dict(dtypes or {})
+    if unknown := sorted(own.keys() - {one.name for one in wanted}):
         raise DataError(f"a dtype is given for {unknown}; this model has {', '.join(one.name for one in wanted)}")
     cache = FeatureCache(folder)
-    stores = {one.name: cache.find_or_create(one, dtypes.get(one.name, default)) for one in wanted}
+    stores = {one.name: cache.find_or_create(one, own.get(one.name, default)) for one in wanted}
     if rank == 0:
         remove(cache.leftovers())
     images = distinct_images(samples)[0][rank::world]
@@ -161,7 +162,7 @@ def _weights(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

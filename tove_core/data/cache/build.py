@@ -134,7 +134,7 @@ class Builder:
             DataError: a feature cannot be stored, or the disk cannot be written to.
         """
         report = BuildReport(dict.fromkeys(self.stores, 0))
-        todo = np.flatnonzero(np.any(list(self._missing.values()), axis=0))
+        todo = np.flatnonzero(np.any(list(self._missing.values()), axis=0)).tolist()
         report.present = done = len(self.images) - len(todo)
         waiting: dict[frozenset[str], list[_Read]] = {}
         seen: set[bytes] = set()

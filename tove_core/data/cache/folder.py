@@ -100,11 +100,13 @@ class FeatureCache:
             DataError: a feature is missing or computed from something else (the difference is named), or lacks images.
         """
         found, changed = {}, {}
+        # Features computed together hold the same images in the same order: what was looked up once holds for all.
+        known: list[tuple[np.ndarray, np.ndarray]] = []
         for fingerprint in wanted:
             stores = self.matching(fingerprint)
             if not stores:
                 raise self._refusal(fingerprint)
-            found[fingerprint.name] = self._covering(stores, digests, names)
+            found[fingerprint.name] = self._covering(stores, digests, names, known)
             if versions := found[fingerprint.name][0].fingerprint.other_versions(fingerprint):
                 changed.setdefault(versions, []).append(fingerprint.name)
         for versions, features in changed.items():
@@ -112,11 +114,19 @@ class FeatureCache:
         return found
 
     def _covering(
-        self, stores: Sequence[FeatureStore], digests: np.ndarray, names: Sequence[str]
+        self,
+        stores: Sequence[FeatureStore],
+        digests: np.ndarray,
+        names: Sequence[str],
+        known: list[tuple[np.ndarray, np.ndarray]],
     ) -> tuple[FeatureStore, np.ndarray]:
         missing = np.empty(0, np.int64)
         for store in stores:
-            rows = store.index.rows(digests)
+            rows = next((rows for keys, rows in known if np.array_equal(keys, store.keys)), None)
+            if rows is None:
+                rows = store.index.rows(digests)
+                known.append((store.keys, rows))
+            store.release()
             missing = np.flatnonzero(rows < 0)
             if not len(missing):
                 return store, rows

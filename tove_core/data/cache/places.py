@@ -61,7 +61,7 @@ class Places:
         unknown = np.flatnonzero(~known)
         if len(unknown):
             with ThreadPoolExecutor(workers) as pool:
-                digests[unknown] = digests_of(list(pool.map(image_digest, (images[row] for row in unknown))))
+                digests[unknown] = digests_of(list(pool.map(image_digest, (images[row] for row in unknown.tolist()))))
         return digests
 
     def remember(self, image: ImageRef, digest: bytes) -> None:

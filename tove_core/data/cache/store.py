@@ -45,7 +45,8 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, fingerprint: FeatureFingerprint, dtype: CacheDtype) -> None:
-        self.folder, self.fingerprint, self.dtype = folder, fingerprint, dtype
+        self.folder, self.fingerprint = folder, fingerprint
+        self.dtype: CacheDtype = dtype
         self._mapped: dict[int, dict[str, Tensor]] = {}
 
     @classmethod
@@ -98,25 +99,38 @@ class FeatureStore:
         return sorted(path for path in self.folder.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
 
     @cached_property
+    def _read(self) -> tuple[list[Shard], np.ndarray]:
+        pairs = [(shard, shard.keys()) for shard in map(self._checked, map(read_shard, self.files()))]
+        # By their first image: features that were computed together then agree in their order, see `FeatureCache`.
+        pairs.sort(key=lambda pair: pair[1][:1].tobytes())
+        return [shard for shard, _ in pairs], np.concatenate(
+            [np.empty((0, 32), np.uint8), *(keys for _, keys in pairs)]
+        )
+
+    @cached_property
     def shards(self) -> list[Shard]:
-        """The shards, their headers checked.
+        """The shards, their headers checked, in the order of rows.
 
         Raises:
             DataError: one is damaged or holds another shape.
         """
-        return [self._checked(read_shard(path)) for path in self.files()]
+        return self._read[0]
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The sha256 of each row's image, uint8 [n, 32]."""
+        return self._read[1]
 
     @cached_property
     def index(self) -> DigestIndex:
         """Rows by the sha256 of the image."""
-        keys = [shard.keys() for shard in self.shards]
-        return DigestIndex(np.concatenate(keys) if keys else np.empty((0, 32), np.uint8))
+        return DigestIndex(self.keys)
 
-    def forget(self) -> None:
-        """Drop what was read of the shards, so that it is read again."""
-        for name in ("shards", "index", "_ends"):
+    def release(self) -> None:
+        """Forget keys and index, which reading rows does not need; they are read again when asked for."""
+        self.shards  # noqa: B018  # kept: rows are counted in their order
+        for name in ("_read", "index"):
             self.__dict__.pop(name, None)
-        self._mapped.clear()
 
     def __len__(self) -> int:
         """Return the number of rows; images that two writers computed at once count twice."""
