@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 
 from tove_core.config import RunConfig, TrainingConfig
 from tove_core.errors import CheckpointError, Interrupted, PlacementError, ToveError
+from tove_core.settings import write_config
 from tove_core.training import fit, resume, train
+from tove_core.training.examples import Examples
 from tove_core.training.faults import listening
 from tove_core.training.state import STATE, load_state, states
 
@@ -118,6 +120,19 @@ def test_full_memory_says_what_to_shrink(toy: Any) -> None:
         fit(model, examples, config(accumulate=5, checkpointing=True), quiet=True)
 
 
+def test_full_memory_in_the_frozen_parts_names_the_largest_expert(toy: Any) -> None:
+    model = toy.build()
+    toy.examples(model)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    live = Examples(model, toy.samples())
+    model.experts["toy-fine"].register_forward_pre_hook(full)
+    with pytest.raises(PlacementError, match=r"saw 5 images; give the largest expert, 'toy-wide', micro_batch auto"):
+        fit(model, live, config(), quiet=True)
+
+
 def saved(toy: Any, folder: Path) -> Any:
     model = toy.build()
     fit(model, toy.examples(model), config(steps=4, save_every=1), output=folder, quiet=True)
@@ -177,6 +192,16 @@ def test_a_run_without_a_state_cannot_be_resumed(tmp_path: Path) -> None:
     (tmp_path / STATE / ".step-00000001-x.tmp").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="no saved state"):
         resume(tmp_path)
+
+
+def test_a_run_stopped_before_its_first_state_begins_anew(toy: Any, tmp_path: Path) -> None:
+    model = {"clip": {"name": toy.clip}, "experts": ["toy-fine"], "decoder": {"name": toy.decoder}}
+    training = {"steps": 2, "batch_size": 5, "save_every": 1}
+    run = {"model": model, "data": {"path": toy.data}, "training": training, "output": tmp_path}
+    write_config(RunConfig.model_validate(run), tmp_path / "config.yaml")
+    with pytest.warns(UserWarning, match="before its first state was saved; it begins anew"):
+        assert resume(tmp_path, quiet=True).trained
+    assert (tmp_path / "checkpoint" / "tove.json").is_file()
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from tove_core.language.base import Decoder
 from tove_core.language.prompt import EncodedText
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
+from tove_core.training.faults import encoding_named
 from tove_core.training.health import entropy
 from tove_core.training.optimise import parameter_groups
 from tove_core.training.step import StepOutput, TransferStep, importance
@@ -121,7 +122,7 @@ class Engine:
         self._heat(step)
         tokens, stops = self._summed(torch.tensor([float(share.tokens), float(stop)])).tolist()
         parts, weight = share.parts(self.config.accumulate), self._balance_weight(step)
-        features: Iterator[Mapping[str, Tensor]] = (examples.features(part.indices) for part in parts)
+        features: Iterator[Mapping[str, Tensor]] = (self._seen(examples, part) for part in parts)
         total = None
         if weight and len(parts) > 1:  # the term is of the whole step, so its mass must be known beforehand
             kept = list(features)
@@ -158,6 +159,10 @@ class Engine:
     def gathered(self, names: list[str]) -> list[str]:
         """Return the names of all processes; every process must ask."""
         return gather_object(names)
+
+    def _seen(self, examples: Examples, part: Share) -> Mapping[str, Tensor]:
+        with encoding_named(self.model, len(part.indices)):
+            return examples.features(part.indices)
 
     def _forward(self, part: Share, features: Mapping[str, Tensor], step: int) -> StepOutput:
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):

@@ -14,6 +14,7 @@ from types import FrameType
 from tove_core.config import TrainingConfig
 from tove_core.errors import Interrupted, PlacementError, ToveError
 from tove_core.hub.microbatch import is_out_of_memory
+from tove_core.model import ToveModel
 from tove_core.training.state import STATE, states
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -80,6 +81,32 @@ def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) ->
     return ToveError(
         f"{what} at step {step} (samples {shown}); {kept}; lower training.learning_rate or look at these samples"
     )
+
+
+@contextmanager
+def encoding_named(model: ToveModel, images: int) -> Iterator[None]:
+    """Say what to make smaller where CLIP and the experts do not fit into memory.
+
+    Args:
+        model: whose largest expert is named.
+        images: taken at a time.
+
+    Raises:
+        PlacementError: memory ran out; an expert with a micro-batch of its own has named itself.
+    """
+    try:
+        yield
+    except PlacementError:
+        raise
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        sizes = {name: sum(p.numel() for p in model.experts[name].parameters()) for name in model.active_experts}
+        largest = max(sizes, key=lambda name: sizes[name], default=None)
+        cure = f"give the largest expert, {largest!r}, micro_batch auto or offload" if largest else "use a smaller CLIP"
+        raise PlacementError(
+            f"memory ran out while CLIP and the experts saw {images} images; {cure}, or raise training.accumulate"
+        ) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from accelerate import PartialState
@@ -57,17 +58,22 @@ def train(
 def resume(folder: Path, *, device: str | None = None, quiet: bool = False, processes: int | None = None) -> ToveModel:
     """Go on with a stopped run from its last whole state, exactly as if it had not stopped; arguments as for `train`.
 
+    A run that saves states and was stopped before the first begins anew, with a warning.
+
     Raises:
-        CheckpointError: the folder holds no run, or none of its states was saved.
+        CheckpointError: the folder holds no run, or one that was told to save no states.
     """
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} holds no run to resume ({CONFIG} is missing)")
-    if not states(folder / STATE):
-        raise CheckpointError(f"{folder} has no saved state; start it anew, with training.save_every set")
-    join(device, processes)
-    require_writable(folder)
     config = read_config(RunConfig, folder / CONFIG).model_copy(update={"output": folder})
-    return _run(config, resume=True, device=own_device(device), quiet=quiet)
+    begun = bool(states(folder / STATE))
+    if not begun and config.training.save_every is None:
+        raise CheckpointError(f"{folder} has no saved state; start it anew, with training.save_every set")
+    join(device, processes).wait_for_everyone()  # all have looked before the first process writes there
+    require_writable(folder)
+    if not begun and PartialState().is_main_process:
+        warnings.warn(f"{folder} was stopped before its first state was saved; it begins anew", stacklevel=2)
+    return _run(config, resume=begun, device=own_device(device), quiet=quiet)
 
 
 def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
