@@ -47,7 +47,8 @@ class Cost:
         """Return one line."""
         speed = f"{self.samples_per_second:.1f} samples/s, " if self.samples_per_second else ""
         memory = f"{self.peak_memory / 2**20:.0f} MiB" if self.peak_memory else "unknown memory"
-        return f"{speed}{self.latency * 1000:.1f} ms and {self.gflop:.3g} GFLOP alone, {memory} ({self.memory_of}) on {self.device}"
+        alone = f"{self.latency * 1000:.1f} ms and {self.gflop:.3g} GFLOP alone"
+        return f"{speed}{alone}, {memory} ({self.memory_of}) on {self.device}"
 
 
 @torch.no_grad()
