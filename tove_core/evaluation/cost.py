@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import time
@@ -28,7 +27,7 @@ class Cost:
         latency: seconds from one decoded image to its text, alone in its batch; median of five after one warm-up.
         gflop: 10^9 operations of the same, a multiply-add as two: matrix products, convolutions and attention of
             PyTorch, not those inside Triton kernels. The length of the text decides it too.
-        peak_memory: most bytes at once, of `memory_of`.
+        peak_memory: most bytes at once, of `memory_of`; None on Windows without CUDA, which does not say.
         memory_of: the device ("cuda:0": what PyTorch allocated) or "process" (all of it, resident).
         device: where it ran.
     """
@@ -36,7 +35,7 @@ class Cost:
     samples_per_second: float | None
     latency: float
     gflop: float
-    peak_memory: int
+    peak_memory: int | None
     memory_of: str
     device: str
 
@@ -47,8 +46,9 @@ class Cost:
     def __str__(self) -> str:
         """Return one line."""
         speed = f"{self.samples_per_second:.1f} samples/s, " if self.samples_per_second else ""
-        memory = f"{self.peak_memory / 2**20:.0f} MiB ({self.memory_of})"
-        return f"{speed}{self.latency * 1000:.1f} ms and {self.gflop:.3g} GFLOP alone, {memory} on {self.device}"
+        memory = f"{self.peak_memory / 2**20:.0f} MiB" if self.peak_memory else "unknown memory"
+        alone = f"{self.latency * 1000:.1f} ms and {self.gflop:.3g} GFLOP alone"
+        return f"{speed}{alone}, {memory} ({self.memory_of}) on {self.device}"
 
 
 @torch.no_grad()
@@ -76,9 +76,13 @@ def measure_cost(model: ToveModel, sample: Sample, samples_per_second: float | N
     return Cost(samples_per_second, statistics.median(seconds), flops, peak, whose, str(model.device))
 
 
-def _peak(device: torch.device) -> tuple[int, str]:
+def _peak(device: torch.device) -> tuple[int | None, str]:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), str(device)
+    if sys.platform == "win32":
+        return None, "process"
+    import resource
+
     # Kilobytes everywhere but on macOS, which counts bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process"
