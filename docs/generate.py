@@ -35,6 +35,7 @@ RUN = (
     config.FusionConfig,
     config.GateConfig,
     config.DecoderConfig,
+    config.LoraConfig,
     licenses.LicensePolicy,
     config.MergeConfig,
 )
