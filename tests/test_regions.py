@@ -72,13 +72,13 @@ def test_a_detached_region_expert_leaves_and_embeds_nothing(toy: Any, model: Any
 
 def test_the_fingerprint_of_features_holds_the_text_tower_where_labels_are_embedded(toy: Any, model: Any) -> None:
     from tove_core.data.features import FeatureTable
-    from tove_core.training.examples import build_table, fingerprint
+    from tove_core.training.examples import Examples, fingerprint
 
     mine = fingerprint(model)
     assert len(str(mine["text"])) == 64
     plain = toy.build(["toy-fine"], clip=toy.reading_clip)
     assert "text" not in fingerprint(plain)
-    table = build_table(model, toy.samples())
+    table = Examples.cached(model, toy.samples()).table
     torch.testing.assert_close(
         table.gather([0])["toy-names"], model.encode(toy.pictures(1))["toy-names"], rtol=1e-3, atol=1e-3
     )

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tove_core.licenses import LicensePolicy
 from tove_core.spec import Frozen, Positive
+from tove_core.stages import STAGES, filled
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -320,31 +321,6 @@ class TrainingConfig(Frozen):
     )
 
 
-STAGES: dict[str, dict[str, Any]] = {
-    # Experts are explored: noise, balance and dropped experts as by default, the gate even at first.
-    "transfer": {
-        "training": {"learning_rate": 1e-3, "warmup": 200},
-        "model": {"fusion": {"gate": {"temperature_start": 2.0}}},
-    },
-    # What was found is kept: low rates, no exploration; experts are still dropped, so that they can be detached.
-    "finetune": {
-        "training": {"learning_rate": 1e-4, "decoder_learning_rate": 2e-5, "warmup": 100},
-        "model": {"fusion": {"gate": {"noise": 0.0, "balance": 0.0, "expert_dropout": 0.05}}},
-    },
-}
-"""What `training.stage` fills in, as far as a configuration says nothing itself."""
-
-
-def _filled(given: Any, recipe: dict[str, Any]) -> Any:
-    """Return a configuration with what a recipe says where it says nothing."""
-    if not isinstance(given, dict):
-        return given
-    parts = {
-        key: _filled(given.get(key, {}), value) if isinstance(value, dict) else value for key, value in recipe.items()
-    }
-    return parts | {key: value for key, value in given.items() if not isinstance(parts.get(key), dict)}
-
-
 class GrowthConfig(Frozen):
     """Experts that join a trained hub: their projectors and gate rows are trained, everything else stays."""
 
@@ -383,7 +359,7 @@ class RunConfig(Frozen):
         training = value.get("training") if isinstance(value, dict) else None
         stage = training.get("stage") if isinstance(training, dict) else None
         recipe = STAGES.get(stage) if isinstance(stage, str) else None
-        return _filled(value, recipe) if recipe else value
+        return filled(value, recipe) if recipe else value
 
 
 class MergeConfig(Frozen):

@@ -50,4 +50,4 @@ def test_training_refuses_a_licence_before_it_starts(tove: Tove, toy: Any, tmp_p
                     f"  experts: [toy-wide]\ndata: {{path: '{toy.data}'}}\noutput: {tmp_path / 'run'}\n")  # fmt: skip
     assert "toy-wide" in tove("train", file, "--licenses", "commercial").error
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
-    assert "cannot stand beside" in tove("train", tmp_path, "--resume", "--licenses", "commercial").error
+    assert "exclude each other" in tove("train", tmp_path, "--resume", "--licenses", "commercial").error

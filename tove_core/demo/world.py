@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from tove_core.builder import assemble
 from tove_core.config import DecoderConfig, ExpertConfig, FusionConfig, GateConfig, ModelConfig, TrainingConfig
-from tove_core.data.features import FeatureTable
+from tove_core.data.features import Features
 from tove_core.data.sample import Sample
 from tove_core.demo.hooks import EXPERTS
 from tove_core.demo.reader import CAPTION_PROMPT, samples
 from tove_core.demo.splits import TEST, TRAIN, VALIDATION
 from tove_core.model import ToveModel
-from tove_core.training.examples import Examples, build_table
+from tove_core.training.examples import Examples
 from tove_core.training.run import prepare
 
 ASSETS = "package:tove_core.demo/assets"
@@ -87,7 +87,7 @@ class World:
         self.train = samples(TRAIN, size.train, questions=size.questions)
         self.validation = samples(VALIDATION, size.validation)
         self.test = samples(TEST, size.test)
-        self._tables: dict[int, FeatureTable] = {}
+        self._tables: dict[int, Features | None] = {}
         self.hub = self.model("gate")
 
     def model(
@@ -101,5 +101,5 @@ class World:
     def examples(self, model: ToveModel, part: list[Sample]) -> Examples:
         """Bind one of the three splits to a model."""
         if id(part) not in self._tables:
-            self._tables[id(part)] = build_table(self.hub, part, batch_size=256)
+            self._tables[id(part)] = Examples.cached(self.hub, part, batch_size=256).table
         return Examples(model, part, self._tables[id(part)])
