@@ -135,7 +135,7 @@ def test_processes_share_the_work_and_another_number_of_them_may_go_on(
             yield from plain(model, examples, **options)
 
     monkeypatch.setattr(collecting, "predict_batches", counted)
-    # An earlier session of five processes left two parts.
+    # An earlier run of five processes left two parts.
     wanted = whole(toy, model)
     for index, name in ((1, "s4"), (4, "s9")):
         line = json.dumps({"id": name, "prediction": wanted[name]}) + "\n"

@@ -31,14 +31,14 @@ BLOCK = 1024
 
 
 class Collected(NamedTuple):
-    """What was said, by sample id in the order of the data, and the pace of this session (None: nothing to do)."""
+    """What was said, by sample id in the order of the data, and the pace of this run (None: nothing to do)."""
 
     said: dict[str, str]
     samples_per_second: float | None
 
 
 def remaining(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples that no earlier session has answered."""
+    """Return the samples that no earlier run has answered."""
     known = _known(folder)
     return [sample for sample in samples if sample.id not in known]
 
@@ -71,7 +71,7 @@ def collect(
     quiet: bool = True,
     **generation: Any,
 ) -> Collected:
-    """Answer what no earlier session has, each process its share; the first one writes all in the data's order.
+    """Answer what no earlier run has, each process its share; the first one writes all in the data's order.
 
     After `begin`. Every batch is on disk before the next; `predictions.jsonl` is there only once it is whole.
 
@@ -125,7 +125,7 @@ def _answer(
 
 
 def _gather(folder: Path) -> None:
-    """Put what the processes wrote into one file, so that the next session may have another number of them."""
+    """Put what the processes wrote into one file, so that the next run may have another number of them."""
     parts = sorted(folder.glob(_PARTS))
     if parts:
         write_whole(folder / _DONE, ({"id": key, "prediction": text} for key, text in _known(folder).items()))

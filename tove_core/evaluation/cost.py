@@ -22,7 +22,7 @@ class Cost:
     """What it took to let a model answer.
 
     Attributes:
-        samples_per_second: over all samples and processes of the last session, reading of images included; None
+        samples_per_second: over all samples and processes of the last run, reading of images included; None
             where nothing was left to do.
         latency: seconds from one decoded image to its text, alone in its batch; median of five after one warm-up.
         gflop: 10^9 operations of the same, a multiply-add as two: matrix products, convolutions and attention of
