@@ -33,7 +33,7 @@ def prove(path: Path, **variables: str) -> None:
     assert result and "passed" in result[0] and "skipped" not in result[0], done.stdout[-2_000:]
 
 
-@pytest.mark.skipif(WITHIN, reason="this session runs the files itself")
+@pytest.mark.skipif(WITHIN, reason="this process runs the files itself")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_kernels_pass_their_proof_in_the_interpreter(path):
     pytest.importorskip("triton", reason="triton is not installed on this platform")
@@ -41,7 +41,7 @@ def test_kernels_pass_their_proof_in_the_interpreter(path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(WITHIN, reason="this session runs the files itself")
+@pytest.mark.skipif(WITHIN, reason="this process runs the files itself")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("name", ON_DEVICE)
 def test_kernels_pass_their_proof_on_a_gpu(name):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 from torch.nn import functional as F
 from tove_kernels import gated_activation_mix_and_weights, gated_mix
 
@@ -193,14 +193,12 @@ def test_registrations_agree_with_what_the_operators_do(mask, dtype):
     for operator, given in whole:
         # Tracing with free sizes is slow: once is enough.
         every = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
-        torch.library.opcheck(operator, given, test_utils=every if mask == "token" else every[:3])
+        library.opcheck(operator, given, test_utils=every if mask == "token" else every[:3])
     quick = ("test_schema", "test_faketensor")
-    torch.library.opcheck(ops.gated_mix.default, (v, experts, weights, on, "zero", "given", 0), test_utils=quick)
-    torch.library.opcheck(
-        ops.gated_activation_mix.default, (experts, [], weights, on, "zero", "given"), test_utils=quick
-    )
+    library.opcheck(ops.gated_mix.default, (v, experts, weights, on, "zero", "given", 0), test_utils=quick)
+    library.opcheck(ops.gated_activation_mix.default, (experts, [], weights, on, "zero", "given"), test_utils=quick)
     for flags in ([True, False], [False, True]):
-        torch.library.opcheck(ops.gated_mix_backward.default, (v, experts, logits, *gate, 0, flags), test_utils=quick)
+        library.opcheck(ops.gated_mix_backward.default, (v, experts, logits, *gate, 0, flags), test_utils=quick)
     for flags in ([True, False, False], [False, False, True], [False, True, False]):
         given = (v, None, weights, experts, bias, logits, *gate, flags)
-        torch.library.opcheck(ops.gated_activation_mix_backward.default, given, test_utils=quick)
+        library.opcheck(ops.gated_activation_mix_backward.default, given, test_utils=quick)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from tove_kernels.activation_mix import reference
 from tove_kernels.activation_mix.checks import check_activation_mix
@@ -117,12 +117,12 @@ class _ActivationMix(torch.autograd.Function):
         return found if of_logits else None, None, None, None, None, *each
 
 
-torch.library.define(
+library.define(
     "tove::gated_activation_mix",
     "(Tensor[] hidden, Tensor[] bias, Tensor logits, Tensor? mask, str rule, str activation) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-torch.library.define(
+library.define(
     "tove::gated_activation_mix_backward",
     "(Tensor grad, Tensor? grad_weights, Tensor weights, Tensor[] hidden, Tensor[] bias, Tensor logits, "
     "Tensor? mask, str rule, str activation, bool[] wanted) -> Tensor[]",
@@ -130,7 +130,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("tove::gated_activation_mix", "default")
+@library.impl("tove::gated_activation_mix", "default")
 def _forward(
     hidden: list[Tensor], bias: list[Tensor], logits: Tensor, mask: Tensor | None, rule: Any, activation: Any
 ) -> tuple[Tensor, Tensor]:
@@ -145,7 +145,7 @@ def _forward(
     return mixed.contiguous(), weights.clone(memory_format=torch.contiguous_format)
 
 
-@torch.library.impl("tove::gated_activation_mix_backward", "default")
+@library.impl("tove::gated_activation_mix_backward", "default")
 def _backward(
     grad: Tensor,
     grad_weights: Tensor | None,
@@ -169,13 +169,13 @@ def _backward(
     return [one.contiguous() for one in found]
 
 
-@torch.library.register_fake("tove::gated_activation_mix")
+@library.register_fake("tove::gated_activation_mix")
 def _(hidden: list[Tensor], bias: list[Tensor], logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     weights = logits.new_empty((*logits.shape[:2], len(hidden)), dtype=accumulator([logits, *hidden, *bias]))
     return hidden[0].new_empty(hidden[0].shape), weights
 
 
-@torch.library.register_fake("tove::gated_activation_mix_backward")
+@library.register_fake("tove::gated_activation_mix_backward")
 def _(
     grad: Tensor, _: Any, __: Any, hidden: list[Tensor], bias: list[Tensor], logits: Tensor, *rest: Any
 ) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from tove_kernels.align.checks import check_align
 from tove_kernels.align.reference import align_reference
@@ -51,7 +51,7 @@ def align_tokens(
     return torch.ops.tove.align_tokens(features, grid[0], grid[1], norm, mean, std, fold, wanted)
 
 
-torch.library.define(
+library.define(
     "tove::align_tokens",
     "(Tensor features, SymInt rows, SymInt columns, str norm, Tensor? mean, Tensor? std, SymInt fold, ScalarType dtype)"
     " -> Tensor",
@@ -59,7 +59,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("tove::align_tokens", "default")
+@library.impl("tove::align_tokens", "default")
 def _compute(
     features: Tensor,
     rows: int,
@@ -78,7 +78,7 @@ def _compute(
     return align_reference(features, (rows, columns), norm, mean, std, fold, dtype)
 
 
-@torch.library.register_fake("tove::align_tokens")
+@library.register_fake("tove::align_tokens")
 def _(
     features: Tensor,
     rows: int,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from tove_kernels.dispatch import backend, differentiable_once
 from tove_kernels.gating.reference import Activation, Rule
@@ -85,12 +85,12 @@ class _GatedMix(torch.autograd.Function):
         return of_tokens, found if of_logits else None, None, None, None, None, *each
 
 
-torch.library.define(
+library.define(
     "tove::gated_mix",
     "(Tensor tokens, Tensor[] experts, Tensor logits, Tensor? mask, str rule, str activation, int prefix) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-torch.library.define(
+library.define(
     "tove::gated_mix_backward",
     "(Tensor grad, Tensor[] experts, Tensor logits, Tensor? mask, str rule, str activation, int prefix, bool[] wanted)"
     " -> Tensor[]",
@@ -98,7 +98,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("tove::gated_mix", "default")
+@library.impl("tove::gated_mix", "default")
 def _forward(
     tokens: Tensor, experts: list[Tensor], logits: Tensor, mask: Tensor | None, rule: Any, activation: Any, prefix: int
 ) -> Tensor:
@@ -110,7 +110,7 @@ def _forward(
     return mixed.contiguous()
 
 
-@torch.library.impl("tove::gated_mix_backward", "default")
+@library.impl("tove::gated_mix_backward", "default")
 def _backward(
     grad: Tensor,
     experts: list[Tensor],
@@ -130,12 +130,12 @@ def _backward(
     return [one.contiguous() for one in found]
 
 
-@torch.library.register_fake("tove::gated_mix")
+@library.register_fake("tove::gated_mix")
 def _(tokens: Tensor, experts: list[Tensor], *_: Any) -> Tensor:
     return tokens.new_empty(tokens.shape)
 
 
-@torch.library.register_fake("tove::gated_mix_backward")
+@library.register_fake("tove::gated_mix_backward")
 def _(grad: Tensor, experts: list[Tensor], logits: Tensor, *rest: Any) -> list[Tensor]:
     of_logits, of_experts = rest[-1]
     return [

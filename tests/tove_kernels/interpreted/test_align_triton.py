@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from torch import library
 from torch.nn import functional as F
 from tove_kernels import align_tokens
 from tove_kernels.align.axis import axis_taps
@@ -173,7 +174,7 @@ def test_the_operator_passes_pytorchs_own_checks():
     maps = laid_out(draw(2, 17, 5, 7).float(), "channels")
     mean, std = draw(17, seed=1).float(), draw(17, seed=2).float().abs() + 1
     for norm, statistics, dtype in (("position", (None, None), torch.float16), ("fixed", (mean, std), torch.float32)):
-        torch.library.opcheck(torch.ops.tove.align_tokens, (maps, 3, 4, norm, *statistics, 2, dtype))
+        library.opcheck(torch.ops.tove.align_tokens, (maps, 3, 4, norm, *statistics, 2, dtype))
 
 
 def test_it_is_one_node_of_a_compiled_and_of_an_exported_graph():
