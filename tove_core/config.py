@@ -101,6 +101,11 @@ class FusionConfig(Frozen):
         default=0.5, description="rms of the residual in units of the rms of v, at the start"
     )
     rule: Rule = Field(default="zero", description="how an expert is switched off: zero or renormalise")
+    replace: bool = Field(
+        default=False,
+        description="v' is what the experts give, without v: an ablation. It starts at the rms of v; `residual` does "
+        "not count",
+    )
     gate: GateConfig = Field(default=GateConfig(), description="the gate, for kind gate")
     parameters: Positive | None = Field(
         default=None, description="choose `hidden` so that the fusion trains about this many parameters"
@@ -110,6 +115,9 @@ class FusionConfig(Frozen):
     def _one_size(self) -> Self:
         if self.hidden is not None and self.parameters is not None:
             raise ValueError("hidden and parameters both fix the projector's width; give one of them")
+        if self.replace and (self.kind == "clip-mlp" or self.init == "zero"):
+            told = "kind clip-mlp, which has no experts" if self.kind == "clip-mlp" else "init zero, which leaves nothing"
+            raise ValueError(f"replace puts what experts give in place of v, but it stands beside {told}; drop one")
         return self
 
 

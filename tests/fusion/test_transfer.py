@@ -272,3 +272,24 @@ def test_qualified_names_with_variants_work_as_names(make):
 @pytest.mark.parametrize("kind", ["gate", "uniform", "concat"])
 def test_without_experts_there_is_nothing_to_build(kind):
     assert build_transfer(FusionConfig(kind=kind), 12, {}) is None
+
+
+@pytest.mark.parametrize("kind", ["gate", "uniform", "concat"])
+def test_replace_leaves_only_what_the_experts_give_at_the_rms_of_the_tokens(make, drawn, optimise, kind):
+    v, u = drawn
+    alone, beside = make(kind, replace=True), make(kind)
+    beside.load_state_dict(alone.state_dict())
+    torch.testing.assert_close(alone(v, u).tokens, beside(v, u).tokens - v)
+    alone.calibrate(v, u)
+    rms = alone(v, u).tokens.square().mean().sqrt()
+    torch.testing.assert_close(rms, v.square().mean().sqrt())
+    optimise(alone)
+    for name in NAMES:
+        alone.switch_off(name, "zero")
+    assert torch.equal(alone(v, {}).tokens, v), "without any expert there is nothing to replace v with"
+
+
+@pytest.mark.parametrize("told", [{"kind": "clip-mlp"}, {"kind": "gate", "init": "zero"}])
+def test_replace_is_refused_where_nothing_would_stand_for_the_tokens(told):
+    with pytest.raises(ValueError, match="replace puts what experts give in place of v"):
+        FusionConfig(replace=True, **told)

@@ -88,7 +88,8 @@ class Transfer(nn.Module):
             noise: standard deviation of the gate's noise.
 
         Returns:
-            v' [B, N, D]; v itself, bit for bit, when every expert is off.
+            v' [B, N, D]; v itself, bit for bit, when every expert is off. With `config.replace` it is the experts'
+            part alone.
 
         Raises:
             ContractError: features of an expert that is on are missing or of another shape.
@@ -98,7 +99,8 @@ class Transfer(nn.Module):
             return Fused(tokens, None)
         self._check(tokens, features, mask)
         mix, gates = self._mix(tokens, features, mask, keys, noise)
-        return Fused(tokens + self.second(mix).to(tokens.dtype), gates)
+        added = self.second(mix).to(tokens.dtype)
+        return Fused(added if self.config.replace else tokens + added, gates)
 
     def _check(self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None) -> None:
         for name in self.active:
@@ -126,18 +128,22 @@ class Transfer(nn.Module):
     def calibrate(self, tokens: Tensor, features: Mapping[str, Tensor]) -> None:
         """Scale the second linear so that the residual has `config.residual` of the rms of v (init `rms` only).
 
+        With `config.replace` what stands for v gets its whole rms.
+
         Raises:
             ConfigError: there is no residual to scale, because every expert is off or gives nothing.
         """
         if self.config.init == "zero":
             return
-        residual = (self(tokens, features).tokens - tokens).float().square().mean().sqrt()
+        before = torch.zeros_like(tokens) if self.config.replace else tokens
+        residual = (self(tokens, features).tokens - before).float().square().mean().sqrt()
         if residual == 0:
             on = ", ".join(self.active) or "none"
             raise ConfigError(
                 f"the residual is zero and cannot be scaled (experts on: {on}); switch an expert on first"
             )
-        self.second.weight.mul_(self.config.residual * tokens.float().square().mean().sqrt() / residual)
+        share = 1.0 if self.config.replace else self.config.residual
+        self.second.weight.mul_(share * tokens.float().square().mean().sqrt() / residual)
 
     def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
         """Return, for each active expert of a gated fusion, its name, gate [B, N] and hidden tokens [B, N, H]."""
