@@ -116,7 +116,9 @@ class FusionConfig(Frozen):
         if self.hidden is not None and self.parameters is not None:
             raise ValueError("hidden and parameters both fix the projector's width; give one of them")
         if self.replace and (self.kind == "clip-mlp" or self.init == "zero"):
-            told = "kind clip-mlp, which has no experts" if self.kind == "clip-mlp" else "init zero, which leaves nothing"
+            told = (
+                "kind clip-mlp, which has no experts" if self.kind == "clip-mlp" else "init zero, which leaves nothing"
+            )
             raise ValueError(f"replace puts what experts give in place of v, but it stands beside {told}; drop one")
         return self
 

@@ -13,26 +13,56 @@ app = typer.Typer(
 
 
 @app.command()
-def fusion(
-    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("runs/bench-fusion"),
+def claims(
+    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("runs/bench-claims"),
+    data: Annotated[str, typer.Option(help="comma list of world, easy-vqa, nlvr")] = "world",
+    stages: Annotated[str, typer.Option(help="comma list of fusions, curves, detach, merge")] = (
+        "fusions,curves,detach,merge"
+    ),
     seeds: Annotated[str, typer.Option(help="comma list of seeds")] = "0,1,2",
-    variants: Annotated[str | None, typer.Option(help="comma list; all when not given")] = None,
+    easy_vqa: Annotated[Path | None, typer.Option(help="folder of easy-VQA")] = None,
+    nlvr: Annotated[Path | None, typer.Option(help="folder of NLVR")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="begin no job later than that")] = None,
+    page: Annotated[Path | None, typer.Option(help="write the page and its picture here, of all results in --out")] = (
+        None
+    ),
     small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
-    """Compare CLIP only, every single expert beside CLIP, uniform, concat and the gate, at equal size and steps.
+    """Put the method's claims to the test, at equal trainable size, steps and language model, over several seeds.
 
-    A stopped bench goes on where it stopped: finished runs are kept.
+    A stopped bench goes on where it stopped: finished results are kept.
     """
-    from tove_core.demo import bench, world
+    from tove_core.demo.claims import page as pages
+    from tove_core.demo.claims import run as bench
+    from tove_core.demo.claims.subjects import DATA, SIZES, TINY
     from tove_core.errors import ConfigError
 
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise ConfigError(f"seeds {seeds!r} is not a comma list of whole numbers such as 0,1,2") from None
-    wanted = [name.strip() for name in variants.split(",")] if variants else None
-    print(bench.run(out, numbers, wanted, size=world.SMALL if small else world.BENCH, quiet=quiet))
+    sizes = dict.fromkeys(DATA, TINY) if small else SIZES
+    paths = {name: path for name, path in (("easy-vqa", easy_vqa), ("nlvr", nlvr)) if path is not None}
+    found = bench.run(
+        out,
+        data=_listed(data),
+        stages=_listed(stages),
+        seeds=numbers,
+        paths=paths,
+        sizes=sizes,
+        minutes=minutes,
+        quiet=quiet,
+    )
+    print(pages.tables(found))
+    if page is not None:
+        everything = [bench.collect(out, name, sizes[name], numbers) for name in DATA]
+        pages.write(page, [one for one in everything if one.results])
+        print(f"wrote {page}")
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tove_core.builder import assemble
 from tove_core.config import DecoderConfig, ExpertConfig, FusionConfig, GateConfig, ModelConfig, TrainingConfig
@@ -35,9 +36,6 @@ class Size:
 FULL = Size()
 """The demo."""
 
-BENCH = Size(validation=100, test=500, steps=1000)
-"""`tove bench fusion`: shorter, because there are many runs."""
-
 SMALL = Size(train=250, validation=60, test=60, questions=6, steps=30, batch=32, merge_steps=10)
 """For tests: everything runs, nothing is learned."""
 
@@ -54,21 +52,27 @@ def decoder() -> DecoderConfig:
     )
 
 
-def fusion(kind: str, parameters: int | None = None) -> FusionConfig:
-    """Return a fusion's configuration; its settings were chosen on the validation split."""
-    gate = GateConfig(noise=0.3, balance=0.01, balance_warmup=50, expert_dropout=0.05)
-    return FusionConfig.model_validate({"kind": kind, "parameters": parameters, "gate": gate})
+GATE = GateConfig(noise=0.3, balance=0.01, balance_warmup=50, expert_dropout=0.05)
+"""The gate's settings, chosen on the validation split."""
 
 
-def model_config(kind: str, experts: Sequence[str] = EXPERTS, parameters: int | None = None) -> ModelConfig:
+def fusion(kind: str, parameters: int | None = None, **given: Any) -> FusionConfig:
+    """Return a fusion's configuration; what is given replaces the settings chosen on the validation split."""
+    return FusionConfig.model_validate({"kind": kind, "parameters": parameters, "gate": GATE} | given)
+
+
+def model_config(
+    kind: str, experts: Sequence[str] = EXPERTS, parameters: int | None = None, **given: Any
+) -> ModelConfig:
     """Return the configuration of a world model.
 
     Args:
         parameters: what the fusion trains; None: as its kind has by itself.
+        given: more settings of the fusion.
     """
     named = () if kind == "clip-mlp" else tuple(ExpertConfig(name=name) for name in experts)
     clip = {"name": f"{ASSETS}/clip"}
-    settings = {"clip": clip, "experts": named, "fusion": fusion(kind, parameters), "decoder": decoder()}
+    settings = {"clip": clip, "experts": named, "fusion": fusion(kind, parameters, **given), "decoder": decoder()}
     return ModelConfig.model_validate(settings)
 
 
@@ -79,27 +83,43 @@ def training(size: Size) -> TrainingConfig:
     )
 
 
-class World:
-    """The splits with every expert's features, computed once and shared by all models that are compared."""
+class Prepared:
+    """Data with every expert's features computed once, shared by all models that are compared on them.
 
-    def __init__(self, size: Size = FULL) -> None:
-        self.size = size
-        self.train = samples(TRAIN, size.train, questions=size.questions)
-        self.validation = samples(VALIDATION, size.validation)
-        self.test = samples(TEST, size.test)
+    Attributes:
+        train: samples of the training split; models are calibrated on their images.
+        hub: a calibrated model with all of the world's experts, untrained.
+    """
+
+    def __init__(self, train: list[Sample]) -> None:
+        self.train = train
         self._tables: dict[int, Features | None] = {}
-        self.hub = self.model("gate")
+        self.hub = self.build(model_config("gate"))
 
-    def model(
-        self, kind: str, experts: Sequence[str] = EXPERTS, parameters: int | None = None, seed: int = 0
-    ) -> ToveModel:
+    def build(self, config: ModelConfig, seed: int = 0) -> ToveModel:
         """Build a calibrated model."""
-        model = assemble(model_config(kind, experts, parameters), seed=seed)
+        model = assemble(config, seed=seed)
         prepare(model, self.train)
         return model
 
     def examples(self, model: ToveModel, part: list[Sample]) -> Examples:
-        """Bind one of the three splits to a model."""
+        """Bind samples to a model; of one and the same list the features are computed once."""
         if id(part) not in self._tables:
             self._tables[id(part)] = Examples.cached(self.hub, part, batch_size=256).table
         return Examples(model, part, self._tables[id(part)])
+
+
+class World(Prepared):
+    """The world's splits."""
+
+    def __init__(self, size: Size = FULL) -> None:
+        self.size = size
+        self.validation = samples(VALIDATION, size.validation)
+        self.test = samples(TEST, size.test)
+        super().__init__(samples(TRAIN, size.train, questions=size.questions))
+
+    def model(
+        self, kind: str, experts: Sequence[str] = EXPERTS, parameters: int | None = None, seed: int = 0
+    ) -> ToveModel:
+        """Build a calibrated model of the world."""
+        return self.build(model_config(kind, experts, parameters), seed)
