@@ -20,9 +20,9 @@ WORLD, EASY_VQA, NLVR = "world", "easy-vqa", "nlvr"
 DATA = (WORLD, EASY_VQA, NLVR)
 
 SIZES = {
-    WORLD: Size(validation=100, test=500, steps=500),
-    EASY_VQA: Size(train=38_575, test=4_000, steps=400, merge_steps=200),
-    NLVR: Size(train=5_934, test=5_940, steps=250, merge_steps=150),
+    WORLD: Size(validation=100, test=500, steps=400),
+    EASY_VQA: Size(train=38_575, test=4_000, steps=300, merge_steps=200),
+    NLVR: Size(train=5_934, test=5_940, steps=200, batch=16, merge_steps=100),
 }
 """How much is read, and for how long is trained. `train` and `test` count scenes of the world, samples of a file."""
 
