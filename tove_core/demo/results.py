@@ -16,8 +16,8 @@ class SeedResult:
     clip_only: Scores
     hub: Scores
     contributions: list[Contribution]
-    without_least: float
-    without_most: float
-    merged: float | None = None
-    control: float | None = None
+    without_least: Scores
+    without_most: Scores
+    merged: Scores | None = None
+    control: Scores | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from tove_core.contribution import contributions
 from tove_core.demo.results import SeedResult
 from tove_core.demo.table import render
 from tove_core.demo.world import FULL, Size, World, training
-from tove_core.evaluation.evaluate import evaluate
+from tove_core.evaluation.evaluate import Scores, evaluate
 from tove_core.fusion import fusion_parameters
 from tove_core.merging import merge
 from tove_core.merging.write import write_merged
@@ -43,12 +43,12 @@ def demo(out: Path, *, seeds: int = 1, size: Size = FULL, quiet: bool = False, s
     say(f"  {time.perf_counter() - began:.0f} s")
     say(str(world.hub.parameters_report()))
     results = [_seed(world, seed, out, quiet=quiet, say=say) for seed in range(seeds)]
-    text = render(results, size, time.perf_counter() - began)
+    text = render(results, size, time.perf_counter() - began, world.test_questions)
     (out / "report.md").write_text(text + "\n", encoding="utf-8")
     (out / "report.json").write_text(json.dumps([_plain(one) for one in results], indent=2) + "\n", encoding="utf-8")
     say(text)
     say(f"\nwrote {out}: checkpoint/, merged/ (open_clip loads it), gates.png, metrics.jsonl, report.md")
-    say(f"try: tove answer {out} IMAGE --question 'what shape is the red one?'    compare fusions: tove bench fusion")
+    say(f"try: tove answer {out} IMAGE --question 'what shape is the red one?'    test the claims: tove bench claims")
     return results
 
 
@@ -73,7 +73,7 @@ def _seed(world: World, seed: int, out: Path, *, quiet: bool, say: Say) -> SeedR
     with clock("contributions"):
         found = contributions(hub, world.examples(hub, world.validation))
     with clock("detach"):
-        least, most = (_accuracy_without(world, hub, one.expert) for one in (found[-1], found[0]))
+        least, most = (_without(world, hub, one.expert) for one in (found[-1], found[0]))
     result = SeedResult(seed, plain, full, found, least, most, seconds=clock.seconds)
     if seed == 0:
         hub.save_pretrained(out / CHECKPOINT)
@@ -84,28 +84,24 @@ def _seed(world: World, seed: int, out: Path, *, quiet: bool, say: Say) -> SeedR
     return result
 
 
-def _accuracy_without(world: World, hub: ToveModel, expert: str) -> float:
+def _without(world: World, hub: ToveModel, expert: str) -> Scores:
+    questions = world.examples(hub, world.test_questions)  # with every expert's features
     hub.detach(expert)
     try:
-        return evaluate(hub, world.examples(hub, _questions(world.test))).accuracy or 0.0
+        return evaluate(hub, questions)
     finally:
         hub.attach(expert)
 
 
-def _merge(world: World, hub: ToveModel, clip_only: ToveModel, out: Path, *, quiet: bool) -> tuple[float, float]:
+def _merge(world: World, hub: ToveModel, clip_only: ToveModel, out: Path, *, quiet: bool) -> tuple[Scores, Scores]:
     settings = MergeConfig(steps=world.size.merge_steps, batch_size=world.size.batch, learning_rate=1e-3)
-    accuracy = []
+    found = []
     for model, config in ((hub, settings), (clip_only, settings.model_copy(update={"control": True}))):
         student = merge(model, world.examples(model, world.train), config, quiet=quiet)
         if not config.control:
             write_merged(student, out / "merged")
-        part = _questions(world.test)
-        accuracy.append(evaluate(student, Examples.cached(student, part, batch_size=256)).accuracy or 0.0)
-    return accuracy[0], accuracy[1]
-
-
-def _questions(part: list) -> list:  # type: ignore[type-arg]
-    return [sample for sample in part if sample.prompt is not None]
+        found.append(evaluate(student, Examples.cached(student, world.test_questions, batch_size=256)))
+    return found[0], found[1]
 
 
 class _Clock:
@@ -128,6 +124,7 @@ class _Clock:
 
 def _plain(result: SeedResult) -> dict[str, Any]:
     data = asdict(result)
-    for name in ("clip_only", "hub"):
-        data[name].pop("predictions")
+    for scores in data.values():
+        if isinstance(scores, dict):
+            scores.pop("predictions", None)
     return data

@@ -5,13 +5,21 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
+from tove_core.data.sample import Sample
+from tove_core.demo.claims.summary import of_differences
 from tove_core.demo.results import SeedResult
 from tove_core.demo.world import Size
-from tove_core.evaluation.evaluate import Scores
+from tove_core.evaluation.evaluate import Scores, accuracy_per_image
 
 
-def render(results: Sequence[SeedResult], size: Size, seconds: float) -> str:
-    """Return the report in Markdown."""
+def render(results: Sequence[SeedResult], size: Size, seconds: float, questions: Sequence[Sample]) -> str:
+    """Return the report in Markdown.
+
+    Args:
+        questions: of the test split; intervals are drawn over their images.
+    """
     first = results[0]
     kinds = [kind for kind in first.hub.by_kind if kind in first.clip_only.by_kind]
     lines = [
@@ -33,7 +41,7 @@ def render(results: Sequence[SeedResult], size: Size, seconds: float) -> str:
     for one in first.contributions:
         losses = [next(c.loss for c in r.contributions if c.expert == one.expert) for r in results]
         lines.append(f"| {one.expert} | {_spread(losses, '+.3f')} | {_cell(one.norm)} | {_cell(one.mass)} |")
-    lines += ["", *_after(results, size), "", _times(first, seconds)]
+    lines += ["", *_after(results, size), "", *_claims(results, questions), "", _times(first, seconds)]
     return "\n".join(lines)
 
 
@@ -44,18 +52,44 @@ def _columns(results: Sequence[SeedResult]) -> tuple[list[Scores], list[Scores]]
 def _after(results: Sequence[SeedResult], size: Size) -> list[str]:
     first = results[0]
     least, most = first.contributions[-1].expert, first.contributions[0].expert
-    lines = [
-        "| afterwards | accuracy |",
-        "|---|---|",
-        f"| least contributing expert detached ({least}) | {_spread([r.without_least for r in results])} |",
-        f"| most contributing expert detached ({most}) | {_spread([r.without_most for r in results])} |",
+    rows = [
+        (f"least contributing expert detached ({least})", [one.without_least for one in results]),
+        (f"most contributing expert detached ({most})", [one.without_most for one in results]),
+        (f"merged: one CLIP, no expert, {size.merge_steps} steps", [first.merged]),
+        (f"its control: CLIP unfrozen, language loss alone, {size.merge_steps} steps", [first.control]),
     ]
-    if first.merged is not None and first.control is not None:
-        lines += [
-            f"| merged: one CLIP, no expert, {size.merge_steps} steps | {first.merged:.3f} |",
-            f"| its control: CLIP unfrozen, language loss alone, {size.merge_steps} steps | {first.control:.3f} |",
-        ]
+    lines = ["| afterwards | accuracy |", "|---|---|"]
+    for what, scores in rows:
+        if known := [one.accuracy or 0.0 for one in scores if one is not None]:
+            lines.append(f"| {what} | {_spread(known)} |")
     return lines
+
+
+def _claims(results: Sequence[SeedResult], questions: Sequence[Sample]) -> list[str]:
+    """Return the short form of the claims bench: what these runs can say of the method's claims."""
+    rows = [
+        ("experts help (hub against CLIP only)", [(one.clip_only, one.hub) for one in results]),
+        (
+            "the least contributing expert is missed (hub against without it)",
+            [(o.without_least, o.hub) for o in results],
+        ),
+        ("the most contributing expert is missed", [(one.without_most, one.hub) for one in results]),
+        (
+            "merging gives more than training CLIP by itself (merged against its control)",
+            [(one.control, one.merged) for one in results if one.control is not None and one.merged is not None],
+        ),
+    ]
+    lines = ["| the claims, in short | points (95 % interval over seeds and images) | holds |", "|---|---|---|"]
+    for claim, pairs in rows:
+        if pairs:
+            found = of_differences(np.array([_gained(before, after, questions) for before, after in pairs]))
+            lines.append(f"| {claim} | {found} | {found.verdict} |")
+    return lines
+
+
+def _gained(before: Scores, after: Scores, questions: Sequence[Sample]) -> np.ndarray:
+    old, new = (accuracy_per_image(questions, one.predictions) for one in (before, after))
+    return np.array(new) - np.array(old)
 
 
 def _times(first: SeedResult, seconds: float) -> str:

@@ -116,6 +116,7 @@ class World(Prepared):
         self.size = size
         self.validation = samples(VALIDATION, size.validation)
         self.test = samples(TEST, size.test)
+        self.test_questions = [sample for sample in self.test if sample.prompt is not None]
         super().__init__(samples(TRAIN, size.train, questions=size.questions))
 
     def model(

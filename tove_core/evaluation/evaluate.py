@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tove_core.data.sample import Sample
@@ -94,6 +94,27 @@ def score(samples: Sequence[Sample], said: Mapping[str, str]) -> Scores:
         found = [cider(texts, captions), rouge(texts, captions), bleu(texts, captions)[-1]]
         scores = {one.name: one.value for one in found}
     return Scores(accuracy, by_kind, majority, scores, said)
+
+
+def accuracy_per_image(
+    samples: Sequence[Sample], said: Mapping[str, str], cluster: Callable[[Sample], str] = lambda one: one.image_key
+) -> list[float]:
+    """Return the mean exact match of each image's questions, in the order of first use; captions do not count.
+
+    Questions about one image are not independent of each other, so intervals are drawn from these.
+
+    Args:
+        said: by sample id.
+        cluster: what samples that belong together share, where that is more than the image.
+    """
+    questions = {sample.id: sample for sample in samples if sample.prompt is not None}
+    if not questions:
+        return []
+    right = exact_match(_of(said, questions), {key: one.targets for key, one in questions.items()}).samples
+    groups: dict[str, list[float]] = {}
+    for key, sample in questions.items():
+        groups.setdefault(cluster(sample), []).append(right[key])
+    return [sum(values) / len(values) for values in groups.values()]
 
 
 def majority_answers(samples: Sequence[Sample]) -> dict[str, float]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from tove_core.errors import ConfigError
-from tove_core.evaluation.evaluate import Scores, evaluate
+from tove_core.evaluation.evaluate import Scores, accuracy_per_image, evaluate
 from tove_core.evaluation.loss import mean_loss
 from tove_core.evaluation.metrics.bootstrap import Interval, bootstrap
-from tove_core.evaluation.metrics.vqa import exact_match
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 
@@ -93,15 +91,8 @@ def measure_gain(model: ToveModel, experts: Sequence[str], examples: Examples, *
 
 
 def _interval(examples: Examples, before: Mapping[str, str], after: Mapping[str, str]) -> Interval | None:
-    questions = {sample.id: sample for sample in examples.samples if sample.prompt is not None}
-    if not questions:
-        return None
-    targets = {name: sample.targets for name, sample in questions.items()}
-    old, new = (exact_match({name: said[name] for name in questions}, targets).samples for said in (before, after))
-    images: dict[Any, list[float]] = {}  # questions about one image are not independent of each other
-    for name, sample in questions.items():
-        images.setdefault(sample.image_key, []).append(new[name] - old[name])
-    return bootstrap([fmean(values) for values in images.values()]) if len(images) > 1 else None
+    old, new = (accuracy_per_image(examples.samples, said) for said in (before, after))
+    return bootstrap([b - a for a, b in zip(old, new, strict=True)]) if len(old) > 1 else None
 
 
 def _line(name: str, before: float, after: float, n: int | None) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
 from tove_core.config import MergeConfig, Rule
@@ -12,7 +10,7 @@ from tove_core.data.sample import Sample
 from tove_core.demo.claims.subjects import NLVR, Subject
 from tove_core.demo.claims.variants import Variant
 from tove_core.demo.world import training
-from tove_core.evaluation.evaluate import Scores, evaluate
+from tove_core.evaluation.evaluate import accuracy_per_image, evaluate
 from tove_core.evaluation.loss import mean_loss
 from tove_core.evaluation.metrics.binary import consistency, true_or_false
 from tove_core.merging import merge
@@ -49,7 +47,9 @@ def scored(subject: Subject, model: ToveModel, examples: Examples | None = None)
         "captions": dict(scores.captions),
         "loss": mean_loss(model, examples),
         "parameters": sum(p.numel() for p in model.fusion.parameters()) if model.fusion else 0,
-        "clusters": _by_cluster(subject, examples.samples, scores),
+        "clusters": [
+            round(value, 4) for value in accuracy_per_image(examples.samples, scores.predictions, subject.cluster)
+        ],
     }
     if subject.name == NLVR:
         right = true_or_false(scores.predictions, {one.id: one.targets for one in examples.samples})
@@ -93,12 +93,3 @@ def _without(hub: ToveModel, name: str, rule: Rule, questions: Examples) -> floa
         return evaluate(hub, questions).accuracy
     finally:
         hub.attach(name)
-
-
-def _by_cluster(subject: Subject, samples: Sequence[Sample], scores: Scores) -> list[float]:
-    groups: dict[str, list[float]] = {}
-    for sample in samples:
-        if sample.prompt is not None:
-            right = scores.predictions[sample.id].strip().lower() in {one.strip().lower() for one in sample.targets}
-            groups.setdefault(subject.cluster(sample), []).append(float(right))
-    return [round(fmean(values), 4) for values in groups.values()]

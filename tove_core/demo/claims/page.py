@@ -19,22 +19,25 @@ from tove_core.demo.claims.verdicts import curve_images, of, verdicts
 
 HEAD = """# The claims, put to the test
 
-Does a hub of experts help, is it more than its best expert, does the gate earn its place, what do residual, balancing and
-dropped experts do, do experts pay where data are few, can they be taken away again, and does merging keep what they gave? On three
-data sets, each at equal trainable size (within one hidden unit), equal steps and the same language model. This page is
-written by
+Does a hub of experts help, is it more than its best expert, does the gate earn its place, what do residual, balancing
+and dropped experts do, do experts pay where data are few, can they be taken away again, and does merging keep what they
+gave? On three data sets, each at equal trainable size (within one hidden unit), equal steps and the same language
+model. This page is written by
 
 ```console
 $ tove bench claims --data world,easy-vqa,nlvr --easy-vqa PATH --nlvr PATH --page docs/benchmarks/claims.md
 ```
 
-which goes on where it stopped; `--data`, `--stages`, `--seeds` and `--minutes` cut it into parts. Made on two CPU cores; not run
-on a GPU. CLIP, experts and language model are the small ones of the [embedded world](../reference/world.md): the
-experts know rendered scenes, and nothing here says what large experts do on photographs.
+which goes on where it stopped; `--data`, `--stages`, `--seeds` and `--minutes` cut it into parts. Made on two CPU
+cores; not run on a GPU. CLIP, experts and language model are the small ones of the
+[embedded world](../reference/world.md): the experts know rendered scenes, and nothing here says what large experts do
+on photographs.
 
-Every setting was chosen on the world's validation split for the gate and `clip-mlp`; the others got the same. ± is the standard deviation
-over seeds, which vary the fusion's start, the order of samples and the noise; the frozen parts and the language model's start
-are single runs. An interval (95 %) draws seeds and images again, both runs' alike; in NLVR it draws statements."""
+Every setting was chosen on the world's validation split for the gate and `clip-mlp`; the others got the same. ± is the
+standard deviation over seeds, which vary the fusion's start, the order of samples and the noise; the frozen parts and
+the language model's start are single runs. An interval (95 %) draws seeds and images again, both runs' alike; in NLVR
+it draws statements. `gate` is the softmax gate of ToVE; `NAME alone` puts what one expert gives in place of CLIP's
+tokens; the best single expert is the best on the test split itself, which favours it."""
 
 NAMES = {WORLD: "Embedded world", "easy-vqa": "easy-VQA", NLVR: "NLVR"}
 
@@ -72,8 +75,8 @@ def about(found: Found) -> str:
     size, seeds = found.size, sorted({job.seed for job in found.results})
     what = "scenes" if found.data == WORLD else "samples"
     text = (
-        f"{size.train:,} {what} to train on at most, {size.test:,} to test on; {size.steps} steps of {size.batch} samples, "
-        f"then {size.merge_steps} of merging; seeds {', '.join(str(seed) for seed in seeds) or 'none yet'}."
+        f"{size.train:,} {what} to train on at most, {size.test:,} to test on; {size.steps} steps of {size.batch} "
+        f"samples, then {size.merge_steps} of merging; seeds {', '.join(str(seed) for seed in seeds) or 'none yet'}."
     )
     return text + (f" Not finished: {len(found.missing)} results are missing." if found.missing else "")
 
@@ -156,8 +159,8 @@ def _detached(found: Found) -> str:
         lines.append(f"| {name} | {' | '.join([*lost, *seen])} |")
     ranks = ", ".join(f"{label} {spread(_foresight(one, key) for one in runs)}" for key, label in _LABELS.items())
     return (
-        "Each expert switched off, by both rules. What foresees the loss of accuracy (`zero`), as rank correlation over the "
-        f"{len(names)} experts: {ranks}.\n\n" + "\n".join(lines)
+        "Each expert switched off, by both rules. What foresees the loss of accuracy (`zero`), as rank correlation "
+        f"over the {len(names)} experts: {ranks}.\n\n" + "\n".join(lines)
     )
 
 
