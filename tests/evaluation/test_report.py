@@ -86,6 +86,9 @@ def test_nlvr_is_consistent_where_all_permutations_are_right():
     rows = {row.name: row for row in report(task("nlvr"), said, references).rows}
     assert rows["accuracy"].value == pytest.approx(11 / 12) and rows["accuracy"].n == 12
     assert rows["consistency"].value == 0.5 and rows["consistency"].n == 2
+    assert rows["majority answer"].value == 1.0
+    # Two statements are drawn whole: right in all or in 5 of 6 pictures, or once each.
+    assert (rows["accuracy"].low, rows["accuracy"].high) == pytest.approx((5 / 6, 1.0))
     bare = report(task("nlvr"), said, asking([["true"]] * 12))
     assert "identifier" in bare.absent["consistency"] and "consistency: absent" in str(bare)
 

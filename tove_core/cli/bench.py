@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from tove_core.cli.runs import Device, Set
+
 app = typer.Typer(
-    help="Compare on the embedded world; results are kept, so that a stopped bench goes on.", no_args_is_help=True
+    help="Put claims and recipes to the test, and measure speed; results are kept, so that a stopped bench goes on.",
+    no_args_is_help=True,
 )
 
 
@@ -63,6 +66,30 @@ def claims(
 
 def _listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+@app.command()
+def recipe(
+    config: Annotated[Path, typer.Argument(help="YAML file of a run with experts")],
+    set_: Set = None,
+    task: Annotated[str | None, typer.Option(help="what is scored, as for tove evaluate; by the data if not given")] = (
+        None
+    ),
+    device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Train a recipe and its control, CLIP alone at equal trainable size and steps; score both on held-out data.
+
+    The folder of the configuration's output gets two runs, hub and clip-only, with their predictions. A stopped
+    command goes on where it stopped.
+    """
+    from tove_core.config import RunConfig
+    from tove_core.evaluation.against_clip import run_recipe
+    from tove_core.settings import read_config
+
+    wanted = read_config(RunConfig, config, set_ or [])
+    found = run_recipe(wanted, task, device=device, quiet=quiet)
+    print(f"A: CLIP only, B: the hub of experts\n{found}")
 
 
 @app.command()

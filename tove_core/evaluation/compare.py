@@ -11,7 +11,7 @@ from tove_core.evaluation.metrics.paired import Difference, compare
 from tove_core.evaluation.metrics.score import Candidates, first_ids
 from tove_core.evaluation.references import Reference
 from tove_core.evaluation.report import measure
-from tove_core.evaluation.tasks import Task
+from tove_core.evaluation.tasks import Task, clusters_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def compare_predictions(
                 f"the two were made for different data: {len(odd)} samples differ ({first_ids(odd)}); "
                 "evaluate both runs on one data set"
             )
-    clusters = {one.id: one.image for one in references}
+    clusters = clusters_of(task, references)
     scores, rivals = (measure(task, said, references).scores for said in (a, b))
     differences = [compare(x, y, clusters) for x, y in zip(scores, rivals, strict=True)]
     return Comparison(task.name, len(references), differences)

@@ -10,7 +10,7 @@ from tove_core.evaluation.metrics.bootstrap import intervals
 from tove_core.evaluation.metrics.score import Candidates, Score, group_scores
 from tove_core.evaluation.predictions import check_predictions
 from tove_core.evaluation.references import Reference
-from tove_core.evaluation.tasks import Measured, Task, check_task, kinds_of
+from tove_core.evaluation.tasks import Measured, Task, check_task, clusters_of, kinds_of
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def report(task: Task, said: Candidates, references: Sequence[Reference]) -> Rep
     """
     measured = measure(task, said, references)
     scores = [*measured.scores, *measured.baselines]
-    clusters = {one.id: one.image for one in references}
+    clusters = clusters_of(task, references)
     rows = [
         Row(score.name, score.value, found.low if found else None, found.high if found else None, len(score))
         for score, found in zip(scores, intervals(scores, clusters), strict=True)
     ]
-    images = len(set(clusters.values()))
+    images = len({one.image for one in references})
     return Report(task.name, len(references), images, rows, _kinds(task, scores, references), measured.absent)
 
 

@@ -133,15 +133,20 @@ def _pope(said: Candidates, references: Sequence[Reference]) -> Measured:
 
 
 def _vsr(said: Candidates, references: Sequence[Reference]) -> Measured:
-    return Measured([true_or_false(said, _targets(references))])
+    return _with_majority(true_or_false, said, references)
 
 
 def _nlvr(said: Candidates, references: Sequence[Reference]) -> Measured:
-    right = true_or_false(said, _targets(references))
-    groups = {one.id: str(one.meta["identifier"]) for one in references if "identifier" in one.meta}
+    found = _with_majority(true_or_false, said, references)
+    groups = _statements(references)
     if not groups:
-        return Measured([right], {"consistency": "samples have no meta key 'identifier' to group permutations by"})
-    return Measured([right, consistency(right, groups)])
+        absent = {"consistency": "samples have no meta key 'identifier' to group permutations by"}
+        return Measured(found.scores, absent, found.baselines)
+    return Measured([*found.scores, consistency(found.scores[0], groups)], baselines=found.baselines)
+
+
+def _statements(references: Sequence[Reference]) -> dict[str, str]:
+    return {one.id: str(one.meta["identifier"]) for one in references if "identifier" in one.meta}
 
 
 TASKS = {
@@ -164,6 +169,12 @@ TASKS = {
     )
 }
 """Every task, by name."""
+
+
+def clusters_of(wanted: Task, references: Sequence[Reference]) -> dict[str, str]:
+    """Return what intervals draw together, by id: questions about one image, and in NLVR a statement's pictures."""
+    together = {one.id: one.image for one in references}
+    return together | _statements(references) if wanted.name == "nlvr" else together
 
 
 def kinds_of(wanted: Task, references: Sequence[Reference]) -> dict[str, str]:

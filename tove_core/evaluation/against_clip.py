@@ -1,0 +1,106 @@
+"""A whole recipe with its fair control: the hub, and CLIP alone at equal trainable size, steps and language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tove_core.config import FusionConfig, ModelConfig, RunConfig
+from tove_core.data.readers import read
+from tove_core.errors import ConfigError
+from tove_core.evaluation.compare import Comparison, compare_predictions
+from tove_core.evaluation.references import references_of
+from tove_core.evaluation.run import evaluate_into
+from tove_core.evaluation.tasks import check_task, task, task_for
+from tove_core.folders import require_writable
+from tove_core.model import ToveModel
+from tove_core.settings import read_config
+from tove_core.training.run import CONFIG, held_out, resume, train
+from tove_core.training.run import find_checkpoint as checkpoint_of
+
+HUB, CLIP_ONLY, PREDICTIONS = "hub", "clip-only", "predictions"
+"""Folders below the recipe's output: two runs, each with its predictions inside."""
+
+
+def run_recipe(
+    config: RunConfig, name: str | None = None, *, device: str | None = None, quiet: bool = False
+) -> Comparison:
+    """Train a recipe and its control, score both on held-out data, and compare them sample by sample.
+
+    Below `config.output` stand two runs, `hub` and `clip-only`, each with `predictions`. What is finished is kept and
+    what was stopped goes on, so the same call continues after an interruption.
+
+    Args:
+        config: the hub's run.
+        name: what is scored; None: by the data.
+        device: where all of it computes; None: the CPU.
+        quiet: show no progress.
+
+    Returns:
+        A: CLIP alone, B: the hub.
+
+    Raises:
+        ConfigError: the recipe has no experts, or nothing to be scored on.
+        CheckpointError: the output holds runs of another recipe.
+        DataError: the data cannot be read, or are another task's.
+    """
+    data = held_out(config)
+    if data is None:
+        raise ConfigError("the recipe says nothing to score on: give validation, or a data set that has a test split")
+    if not config.model.experts or config.model.fusion.kind == "clip-mlp":
+        raise ConfigError("the recipe has no experts, so there is nothing to compare with CLIP alone; name some")
+    samples = read(data)  # before hours of training, not after
+    references = references_of(samples)
+    chosen = task(name) if name is not None else task_for(references)
+    check_task(chosen, references)
+    require_writable(config.output)
+    hub = config.model_copy(update={"output": config.output / HUB})
+    _trained(hub, device, quiet)
+    control = config.model_copy(
+        update={"output": config.output / CLIP_ONLY, "model": clip_alone(config.model, _fusion_size(hub.output))}
+    )
+    _trained(control, device, quiet)
+    said = {
+        run.output.name: evaluate_into(
+            run.output / PREDICTIONS, checkpoint_of(run.output), data, samples, chosen.name, device=device, quiet=quiet
+        )
+        for run in (control, hub)
+    }
+    return compare_predictions(chosen, said[CLIP_ONLY], said[HUB], references)
+
+
+def clip_alone(model: ModelConfig, parameters: int) -> ModelConfig:
+    """Return the control's configuration: no expert, and an MLP on CLIP's tokens of as many parameters."""
+    fusion = FusionConfig(
+        kind="clip-mlp", parameters=parameters, init=model.fusion.init, residual=model.fusion.residual
+    )
+    return model.model_copy(update={"experts": (), "fusion": fusion})
+
+
+def _fusion_size(run: Path) -> int:
+    fusion = ToveModel.from_pretrained(checkpoint_of(run)).fusion
+    return sum(p.numel() for p in fusion.parameters()) if fusion is not None else 0
+
+
+def _trained(config: RunConfig, device: str | None, quiet: bool) -> None:
+    """Train a run, go on with it where it was stopped, or leave it as it is where it is finished.
+
+    A stopped run whose configuration saves no states begins anew.
+    """
+    finished = checkpoint_of(config.output) != config.output
+    if finished or (config.output / CONFIG).is_file():
+        _require_same(config)
+    if finished:
+        return
+    if (config.output / CONFIG).is_file() and config.training.save_every is not None:
+        resume(config.output, device=device, quiet=quiet)
+        return
+    (config.output / CONFIG).unlink(missing_ok=True)
+    train(config, device=device, quiet=quiet)
+
+
+def _require_same(config: RunConfig) -> None:
+    saved = read_config(RunConfig, config.output / CONFIG).model_copy(update={"output": config.output})
+    if saved.model_dump(mode="json") != config.model_dump(mode="json"):
+        raise ConfigError(
+            f"{config.output} holds a run of another configuration; give another output, or remove that folder"
+        )
