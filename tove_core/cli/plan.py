@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ def plan(
     set_: Set = None,
     licenses: Licenses = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="images at a time; 1, or with --train as the run's when not given")
+        int | None, typer.Option(min=1, help="images at a time; when not given 1, or with --train the run's batch, divided by accumulate")
     ] = None,
     train: Annotated[
         bool, typer.Option("--train", help="memory for training; of a file's run also disk and computation")
@@ -52,7 +53,9 @@ def plan(
     from tove_core.errors import LicenseError
     from tove_core.planning.plan import plan_model
 
-    made = plan_model(model, batch=batch or (wanted.training.batch_size if train else 1), training=train)
+    training = wanted.training
+    at_once = math.ceil(training.batch_size / training.accumulate) if train else 1
+    made = plan_model(model, batch=batch or at_once, training=train)
     if config is not None and train:
         made = _with_run(wanted.model_copy(update={"model": model}), made, images, measure, tflops, device)
     print(json.dumps(made.as_dict(), indent=2) if as_json else made)
