@@ -25,7 +25,8 @@ def plan(
     set_: Set = None,
     licenses: Licenses = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="images at a time; when not given 1, or with --train the run's batch, divided by accumulate")
+        int | None,
+        typer.Option(min=1, help="images at a time; 1 when not given, with --train the run's batch by accumulate"),
     ] = None,
     train: Annotated[
         bool, typer.Option("--train", help="memory for training; of a file's run also disk and computation")

@@ -85,7 +85,10 @@ def measured(config: RunConfig, made: Plan, plan: RunPlan, step: Step | None, de
         _step_seconds(plan, timings.get(STEP), speed),
         how,
         tuple(timings.values()),
-        tuple(f"{name}, taken to be as fast as the others: {why}" for name, why in untimed.items()),
+        tuple(
+            f"{name}, taken to be as fast as the others where its operations are known: {why}"
+            for name, why in untimed.items()
+        ),
     )
 
 
