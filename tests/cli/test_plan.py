@@ -51,3 +51,51 @@ def test_training_refuses_a_licence_before_it_starts(tove: Tove, toy: Any, tmp_p
     assert "toy-wide" in tove("train", file, "--licenses", "commercial").error
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
     assert "exclude each other" in tove("train", tmp_path, "--resume", "--licenses", "commercial").error
+
+
+@pytest.fixture
+def run_file(toy: Any, tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model:\n  clip: {{name: '{toy.clip}'}}\n  decoder: {{name: '{toy.decoder}'}}\n"
+                    f"  experts: [toy-wide]\ndata: {{path: '{toy.data}'}}\n"
+                    "training: {batch_size: 12, steps: 7, save_every: 3, cache: features}\n")  # fmt: skip
+    return file
+
+
+def test_a_run_is_told_with_disk_computation_and_hours(tove: Tove, run_file: Path) -> None:
+    done = tove("plan", run_file, "--train", "--images", "5000", "--json")
+    run = json.loads(done.out)["run"]
+    assert run["data"]["images"] == 5000 and run["hours"] is None and run["disk"]["where"] == "features"
+    text = tove("plan", run_file, "--train", "--tflops", "0.001").out
+    assert "the run: 7 steps of 12 samples" in text and "distinct images: 12 (counted by reader jsonl)" in text
+    assert "features in features" in text and "given with --tflops" in text and "an estimate" in text
+    plain = tove("plan", run_file, "--train", "--set", "data.path=gone.jsonl").out
+    assert "per 1,000 images" in plain and "together: >=" in plain and "--measure" in plain
+    assert "the run" not in tove("plan", run_file).out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--train", "--tflops", "0"], "--tflops 0 was given"),
+        (["--train", "--images", "0"], "--images 0 was given"),
+        (["--measure"], "give its YAML file, and --train"),
+        (["--train", "--measure", "--tflops", "3"], "give one of them"),
+        (["--train", "--device", "cpu"], "--device says where --measure runs"),
+        (["--train", "--measure", "--decoder", "none"], "has no decoder"),
+        (["--train", "--measure", "--device", "nowhere"], "'nowhere' cannot be used"),
+    ],
+)
+def test_options_of_a_run_that_make_no_sense_are_refused(tove: Tove, run_file: Path, words: Any, said: str) -> None:
+    assert said in tove("plan", run_file, *words).error
+
+
+def test_a_model_without_a_file_is_no_run(tove: Tove, toy: Any) -> None:
+    words = ["plan", "--clip", toy.clip, "--decoder", toy.decoder, "--train"]
+    assert "--measure is about a run" in tove(*words, "--measure").error
+    assert "the run" not in tove(*words).out
+
+
+def test_memory_for_training_is_of_a_part_of_the_step_where_it_is_taken_in_parts(tove: Tove, run_file: Path) -> None:
+    assert "12 images at a time" in tove("plan", run_file, "--train").out
+    assert "3 images at a time" in tove("plan", run_file, "--train", "--set", "training.accumulate=5").out

@@ -61,12 +61,18 @@ class DecoderOutline(nn.Module):
                 parameter.requires_grad_(True)
         self.eval()
 
-    def forward(self, tokens: Tensor, length: int) -> Tensor:
-        """Return logits of `length` tokens of text about vision tokens [B, N, D]; all on meta."""
+    def forward(self, tokens: Tensor, length: int, answer: int | None = None) -> Tensor:
+        """Return logits of `length` tokens of text about vision tokens [B, N, D], on their device.
+
+        Args:
+            tokens: what the image is seen as.
+            length: tokens of the text.
+            answer: how many of them, the last, are to be predicted; None: all.
+        """
         image = self.projector(tokens).to(self.language_model.dtype)
-        ids = torch.zeros(len(tokens), length, dtype=torch.long, device="meta")
+        ids = torch.zeros(len(tokens), length, dtype=torch.long, device=tokens.device)
         # With a cache no mask is looked into, which meta could not do; what it holds the backward pass keeps anyway.
-        keep = {"use_cache": True} | ({"logits_to_keep": length} if self._selects else {})
+        keep = {"use_cache": True} | ({"logits_to_keep": answer or length} if self._selects else {})
         if not self.prefix:
             return self.language_model(input_ids=ids, encoder_hidden_states=image, **keep).logits
         text = self.language_model.get_input_embeddings()(ids)

@@ -71,7 +71,8 @@ def outline(spec: ExpertSpec, name: str, dtype: torch.dtype = torch.float32) -> 
         raise PluginError(f"{spec.factory} cannot build on meta ({type(error).__name__}: {error})") from error
     if not isinstance(module, nn.Module):
         raise PluginError(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
-    return module.to(device="meta", dtype=dtype).eval()
+    # Frozen, as the hub freezes it: torch's counter expects a gradient of any output that stands for a parameter.
+    return module.requires_grad_(False).to(device="meta", dtype=dtype).eval()
 
 
 def _measured(spec: ExpertSpec, wanted: ExpertConfig, batch: int) -> tuple[Figure, Figure, Run | str]:

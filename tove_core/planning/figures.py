@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tove_core.planning.run_figures import RunPlan
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Plan:
     unchecked: tuple[str, ...]
     """Parts the policy could not judge."""
     notes: tuple[str, ...] = ()
+    run: RunPlan | None = None
+    """What training it as a file says takes beside memory; None: not asked for."""
 
     @property
     def params(self) -> Figure:

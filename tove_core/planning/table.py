@@ -12,13 +12,17 @@ def render(plan: Plan) -> str:
     """Return an aligned table with a total, then memory, licences, and what is unknown and why."""
     rows = [HEAD, *map(_row, plan.parts)]
     main = plan.memory[None]
-    rows.append(("total", _count(plan.params), _bytes(plan.download), "", "", _giga(plan.flops), "", ""))
+    rows.append(("total", _count(plan.params), byte_text(plan.download), "", "", _giga(plan.flops), "", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
     purpose = "training" if plan.training else "inference"
     at_once = "1 image" if plan.batch == 1 else f"{plan.batch} images"
-    lines += ["", f"memory for {purpose}, {at_once} at a time: {_bytes(main)}"]
-    lines += [f"  on {device} besides: {_bytes(need)}" for device, need in plan.memory.items() if device]
+    lines += ["", f"memory for {purpose}, {at_once} at a time: {byte_text(main)}"]
+    lines += [f"  on {device} besides: {byte_text(need)}" for device, need in plan.memory.items() if device]
+    if plan.run is not None:
+        from tove_core.planning.run_table import render_run
+
+        lines += ["", *render_run(plan.run)]
     lines += ["", *_licences(plan)]
     if plan.refused:
         lines += ["refused by the licence policy:", *(f"  {line}" for line in plan.refused.splitlines())]
@@ -31,7 +35,7 @@ def _row(part: Part) -> tuple[str, ...]:
     label = part.part if part.part == "fusion" else f"{part.part} {part.name}"
     licence = part.license or ("unknown" if part.stored else "-")
     commercial = _YES[part.commercial] if part.stored else "-"
-    sizes = (_bytes(part.download), _bytes(part.weights), _bytes(part.activations))
+    sizes = (byte_text(part.download), byte_text(part.weights), byte_text(part.activations))
     return (label, _count(part.params), *sizes, _giga(part.flops), licence, commercial)
 
 
@@ -73,28 +77,30 @@ def _unknown(plan: Plan) -> list[str]:
     return [f"{who}: {', '.join(what)} {why}" for (who, why), what in reasons.items()]
 
 
-def _marked(text: str, figure: Figure) -> str:
+def marked(text: str, figure: Figure) -> str:
+    """Return a figure's text with the sign of an estimate, or of a sum that lacks something."""
     if figure.how.startswith(PARTIAL):
         return f">={text}"
     return text if figure.exact else f"~{text}"
 
 
 def _count(figure: Figure) -> str:
-    return "?" if figure.value is None else _marked(f"{figure.value / 1e6:.1f}M", figure)
+    return "?" if figure.value is None else marked(f"{figure.value / 1e6:.1f}M", figure)
 
 
-def _bytes(figure: Figure) -> str:
+def byte_text(figure: Figure) -> str:
+    """Return a number of bytes as text."""
     if figure.value is None:
         return "?"
     size = figure.value
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
-            return _marked(f"{size / scale:.1f} {unit}", figure)
-    return _marked(f"{size} B" if size else "0", figure)
+            return marked(f"{size / scale:.1f} {unit}", figure)
+    return marked(f"{size} B" if size else "0", figure)
 
 
 def _giga(figure: Figure) -> str:
     if figure.value is None:
         return "?"
     value = figure.value / 1e9
-    return _marked(f"{value:.1f}" if value >= 0.05 or not value else f"{value:.4f}", figure)
+    return marked(f"{value:.1f}" if value >= 0.05 or not value else f"{value:.4f}", figure)
