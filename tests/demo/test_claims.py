@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tove_core.demo.claims import page, run
 from tove_core.demo.claims.jobs import CURVES, DETACH, FUSIONS, MERGE, Job, jobs
 from tove_core.demo.claims.run import Found
 from tove_core.demo.claims.subjects import EASY_VQA, NLVR, TINY, WORLD, subject
+from tove_core.demo.claims.subjects import SIZES as SIZES_OF_THE_PAGE
 from tove_core.demo.claims.summary import change, of_differences, rank_correlation, spread
 from tove_core.demo.claims.variants import CLIP_ONLY, HUB, VARIANTS
 from tove_core.demo.claims.verdicts import verdicts
@@ -82,7 +82,9 @@ def test_a_bench_goes_on_where_it_stopped_and_refuses_results_of_other_settings(
         assert word in text
     assert "claims-world-fusions.svg" in text
     assert (tmp_path / "claims-world-fusions.svg").read_text().startswith("<svg")
-    assert len(json.loads((tmp_path / "claims.json").read_text())[0]["results"]) == len(whole.results)
+    run.unpack(tmp_path / "claims.json", tmp_path / "again")
+    again = run.collect(tmp_path / "again", WORLD, TINY, (0,))
+    assert again.results == whole.results and page.render([again], "claims") + "\n" == text
 
     with pytest.raises(ConfigError, match="other settings"):
         run.run(out, stages=(FUSIONS,), seeds=(0,), sizes={WORLD: SMALL}, quiet=True)
@@ -118,6 +120,19 @@ def test_other_data_sets_are_read_apart_from_their_test_split(
 def test_what_the_bench_cannot_do_is_said_in_a_sentence(tmp_path: Path, told, said):
     with pytest.raises(ConfigError, match=said):
         run.run(tmp_path, sizes=SIZES, quiet=True, **told)
+
+
+def test_the_committed_page_is_what_the_committed_results_give(tmp_path: Path):
+    folder = Path(__file__).parents[2] / "docs" / "benchmarks"
+    run.unpack(folder / "claims.json", tmp_path)
+    found = [run.collect(tmp_path, name, size, (0, 1, 2)) for name, size in SIZES_OF_THE_PAGE.items()]
+    assert (folder / "claims.md").read_text() == page.render([one for one in found if one.results], "claims") + "\n"
+
+
+def test_a_file_that_holds_no_results_is_refused(tmp_path: Path):
+    (tmp_path / "other.json").write_text('{"data": "world"}\n')
+    with pytest.raises(ConfigError, match=r"other\.json holds no results of this bench"):
+        run.unpack(tmp_path / "other.json", tmp_path)
 
 
 def results(*clusters: list[float]) -> list[dict]:

@@ -29,6 +29,9 @@ def claims(
     page: Annotated[Path | None, typer.Option(help="write the page and its picture here, of all results in --out")] = (
         None
     ),
+    results: Annotated[
+        Path | None, typer.Option(help="start from the results beside a page, docs/benchmarks/claims.json")
+    ] = None,
     small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
@@ -46,6 +49,8 @@ def claims(
     except ValueError:
         raise ConfigError(f"seeds {seeds!r} is not a comma list of whole numbers such as 0,1,2") from None
     sizes = dict.fromkeys(DATA, TINY) if small else SIZES
+    if results is not None:
+        bench.unpack(results, out)
     paths = {name: path for name, path in (("easy-vqa", easy_vqa), ("nlvr", nlvr)) if path is not None}
     found = bench.run(
         out,

@@ -101,11 +101,7 @@ class Runner:
         """Do a job and keep its result."""
         work = {FUSIONS: self._fusion, CURVES: self._fusion, DETACH: self._detach, MERGE: self._merge}[job.stage]
         found = work(job, quiet)
-        path = job.file(self.folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"job": asdict(job), "settings": self._settings_of(job)} | found, indent=1)
-        path.with_suffix(".tmp").write_text(text + "\n", encoding="utf-8")
-        path.with_suffix(".tmp").replace(path)
+        store(job.file(self.folder), {"job": asdict(job), "settings": self._settings_of(job)} | found)
 
     def _fusion(self, job: Job, quiet: bool) -> Result:
         part = self.subject.train if job.images is None else self.subject.first(job.images)
@@ -134,3 +130,10 @@ class Runner:
     def _settings_of(self, job: Job) -> dict[str, Any]:
         model = VARIANTS[job.name].config(1).model_dump(mode="json") if job.name in VARIANTS else None
         return self.settings | {"model": model}
+
+
+def store(path: Path, result: Result) -> None:
+    """Write a result, all at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".tmp").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".tmp").replace(path)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from tove_core.demo.claims.jobs import CURVES, DETACH, FUSIONS, MERGE
 from tove_core.demo.claims.measure import RULES, Result
 from tove_core.demo.claims.plot import curves, dots
-from tove_core.demo.claims.run import Found
+from tove_core.demo.claims.run import Found, keep
 from tove_core.demo.claims.subjects import NLVR, WORLD
 from tove_core.demo.claims.summary import change, rank_correlation, spread
 from tove_core.demo.claims.variants import CLIP_ONLY, HUB, SHORT, VARIANTS
@@ -43,14 +41,13 @@ NAMES = {WORLD: "Embedded world", "easy-vqa": "easy-VQA", NLVR: "NLVR"}
 
 
 def write(path: Path, found: Sequence[Found]) -> None:
-    """Write the page, its pictures beside it, and the figures as JSON."""
+    """Write the page, its pictures beside it, and every result, from which `run.unpack` makes files again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for one in found:
         for name, picture in pictures(one).items():
             (path.parent / f"{path.stem}-{name}.svg").write_text(picture, encoding="utf-8")
     path.write_text(render(found, path.stem) + "\n", encoding="utf-8")
-    data = json.dumps([plain(one) for one in found], indent=1)
-    path.with_suffix(".json").write_text(data + "\n", encoding="utf-8")
+    keep(path.with_suffix(".json"), found)
 
 
 def render(found: Sequence[Found], stem: str) -> str:
@@ -214,20 +211,3 @@ def pictures(found: Found) -> dict[str, str]:
         }
         made[f"{found.data}-curves"] = curves({k: v for k, v in series.items() if v}, "Accuracy by training images")
     return made
-
-
-def plain(found: Found) -> dict[str, Any]:
-    """Return the figures of one data set as JSON holds them: everything but the single images."""
-    rows = [
-        {"stage": job.stage, "name": job.name, "seed": job.seed, "images": job.images, **_figures(result)}
-        for job, result in found.results.items()
-    ]
-    return {"data": found.data, "results": rows}
-
-
-def _figures(result: Result) -> dict[str, Any]:
-    return {
-        key: _figures(value) if isinstance(value, dict) else value
-        for key, value in result.items()
-        if key not in ("job", "settings", "clusters")
-    }

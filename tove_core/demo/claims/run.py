@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tove_core.demo.claims.jobs import STAGES, Job, Runner, jobs
+from tove_core.demo.claims.jobs import STAGES, Job, Runner, jobs, store
 from tove_core.demo.claims.measure import Result
 from tove_core.demo.claims.subjects import DATA, SIZES, WORLD, settings_of, subject
 from tove_core.demo.world import Size
@@ -78,6 +79,28 @@ def collect(out: Path, name: str, size: Size, seeds: Sequence[int]) -> Found:
     wanted = list(jobs(name, STAGES, seeds, size.train))
     results = {job: found for job in wanted if (found := runner.result(job)) is not None}
     return Found(name, size, results, [job for job in wanted if job not in results])
+
+
+def keep(path: Path, found: Sequence[Found]) -> None:
+    """Write all results into one file, a line each."""
+    lines = [json.dumps({"data": one.data, **result}) for one in found for result in one.results.values()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def unpack(path: Path, out: Path) -> None:
+    """Lay the results that `keep` wrote into `out`, where there are none of the same jobs.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        results = [(out / line.pop("data"), Job(**line["job"]), line) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} holds no results of this bench ({error}); give a file that --page wrote") from error
+    for folder, job, result in results:
+        if not job.file(folder).exists():
+            store(job.file(folder), result)
 
 
 def _runner(out: Path, name: str, size: Size, paths: Mapping[str, Path]) -> Runner:
