@@ -41,7 +41,9 @@ def diagnose(
     """
     from tove_core.checkpoint import read_manifest
     from tove_core.data.readers import read
+    from tove_core.evaluation.diagnose import by_task
     from tove_core.evaluation.diagnose import diagnose as compare
+    from tove_core.evaluation.references import references_of
     from tove_core.folders import require_new
     from tove_core.model import ToveModel
     from tove_core.report.diagnosis_page import FIGURES, write_diagnosis
@@ -53,6 +55,7 @@ def diagnose(
     if against is not None and not (data or reader or split):
         _require_same_data(run, against, limit)
     samples = read(wanted)
+    by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
     if against is not None:

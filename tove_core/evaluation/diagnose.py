@@ -65,7 +65,7 @@ def diagnose(
         raise ConfigError(
             f"{names[0]} has no expert on, so it cannot be compared with itself without experts; name another run"
         )
-    split = _split(references_of(samples), wanted)
+    split = by_task(references_of(samples), wanted)
     if against is not None:
         check_predictions(against, [sample.id for sample in samples])
     asked = {one.id for _, references in split for one in references}
@@ -98,8 +98,17 @@ def diagnose(
     )
 
 
-def _split(references: Sequence[Reference], wanted: str | None) -> list[tuple[Task, list[Reference]]]:
-    """Return questions and captions apart, each with the task that scores it."""
+def by_task(references: Sequence[Reference], wanted: str | None) -> list[tuple[Task, list[Reference]]]:
+    """Return questions and captions apart, each with the task that scores it.
+
+    Args:
+        references: of all samples.
+        wanted: name of a task; one that scores captions leaves the questions out. None: as `diagnose` says.
+
+    Raises:
+        ConfigError: there is no such task, or nothing is asked.
+        DataError: the data are another task's.
+    """
     asking = [one for one in references if one.prompt is not None]
     telling = [one for one in references if one.prompt is None]
     chosen = task(wanted) if wanted is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,13 @@ class Effect:
     gate: float | None
 
 
+class Through(NamedTuple):
+    """The expert that samples are answered through, and by what that was seen: `score` or `loss`."""
+
+    expert: str
+    by: str
+
+
 @dataclass(frozen=True)
 class Row:
     """Samples of one kind.
@@ -72,14 +79,21 @@ class Row:
     experts: Mapping[str, Effect]
 
     @property
-    def through(self) -> str | None:
-        """The expert whose absence costs most of the score, of those whose interval is above 0; None: no single one."""
-        clear = {name: one.score.value for name, one in self.experts.items() if one.score.sign > 0}
-        return max(clear, key=lambda name: clear[name], default=None)
+    def through(self) -> Through | None:
+        """The expert that is missed most: by the score, or by the loss where no expert's absence clearly costs score.
+
+        Only experts whose interval is above 0 count; None: there is none.
+        """
+        for by in ("score", "loss"):
+            changes = {name: one.score if by == "score" else one.loss for name, one in self.experts.items()}
+            clear = {name: change.value for name, change in changes.items() if change.sign > 0}
+            if clear:
+                return Through(max(clear, key=lambda name: clear[name]), by)
+        return None
 
     def plain(self) -> dict[str, Any]:
         """Return what a JSON file holds of it."""
-        return {**asdict(self), "through": self.through}
+        return {**asdict(self), "through": self.through and self.through._asdict()}
 
 
 @dataclass(frozen=True)

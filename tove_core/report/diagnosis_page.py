@@ -9,7 +9,7 @@ from tove_core import __version__
 from tove_core.evaluation.diagnosis import Change, Diagnosis, Part, Row
 from tove_core.folders import new_folder
 from tove_core.report.diagnosis_examples import examples_section
-from tove_core.report.diagnosis_tables import kind_name, part_section, signed, what
+from tove_core.report.diagnosis_tables import kind_name, part_section, signed, through_name, what
 from tove_core.report.page import document, escape, tag
 
 PAGE = "index.html"
@@ -78,7 +78,7 @@ def _of_sign(part: Part, sign: int, word: str) -> str:
 
 
 def _by(row: Row, sign: int) -> str:
-    return f" (most through {row.through})" if sign > 0 and row.through else ""
+    return f" (most through {through_name(row)})" if sign > 0 and row.through else ""
 
 
 def _within(change: Change) -> str:
@@ -105,7 +105,9 @@ def _notes(diagnosis: Diagnosis) -> str:
     if diagnosis.experts:
         notes.append(
             "An expert's cost is what the same run loses without it, nothing trained again. Costs do not add up to the "
-            "difference: two experts that know the same hide each other, and another run has learned to do without."
+            "difference: two experts that know the same hide each other, and another run has learned to do without. "
+            "The expert that is missed most is the one that clearly costs most of the score or, where none does, of "
+            "the answer loss, which is the finer measure."
         )
     if any(effect.gate is not None for part in diagnosis.parts for effect in part.total.experts.values()):
         notes.append(

@@ -10,8 +10,8 @@ from tove_core.report.page import Cell, escape, table, tag
 _WIDTH, _HEIGHT, _MARGIN = 170, 18, 6
 """Size of a whisker in pixels."""
 
-_STRONGEST = 0.55
-"""Opacity of the strongest cell's ground: text on it stays readable."""
+_STRONGEST, _FAINTEST = 0.5, 0.12
+"""Opacity of the ground of the largest change, where it is clear and where it is not: text on it stays readable."""
 
 
 def part_section(part: Part, diagnosis: Diagnosis) -> str:
@@ -41,6 +41,12 @@ def kind_name(kind: str) -> str:
     return kind or "(no kind)"
 
 
+def through_name(row: Row) -> str:
+    """Return the expert that a kind is answered through, and whether only the loss says so; nothing without one."""
+    found = row.through
+    return "" if found is None else found.expert if found.by == "score" else f"{found.expert} (by loss)"
+
+
 def signed(value: float) -> str:
     """Return a number with its sign, three decimals, and a true minus."""
     return f"{value:+.3f}".replace("-", "−")
@@ -61,14 +67,13 @@ def _scores(part: Part) -> str:
             Cell(_whisker(change, low, high), change.value),
             Cell(f"{row.better:,}", row.better),
             Cell(f"{row.worse:,}", row.worse),
-            Cell(escape(row.through or "–"), row.through or "", kind="text"),
+            Cell(escape(through_name(row) or "–"), through_name(row), kind="text"),
         ]
 
     heads = ["kind", "n", "run", "other", "run − other", "its 95 % interval", "samples run better",
              "samples other better", "expert that is missed most"]  # fmt: skip
-    caption = f"{part.metric} of both. Better: samples on which one scores higher than the other."
-    rows = [cells(row, kind_name(row.kind)) for row in part.kinds]
-    return table(caption, heads, rows, foot=cells(part.total, f"all {what(part)}"))
+    caption = f"Scores by {part.metric}. Better: samples on which one scores higher than the other."
+    return _by_kind(part, caption, heads, cells)
 
 
 def _effects(part: Part, diagnosis: Diagnosis, caption: str, of: Callable[[Effect], Change]) -> str:
@@ -79,11 +84,10 @@ def _effects(part: Part, diagnosis: Diagnosis, caption: str, of: Callable[[Effec
         changes = [of(row.experts[expert]) for expert in diagnosis.experts]
         return [
             Cell(escape(name), name),
-            *(Cell(_changed(change), change.value, _ground(change.value, largest)) for change in changes),
+            *(Cell(_changed(change), change.value, _ground(change, largest), "heat") for change in changes),
         ]
 
-    shown = [cells(row, kind_name(row.kind)) for row in part.kinds]
-    return table(caption, ["kind", *diagnosis.experts], shown, foot=cells(part.total, f"all {what(part)}"))
+    return _by_kind(part, caption, ["kind", *diagnosis.experts], cells)
 
 
 def _gates(part: Part, diagnosis: Diagnosis) -> str:
@@ -92,8 +96,13 @@ def _gates(part: Part, diagnosis: Diagnosis) -> str:
         return [Cell(escape(name), name), *(Cell(f"{gate:.3f}", gate) for gate in gates)]
 
     caption = "Mean gate over the tokens of all samples of a kind; 1 is the weight of equal gates. No measure of use."
-    shown = [cells(row, kind_name(row.kind)) for row in part.kinds]
-    return table(caption, ["kind", *diagnosis.experts], shown, foot=cells(part.total, f"all {what(part)}"))
+    return _by_kind(part, caption, ["kind", *diagnosis.experts], cells)
+
+
+def _by_kind(part: Part, caption: str, heads: list[str], cells: Callable[[Row, str], list[Cell]]) -> str:
+    """Return a table of the kinds and, where there are several, of all samples below them."""
+    rows = [cells(row, kind_name(row.kind)) for row in part.kinds]
+    return table(caption, heads, rows, foot=cells(part.total, f"all {what(part)}") if len(rows) > 1 else ())
 
 
 def _changed(change: Change) -> str:
@@ -105,12 +114,12 @@ def _changed(change: Change) -> str:
     return value + tag("span", f"{signed(change.low)} to {signed(change.high)}", class_="span")
 
 
-def _ground(value: float, largest: float) -> str | None:
-    """Return the ground of a cell: stronger for what is larger, another colour below 0."""
-    if not value or not largest:
+def _ground(change: Change, largest: float) -> str | None:
+    """Return the ground of a cell: stronger for what is larger, another colour below 0, faint where it is not clear."""
+    if not change.value or not largest:
         return None
-    name = "good" if value > 0 else "bad"
-    return f"background: rgba(var(--{name}-rgb), {_STRONGEST * abs(value) / largest:.2f})"
+    name, most = "good" if change.value > 0 else "bad", _STRONGEST if change.sign else _FAINTEST
+    return f"background: rgba(var(--{name}-rgb), {most * abs(change.value) / largest:.2f})"
 
 
 def _reach(change: Change) -> tuple[float, float]:
