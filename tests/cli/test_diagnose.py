@@ -74,6 +74,7 @@ def test_alone_a_run_is_compared_with_itself_without_experts(tove: Tove, runs: P
 def test_what_cannot_be_diagnosed_is_said_in_one_line(tove: Tove, runs: Path, toy: Any, tmp_path: Path) -> None:
     hub, none, full = runs / "hub", tmp_path / "none", tmp_path / "full"
     full.mkdir()
+    (full / "kept.txt").write_text("mine")
     captions = toy.data.with_name("told.jsonl")
     captions.write_text("".join(f"{line}\n" for line in toy.data.read_text().splitlines() if '"text"' in line))
     other = tmp_path / "other"

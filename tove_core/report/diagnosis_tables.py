@@ -44,7 +44,7 @@ def kind_name(kind: str) -> str:
 def through_name(row: Row) -> str:
     """Return the expert that a kind is answered through, and whether only the loss says so; nothing without one."""
     found = row.through
-    return "" if found is None else found.expert if found.by == "score" else f"{found.expert} (by loss)"
+    return "" if found is None else found.expert if found.by == "score" else f"{found.expert}, by loss"
 
 
 def signed(value: float) -> str:
