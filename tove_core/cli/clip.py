@@ -164,7 +164,7 @@ def _report(
     from tove_core.evaluation.clip_report import report_tower
     from tove_core.hub.view import VIEWS
 
-    seen = next((one for one in VIEWS if one == view), None)
+    seen: View | None = next((one for one in VIEWS if one == view), None)
     if seen is None:
         raise ConfigError(f"view {view!r} is not known; choose one of {', '.join(VIEWS)}")
     found = report_tower(tower, samples, measure, view=seen, own_transform=own_transform)
