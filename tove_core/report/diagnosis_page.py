@@ -16,7 +16,7 @@ PAGE = "index.html"
 FIGURES = "diagnosis.json"
 
 
-def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> Path:
+def write_diagnosis(diagnosis: Diagnosis, folder: str | Path) -> Path:
     """Write the page and, beside it, its figures as JSON; return the page.
 
     Args:
@@ -30,7 +30,7 @@ def write_diagnosis(diagnosis: Diagnosis, folder: Path) -> Path:
     with new_folder(folder) as place:
         (place / PAGE).write_text(page, encoding="utf-8")
         (place / FIGURES).write_text(figures + "\n", encoding="utf-8")
-    return folder / PAGE
+    return Path(folder) / PAGE
 
 
 def diagnosis_page(diagnosis: Diagnosis) -> str:
