@@ -60,7 +60,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], *,
     body = tag("tbody", "".join(_row(cells) for cells in rows))
     last = tag("tfoot", _row(foot)) if foot else ""
     whole = tag("table", tag("caption", escape(caption)) + tag("thead", head) + body + last, class_="sortable")
-    return tag("div", whole, class_="wide")
+    return tag("div", whole, class_="wide", tabindex=0, role="region", aria_label=caption)  # scrolls by keyboard too
 
 
 def _row(cells: Sequence[Cell]) -> str:
