@@ -28,7 +28,7 @@ def contributions(
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
     examples = make_examples(model, run_samples(run, limit), cache=True, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
-    for one in measure(model, examples, rule=_rule(rule)):
+    for one in measure(model, examples, rule=detach_rule(rule)):
         norm, mass = (f"{value:.3f}" if value is not None else "-" for value in (one.norm, one.mass))
         print(f"{one.expert:<28}{one.loss:>+16.4f}{norm:>12}{mass:>11}")
     print("gate mass is not a measure of contribution; the loss is")
@@ -48,7 +48,7 @@ def detach(
     require_new(out)
     model = ToveModel.from_pretrained(find_checkpoint(run))
     for name in experts:
-        model.detach(name, _rule(rule))
+        model.detach(name, detach_rule(rule))
     model.prune()
     model.save_pretrained(out)
     describe_run(run, out, model)
@@ -85,7 +85,12 @@ def merge(
         print(f"wrote {out}; transformers loads it, and tove as clip.name=hf:{out}")
 
 
-def _rule(text: str | None):  # type: ignore[no-untyped-def]
+def detach_rule(text: str | None):  # type: ignore[no-untyped-def]
+    """Return the rule of `--rule`, None where none was given.
+
+    Raises:
+        ConfigError: there is no such rule.
+    """
     from tove_core.errors import ConfigError
 
     if text in (None, "zero", "renormalise"):

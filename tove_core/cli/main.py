@@ -12,9 +12,11 @@ from tove_core import __version__, environment
 from tove_core.cli import (
     bench,
     cache,
+    clip,
     compare,
     data,
     demo,
+    diagnose,
     doctor,
     experts,
     experts_check,
@@ -41,11 +43,13 @@ app.command()(score.score)
 app.command()(runs.caption)
 app.command()(runs.answer)
 app.command()(lifecycle.contributions)
+app.command()(diagnose.diagnose)
 app.command()(lifecycle.detach)
 app.command()(lifecycle.merge)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.add_typer(cache.app, name="cache")
+app.add_typer(clip.app, name="clip")
 app.add_typer(bench.app, name="bench")
 experts.app.command("check")(experts_check.check_experts)
 experts.app.command("new")(experts_new.new_expert)

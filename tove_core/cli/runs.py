@@ -150,7 +150,7 @@ def evaluate(
 
     if predictions is not None and not predictions.parent.is_dir():
         raise ConfigError(f"predictions cannot be written to {predictions}: there is no such folder; make it first")
-    wanted = _data(run, data, reader, split, limit)
+    wanted = evaluation_data(run, data, reader, split, limit)
     samples = read(wanted)
     checkpoint, options = find_checkpoint(run), {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
@@ -177,7 +177,9 @@ def evaluate(
         print(f"wrote {predictions}")
 
 
-def _data(run: Path, data: Path | None, reader: str | None, split: str | None, limit: int | None) -> DataConfig:
+def evaluation_data(
+    run: Path, data: Path | None, reader: str | None, split: str | None, limit: int | None
+) -> DataConfig:
     """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing."""
     from tove_core.config import DataConfig, RunConfig
     from tove_core.data.readers import WITH_SPLITS

@@ -22,6 +22,11 @@ CLIP_SCORE_PREFIX = "A photo depicts "
 _OWN: Mapping[str, View] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 
 
+def own_view(tower: Tower) -> View:
+    """Return the view of an image that is the tower's own transform."""
+    return _OWN[tower.resize_mode]
+
+
 @torch.no_grad()
 def embed_images(
     tower: Tower, samples: Sequence[Sample], *, view: View | None = None, batch_size: int = 64
@@ -43,7 +48,7 @@ def embed_images(
             f"{len(several)} of {len(samples)} samples have several images ({first_ids(several)}); a CLIP tower is "
             "scored on one image each"
         )
-    prepare = Preprocessor({"clip": tower.input}, view or _OWN[tower.resize_mode])
+    prepare = Preprocessor({"clip": tower.input}, view or own_view(tower))
     parts = [
         tower.embed(prepare([load_image(one) for one in images[start : start + batch_size]])["clip"].to(tower.device))
         for start in range(0, len(images), batch_size)
@@ -58,6 +63,7 @@ def zero_shot(
     *,
     templates: Sequence[str] = TEMPLATES,
     view: View | None = None,
+    batch_size: int = 64,
 ) -> tuple[Score, ...]:
     """Return top-1 and top-5 accuracy of a tower on samples whose first target is the name of their class.
 
@@ -76,17 +82,19 @@ def zero_shot(
         )
     texts = tower.embed_text([template.format(name) for name in classes for template in templates]).cpu()
     vectors = class_vectors(texts.reshape(len(classes), len(templates), -1))
-    images, rows = embed_images(tower, samples, view=view)
+    images, rows = embed_images(tower, samples, view=view, batch_size=batch_size)
     labels = [number[sample.targets[0]] for sample in samples]
     return zero_shot_accuracy(images[rows], vectors, labels, [sample.id for sample in samples])
 
 
-def retrieve(tower: Tower, samples: Sequence[Sample], *, view: View | None = None) -> dict[str, Score]:
+def retrieve(
+    tower: Tower, samples: Sequence[Sample], *, view: View | None = None, batch_size: int = 64
+) -> dict[str, Score]:
     """Return recall at 1, 5 and 10 between the samples' images and all their texts, both ways, by name.
 
     Samples that share an image share their texts.
     """
-    images, rows = embed_images(tower, samples, view=view)
+    images, rows = embed_images(tower, samples, view=view, batch_size=batch_size)
     pairs = [(row, f"{sample.id}#{k}", text) for sample, row in zip(samples, rows, strict=True)
              for k, text in enumerate(sample.targets)]  # fmt: skip
     first: dict[int, str] = {}
@@ -98,7 +106,12 @@ def retrieve(tower: Tower, samples: Sequence[Sample], *, view: View | None = Non
 
 
 def score_with_clip(
-    tower: Tower, samples: Sequence[Sample], said: Mapping[str, str], *, view: View | None = None
+    tower: Tower,
+    samples: Sequence[Sample],
+    said: Mapping[str, str],
+    *,
+    view: View | None = None,
+    batch_size: int = 64,
 ) -> Score:
     """Return CLIPScore of captions; the tower must not be the one whose model said them, nor trained on it.
 
@@ -106,6 +119,6 @@ def score_with_clip(
         DataError: predictions are missing or extra.
     """
     check_pairs(said, {sample.id: sample.targets for sample in samples})
-    images, rows = embed_images(tower, samples, view=view)
+    images, rows = embed_images(tower, samples, view=view, batch_size=batch_size)
     texts = tower.embed_text([CLIP_SCORE_PREFIX + said[sample.id] for sample in samples]).float().cpu()
     return clip_score(images[rows], texts, [sample.id for sample in samples])

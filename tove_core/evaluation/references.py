@@ -12,7 +12,7 @@ from typing import Any
 from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 from tove_core.evaluation.files import read_records
-from tove_core.evaluation.metrics.score import by_id
+from tove_core.evaluation.metrics.score import by_id, first_ids
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,31 @@ def digest(references: Iterable[Reference]) -> str:
     for one in references:
         found.update(_line(one).encode("utf-8") + b"\n")
     return found.hexdigest()
+
+
+def check_same_data(mine: Sequence[Reference], theirs: Sequence[Reference], name: str) -> None:
+    """Refuse predictions that were made for other samples, or for the same with other questions, answers or kinds.
+
+    Args:
+        mine: what is right here.
+        theirs: what is kept beside the other's predictions.
+        name: what the other is called.
+
+    Raises:
+        DataError: they differ; the message says in what.
+    """
+    here, there = ({one.id: one for one in those} for those in (mine, theirs))
+    if odd := [key for key in {**here, **there} if (key in here) != (key in there)]:
+        raise DataError(
+            f"{name} answered {len(there)} samples and {len(here)} are asked here; {len(odd)} ids are in one alone "
+            f"({first_ids(odd)}); evaluate both on one data set"
+        )
+    for what, of in (("questions or answers", lambda one: (one.prompt, one.targets)), ("kinds", lambda one: one.kind)):
+        if odd := [key for key in here if of(here[key]) != of(there[key])]:
+            raise DataError(
+                f"{name} was made for other {what}: {len(odd)} of {len(here)} samples differ ({first_ids(odd)}); "
+                "evaluate both on one data set"
+            )
 
 
 def _line(one: Reference) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.metrics.binary import consistency, pope, true_or_false, truth_of
 from tove_core.evaluation.metrics.captions import score_captions
+from tove_core.evaluation.metrics.cider import cider
 from tove_core.evaluation.metrics.java import java_scores
 from tove_core.evaluation.metrics.score import Candidates, References, Score, first_ids
 from tove_core.evaluation.metrics.vqa import check_annotators, exact_match, vqa_accuracy
@@ -40,6 +41,7 @@ class Task:
         summary: one line for people.
         asks: whether its samples have a question; captions have none.
         measure: from what was said and what is right to scores.
+        by_sample: the one metric that samples are told apart by: each has a value of its own, the score is their mean.
         fit: raises DataError where targets are not such as the task has; None: any texts will do.
     """
 
@@ -47,6 +49,7 @@ class Task:
     summary: str
     asks: bool
     measure: Callable[[Candidates, Sequence[Reference]], Measured]
+    by_sample: Callable[[Candidates, References], Score]
     fit: Callable[[References], object] | None = None
 
 
@@ -132,6 +135,10 @@ def _pope(said: Candidates, references: Sequence[Reference]) -> Measured:
     return Measured(pope(said, _targets(references)))
 
 
+def _pope_accuracy(said: Candidates, references: References) -> Score:
+    return next(score for score in pope(said, references) if score.name == "accuracy")
+
+
 def _vsr(said: Candidates, references: Sequence[Reference]) -> Measured:
     return _with_majority(true_or_false, said, references)
 
@@ -152,18 +159,28 @@ def _statements(references: Sequence[Reference]) -> dict[str, str]:
 TASKS = {
     one.name: one
     for one in (
-        Task("captions", "BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D, as COCO computes them", False, _captions),
-        Task("coco-captions", "the same, and METEOR and SPICE where Java and their programs are", False, _coco),
-        Task("exact-match", "share of answers equal to a target but for case and space around", True, _exact),
-        Task("gqa", "exact match, which is GQA's accuracy", True, _exact),
-        Task("vqa", "VQA accuracy over the annotators' answers", True, _vqa, check_annotators),
-        Task("pope", "accuracy, precision, recall, F1 and yes-ratio of yes or no, per split", True, _pope, truth_of),
-        Task("vsr", "accuracy of true or false, per relation", True, _vsr, truth_of),
+        Task("captions", "BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D, as COCO computes them", False, _captions, cider),
+        Task("coco-captions", "the same, and METEOR and SPICE where Java and their programs are", False, _coco, cider),
+        Task(
+            "exact-match", "share of answers equal to a target but for case and space around", True, _exact, exact_match
+        ),
+        Task("gqa", "exact match, which is GQA's accuracy", True, _exact, exact_match),
+        Task("vqa", "VQA accuracy over the annotators' answers", True, _vqa, vqa_accuracy, check_annotators),
+        Task(
+            "pope",
+            "accuracy, precision, recall, F1 and yes-ratio of yes or no, per split",
+            True,
+            _pope,
+            _pope_accuracy,
+            truth_of,
+        ),
+        Task("vsr", "accuracy of true or false, per relation", True, _vsr, true_or_false, truth_of),
         Task(
             "nlvr",
             "accuracy of true or false, and consistency over the permutations of an example",
             True,
             _nlvr,
+            true_or_false,
             truth_of,
         ),
     )

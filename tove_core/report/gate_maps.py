@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tove_core.hub.images import ImageSource, read_image
-from tove_core.hub.view import resample
+from tove_core.hub.view import View, resample
 from tove_core.model import ToveModel
 from tove_core.spec import Input
 
@@ -39,13 +39,14 @@ def write_gate_maps(model: ToveModel, images: Sequence[ImageSource], path: Path)
     for column, label in enumerate(["image", *gates]):
         pen.text((GAP + column * (CELL + GAP), 5), label[:23], fill="black")
     for row, source in enumerate(images):
-        seen = _seen(model, source)
+        picture = seen(source, model.config.view, CELL)
         top = HEAD + row * (CELL + GAP)
-        canvas.paste(seen, (GAP, top))
+        canvas.paste(picture, (GAP, top))
         for column, grid in enumerate(gates.values(), start=1):
             heat = colours(grid[row].float().cpu().numpy() / max(largest, 1e-9))
             over = Image.fromarray(heat).resize((CELL, CELL), Image.Resampling.NEAREST)
-            canvas.paste(Image.blend(seen.convert("L").convert("RGB"), over, 0.6), (GAP + column * (CELL + GAP), top))
+            blended = Image.blend(picture.convert("L").convert("RGB"), over, 0.6)
+            canvas.paste(blended, (GAP + column * (CELL + GAP), top))
     scale = f"gate: darkest 0, brightest {largest:.2f}; 1 is the weight of equal gates"
     pen.text((GAP, height - HEAD + 5), scale, fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,7 @@ def colours(values: np.ndarray) -> np.ndarray:
     return np.round(_STOPS[low] * (1 - part) + _STOPS[low + 1] * part).astype(np.uint8)
 
 
-def _seen(model: ToveModel, source: ImageSource) -> Image.Image:
-    plain = resample(read_image(source), model.config.view, Input(size=(CELL, CELL)))
+def seen(source: ImageSource, view: View, side: int) -> Image.Image:
+    """Return the region of an image that a model sees, as a square of `side` pixels."""
+    plain = resample(read_image(source), view, Input(size=(side, side)))
     return Image.fromarray((plain.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())

@@ -1,0 +1,280 @@
+"""`tove clip`: what a CLIP knows without training, such as one that `tove merge` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tove_core.cli.runs import Device
+
+if TYPE_CHECKING:
+    from tove_core.data.sample import Sample
+    from tove_core.evaluation.clip_report import Measure
+    from tove_core.hub.view import View
+    from tove_core.tower.base import Tower
+
+app = typer.Typer(help="Score a CLIP that is not trained for it: classes, retrieval, CLIPScore.", no_args_is_help=True)
+
+Clip = Annotated[
+    str, typer.Argument(help="folder of a merged run or of any CLIP, else a name as clip.name has it: ViT-B-16/openai")
+]
+Data = Annotated[Path | None, typer.Option(help="file or folder of the data set")]
+Reader = Annotated[str, typer.Option(help="name of its reader")]
+Split = Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")]
+Limit = Annotated[int | None, typer.Option(min=1, help="only so many samples")]
+SetData = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the data: images=photos")
+]
+Kind = Annotated[str | None, typer.Option(help="only samples of this kind")]
+ViewName = Annotated[str, typer.Option(help="what is seen of an image: squash, crop or pad")]
+Own = Annotated[bool, typer.Option("--own-transform", help="score once more as the CLIP's own transform sees images")]
+BatchSize = Annotated[int, typer.Option(min=1, help="images embedded together")]
+Json = Annotated[Path | None, typer.Option("--json", help="also write the figures here")]
+
+
+@app.callback()
+def _clip() -> None:
+    """Score a CLIP that is not trained for it."""
+
+
+@app.command("zero-shot")
+def classify(
+    clip: Clip,
+    data: Data = None,
+    reader: Reader = "jsonl",
+    split: Split = None,
+    limit: Limit = None,
+    set_: SetData = None,
+    kind: Kind = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="file with a class per line; the first answers of the data if not given")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="prompt with {} for the class; repeated: their mean")
+    ] = None,
+    templates: Annotated[Path | None, typer.Option(help="file with a template per line")] = None,
+    view: ViewName = "squash",
+    own_transform: Own = False,
+    batch_size: BatchSize = 64,
+    json: Json = None,
+    device: Device = None,
+) -> None:
+    """Give each image the class whose prompts are nearest: top-1 and top-5 accuracy, with 95 % intervals.
+
+    A sample's class is its first answer or text. Without --template it is "a photo of a {}.".
+    """
+    from tove_core.errors import ConfigError
+    from tove_core.evaluation.clip_tower import TEMPLATES, zero_shot
+
+    if template and templates:
+        raise ConfigError("--template and --templates both name the prompts; give one of them")
+    samples = _samples(data, reader, split, limit, set_, kind)
+    names = _lines(classes) if classes else sorted({sample.targets[0] for sample in samples})
+    prompts = _lines(templates) if templates else template or TEMPLATES
+    tower = _tower(clip, device)
+    print(f"{len(names)} classes, {len(prompts)} {'template' if len(prompts) == 1 else 'templates'}")
+
+    def measure(seen: View) -> Any:
+        return zero_shot(tower, samples, names, templates=prompts, view=seen, batch_size=batch_size)
+
+    _report(tower, samples, measure, view, own_transform, json)
+
+
+@app.command("retrieval")
+def retrieve(
+    clip: Clip,
+    data: Data = None,
+    reader: Reader = "coco-captions",
+    split: Split = None,
+    limit: Limit = None,
+    set_: SetData = None,
+    kind: Kind = None,
+    view: ViewName = "squash",
+    own_transform: Own = False,
+    batch_size: BatchSize = 64,
+    json: Json = None,
+    device: Device = None,
+) -> None:
+    """Find an image's captions among all, and a caption's image: recall at 1, 5 and 10 with 95 % intervals.
+
+    Samples that ask a question are left out.
+    """
+    from tove_core.evaluation.clip_tower import retrieve as recalls
+
+    samples = _captions(_samples(data, reader, split, limit, set_, kind))
+    tower = _tower(clip, device)
+
+    def measure(seen: View) -> Any:
+        return recalls(tower, samples, view=seen, batch_size=batch_size).values()
+
+    _report(tower, samples, measure, view, own_transform, json)
+
+
+@app.command("score")
+def score(
+    clip: Clip,
+    predictions: Annotated[Path, typer.Argument(help="folder of tove evaluate --out, or a file of predictions")],
+    data: Data = None,
+    reader: Reader = "coco-captions",
+    split: Split = None,
+    limit: Limit = None,
+    set_: SetData = None,
+    view: ViewName = "squash",
+    own_transform: Own = False,
+    batch_size: BatchSize = 64,
+    json: Json = None,
+    device: Device = None,
+) -> None:
+    """Score captions by how near this CLIP finds them to their images: CLIPScore, 0 to 2.5, with its 95 % interval.
+
+    An evaluation's folder says which images they are about; else give --data. The CLIP must not be the one whose model
+    wrote them.
+    """
+    from tove_core.evaluation.clip_tower import score_with_clip
+    from tove_core.evaluation.predictions import check_predictions
+    from tove_core.evaluation.references import check_same_data, references_of
+    from tove_core.evaluation.run import open_predictions
+
+    saved = open_predictions(predictions)
+    kept = saved.manifest.get("data") if data is None and not set_ and split is None else None
+    samples = _kept_samples(kept) if kept else _samples(data, reader, split, limit, set_, None)
+    if saved.references is not None:
+        check_same_data(references_of(samples), saved.references, str(predictions))
+    check_predictions(saved.said, [sample.id for sample in samples])
+    samples = _captions(samples)
+    said = {sample.id: saved.said[sample.id] for sample in samples}
+    tower = _tower(clip, device)
+    _warn_of_own(tower, saved.manifest)
+
+    def measure(seen: View) -> Any:
+        return (score_with_clip(tower, samples, said, view=seen, batch_size=batch_size),)
+
+    _report(tower, samples, measure, view, own_transform, json)
+
+
+def _report(
+    tower: Tower, samples: Sequence[Sample], measure: Measure, view: str, own_transform: bool, json: Path | None
+) -> None:
+    import json as encoder
+
+    from tove_core.errors import ConfigError
+    from tove_core.evaluation.clip_report import report_tower
+    from tove_core.hub.view import VIEWS
+
+    seen: View | None = next((one for one in VIEWS if one == view), None)
+    if seen is None:
+        raise ConfigError(f"view {view!r} is not known; choose one of {', '.join(VIEWS)}")
+    found = report_tower(tower, samples, measure, view=seen, own_transform=own_transform)
+    print(found)
+    if json is not None:
+        json.write_text(encoder.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
+        print(f"wrote {json}")
+
+
+def _tower(clip: str, device: str | None) -> Tower:
+    from tove_core.config import ClipConfig
+    from tove_core.tower import load_tower
+
+    return load_tower(ClipConfig(name=clip_name(clip)), device=device)
+
+
+def clip_name(text: str) -> str:
+    """Return the name that a folder is loaded by; any other text as it is.
+
+    Raises:
+        ConfigError: a folder holds no CLIP.
+    """
+    from tove_core.errors import ConfigError
+
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        return text
+    for scheme, file in (("local-dir", "open_clip_config.json"), ("hf", "config.json")):
+        if (folder / file).is_file():
+            return f"{scheme}:{folder}"
+    raise ConfigError(
+        f"{folder} holds no CLIP (neither open_clip_config.json nor config.json); give a folder that tove merge wrote, "
+        "or the name of the run's own CLIP"
+    )
+
+
+def _samples(
+    data: Path | None, reader: str, split: str | None, limit: int | None, changes: list[str] | None, kind: str | None
+) -> list[Sample]:
+    """Read the data set that options name, or the samples of one kind of it.
+
+    Raises:
+        DataError: it has no samples of that kind.
+    """
+    from tove_core.config import DataConfig
+    from tove_core.data.readers import WITH_SPLITS, read
+    from tove_core.errors import DataError
+    from tove_core.settings import read_config
+
+    config = read_config(DataConfig, None, changes or [])
+    split = split or ("test" if reader in WITH_SPLITS else None)
+    given = {"reader": reader, "path": data, "limit": limit, "split": split}
+    samples = read(config.model_copy(update={key: value for key, value in given.items() if value is not None}))
+    if kind is None:
+        return samples
+    found = [sample for sample in samples if sample.kind == kind]
+    if not found:
+        kinds = ", ".join(repr(one) for one in sorted({sample.kind for sample in samples}))
+        raise DataError(f"none of {len(samples)} samples is of kind {kind!r}; choose one of {kinds}")
+    return found
+
+
+def _kept_samples(kept: dict[str, Any]) -> list[Sample]:
+    """Read the data that an evaluation's manifest names."""
+    from tove_core.config import DataConfig
+    from tove_core.data.readers import read
+
+    return read(DataConfig.model_validate({k: v for k, v in kept.items() if k in DataConfig.model_fields}))
+
+
+def _captions(samples: list[Sample]) -> list[Sample]:
+    """Return the samples that ask nothing.
+
+    Raises:
+        DataError: all of them ask.
+    """
+    import warnings
+
+    from tove_core.errors import DataError
+
+    found = [sample for sample in samples if sample.prompt is None]
+    if not found:
+        raise DataError(f"all {len(samples)} samples ask a question, and captions are wanted; give data with captions")
+    if len(found) < len(samples):
+        asking = len(samples) - len(found)
+        warnings.warn(f"{asking} of {len(samples)} samples ask a question and are left out", stacklevel=2)
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file that say something.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from tove_core.errors import DataError
+
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); give a text file in UTF-8, one entry a line") from error
+
+
+def _warn_of_own(tower: Tower, manifest: Any) -> None:
+    """Say so where the captions were written by a model that sees through this very CLIP."""
+    import warnings
+
+    clip = ((manifest.get("model") or {}).get("provenance") or {}).get("clip") or {}
+    if tower.weights_sha256 is not None and clip.get("sha256") == tower.weights_sha256:
+        warnings.warn(
+            "the captions are by a model that sees with this same CLIP, which favours them; score with another CLIP",
+            stacklevel=2,
+        )

@@ -1,0 +1,131 @@
+"""`tove diagnose`: which kinds of question improve, through which expert, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tove_core.cli.lifecycle import Out, detach_rule
+from tove_core.cli.runs import Device, Run, evaluation_data
+
+if TYPE_CHECKING:
+    from tove_core.data.sample import Sample
+
+
+def diagnose(
+    run: Run,
+    out: Out,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="another run, or a folder of tove evaluate --out; if not given, RUN with its experts off"),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="what scores the questions, such as vqa; exact match if not")] = None,
+    data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
+    reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
+    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
+    examples: Annotated[int, typer.Option(min=0, max=40, help="samples to show on which the two differ")] = 24,
+    rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="samples answered together")] = 128,
+    beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
+    device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
+) -> None:
+    """Show which kinds of question a run answers better or worse than another, and through which of its experts.
+
+    Every expert is switched off in turn. The folder gets index.html, one page with tables, intervals and examples with
+    gate maps that needs nothing else, and the figures as diagnosis.json. Data are read as by tove evaluate.
+    """
+    from tove_core.checkpoint import read_manifest
+    from tove_core.data.readers import read
+    from tove_core.evaluation.diagnose import by_task
+    from tove_core.evaluation.diagnose import diagnose as compare
+    from tove_core.evaluation.references import references_of
+    from tove_core.folders import require_new
+    from tove_core.model import ToveModel
+    from tove_core.report.diagnosis_page import FIGURES, write_diagnosis
+    from tove_core.training.run import find_checkpoint
+
+    require_new(out)
+    read_manifest(find_checkpoint(run))  # an unknown run is said before its data are looked for
+    chosen, wanted = detach_rule(rule), evaluation_data(run, data, reader, split, limit)
+    if against is not None and not (data or reader or split):
+        _require_same_data(run, against, limit)
+    samples = read(wanted)
+    by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
+    options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
+    said = None
+    if against is not None:
+        said = _said(against, samples, device=device, num_beams=beams, **options)
+    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    names = (str(run), str(against) if against is not None else f"{run} without experts")
+    found = compare(
+        model, samples, said, names=names, wanted=task, rule=chosen, examples=examples, num_beams=beams, **options
+    )
+    page = write_diagnosis(found, out)
+    print(found)
+    print(f"wrote {page} and {FIGURES} beside it")
+
+
+def _require_same_data(run: Path, against: Path, limit: int | None) -> None:
+    """Refuse two runs whose own held-out data differ, where nobody said which to take.
+
+    Raises:
+        ConfigError: they do.
+    """
+    from tove_core.errors import ConfigError
+    from tove_core.training.run import CONFIG
+
+    if not all((place / CONFIG).is_file() for place in (run, against)):
+        return
+    own, other = (evaluation_data(place, None, None, None, limit) for place in (run, against))
+    free = {"max_broken", "limit"}
+    if own.model_dump(exclude=free) != other.model_dump(exclude=free):
+        told = [f"{place} on {one.path or one.reader} ({one.split})" for place, one in ((run, own), (against, other))]
+        raise ConfigError(
+            f"{told[0]} and {told[1]} would be evaluated, which are different data; name one data set for both "
+            "with --data, --reader or --split"
+        )
+
+
+def _said(
+    against: Path, samples: list[Sample], *, num_beams: int, device: str | None, **options: Any
+) -> dict[str, str]:
+    """Return what the other says about the samples: as kept by an evaluation, or by its model, which is then let go.
+
+    Raises:
+        CheckpointError: the path is neither a run, a checkpoint nor an evaluation.
+        ConfigError: the evaluation's answers were generated otherwise.
+        DataError: they are about other data.
+    """
+    from tove_core.checkpoint import MANIFEST
+    from tove_core.evaluation.collect import PREDICTIONS
+    from tove_core.training.run import find_checkpoint
+
+    checkpoint = find_checkpoint(against)
+    if (checkpoint / MANIFEST).is_file() or not (against.is_file() or (against / PREDICTIONS).is_file()):
+        from tove_core.evaluation.probe import say
+        from tove_core.model import ToveModel
+
+        model = ToveModel.from_pretrained(checkpoint, device=device)
+        return say(model, samples, num_beams=num_beams, **options)
+    return _kept(against, samples, num_beams)
+
+
+def _kept(against: Path, samples: Sequence[Sample], num_beams: int) -> dict[str, str]:
+    from tove_core.errors import ConfigError
+    from tove_core.evaluation.references import check_same_data, references_of
+    from tove_core.evaluation.run import open_predictions
+
+    saved = open_predictions(against)
+    if saved.references is not None:
+        check_same_data(references_of(samples), saved.references, str(against))
+    beams = saved.manifest.get("generation", {}).get("num_beams", num_beams)
+    if beams != num_beams:
+        raise ConfigError(
+            f"{against} was answered with {beams} beams and the run would be with {num_beams}; give --beams {beams}"
+        )
+    return dict(saved.said)

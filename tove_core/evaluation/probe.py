@@ -1,0 +1,181 @@
+"""What a model says, and how well it expects what is right: with its experts on, with each off in turn, with none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tove_core.config import Rule
+from tove_core.data.sample import Sample
+from tove_core.errors import ConfigError
+from tove_core.evaluation.collect import BLOCK
+from tove_core.evaluation.predict import predict_batches
+from tove_core.model import ToveModel
+from tove_core.training.examples import MAX_BROKEN, Examples
+from tove_core.training.metrics import Display
+
+
+@dataclass
+class Answers:
+    """What a model in one state says about samples, by their ids.
+
+    Attributes:
+        said: what it generates.
+        losses: nats of all tokens of the first target.
+        tokens: how many tokens those are.
+    """
+
+    said: dict[str, str] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Probe:
+    """A model's answers in every state that tells its experts apart.
+
+    Attributes:
+        samples: those that were answered, in order; samples with unreadable images are left out.
+        full: with every expert as the model has it.
+        without: with one expert off, by its name.
+        bare: with every expert off; None: not asked for.
+        gates: each expert's mean gate over the tokens of a sample, by expert and sample; empty without a gate.
+    """
+
+    samples: list[Sample]
+    full: Answers
+    without: dict[str, Answers]
+    bare: Answers | None
+    gates: dict[str, dict[str, float]]
+
+
+def probe(
+    model: ToveModel,
+    samples: Sequence[Sample],
+    *,
+    rule: Rule | None = None,
+    bare: bool = False,
+    batch_size: int = 128,
+    max_broken: float = MAX_BROKEN,
+    quiet: bool = True,
+    **generation: Any,
+) -> Probe:
+    """Let a model answer samples in all its states; features are computed once and kept for one block at a time.
+
+    Args:
+        model: as it was trained; its active experts are switched off in turn and on again.
+        samples: with targets.
+        rule: how an expert is switched off; None: as the model is configured.
+        bare: also answer with every expert off.
+        batch_size: samples answered together.
+        max_broken: share of a block's images that may be unreadable.
+        quiet: show no progress.
+        generation: options of `Decoder.generate`.
+
+    Raises:
+        ConfigError: the model has no decoder, or the rule does not suit its fusion.
+        DataError: too many images are unreadable.
+    """
+    if model.decoder is None:
+        raise ConfigError("the model was built with decoder=None and cannot answer; give one with a decoder")
+    names = list(model.active_experts)
+    found = Probe([], Answers(), {name: Answers() for name in names}, Answers() if bare else None, {})
+    states: list[tuple[list[str], Answers]] = [([], found.full)]
+    states += [([name], answers) for name, answers in found.without.items()]
+    states += [] if found.bare is None else [(names, found.bare)]
+    with Display(len(samples) * len(states), "answer", quiet=quiet, every=BLOCK) as display:
+        done = 0
+        for examples in blocks(model, samples, max_broken):
+            found.samples += examples.samples
+            for off, answers in states:
+                with switched_off(model, off, rule):
+                    _answer(model, examples, answers, batch_size, generation)
+                done += len(examples)
+                display.update(done)
+            _add_gates(model, examples, found.gates, batch_size)
+    return found
+
+
+def say(
+    model: ToveModel,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 128,
+    max_broken: float = MAX_BROKEN,
+    quiet: bool = True,
+    **generation: Any,
+) -> dict[str, str]:
+    """Return what a model says about samples, by id; those with unreadable images are left out, with a warning.
+
+    Raises:
+        ConfigError: the model has no decoder.
+        DataError: too many images are unreadable.
+    """
+    said: dict[str, str] = {}
+    with Display(len(samples), "answer", quiet=quiet, every=BLOCK) as display:
+        for examples in blocks(model, samples, max_broken):
+            for batch in predict_batches(model, examples, batch_size=batch_size, **generation):
+                said |= batch
+            display.update(len(said))
+    return said
+
+
+def blocks(model: ToveModel, samples: Sequence[Sample], max_broken: float = MAX_BROKEN) -> Iterator[Examples]:
+    """Yield the samples some at a time, their images encoded once, so that memory does not grow with the data set."""
+    for start in range(0, len(samples), BLOCK):
+        yield Examples.cached(model, samples[start : start + BLOCK], max_broken=max_broken)
+
+
+@contextmanager
+def switched_off(model: ToveModel, names: Sequence[str], rule: Rule | None) -> Iterator[None]:
+    """Keep some experts off inside the block, and switch them on again whatever happens there."""
+    done = []
+    try:
+        for name in names:
+            model.detach(name, rule)
+            done.append(name)
+        yield
+    finally:
+        for name in done:
+            model.attach(name)
+
+
+@torch.no_grad()
+def _answer(
+    model: ToveModel, examples: Examples, answers: Answers, batch_size: int, generation: dict[str, Any]
+) -> None:
+    for said in predict_batches(model, examples, batch_size=batch_size, **generation):
+        answers.said |= said
+    for indices in _batches(examples, batch_size):
+        tokens = model.fuse(examples.features(indices)).tokens
+        targets = [examples.samples[i].targets[0] for i in indices]
+        output = model.decoder(tokens, examples.prompts(indices), targets)  # type: ignore[misc]  # checked by `probe`
+        for i, loss, count in zip(
+            indices, output.loss_per_sample.tolist(), output.tokens_per_sample.tolist(), strict=True
+        ):
+            name = examples.samples[i].id
+            answers.losses[name], answers.tokens[name] = loss, count
+
+
+@torch.no_grad()
+def _add_gates(model: ToveModel, examples: Examples, gates: dict[str, dict[str, float]], batch_size: int) -> None:
+    if model.config.fusion.kind != "gate" or model.fusion is None or not model.active_experts:
+        return
+    for indices in _batches(examples, batch_size):
+        weights = model.fuse(examples.features(indices)).gates
+        if weights is None:
+            return
+        means = weights.float().mean(dim=1).cpu()
+        for column, expert in enumerate(model.fusion.experts):
+            if expert in model.active_experts:
+                of_expert = gates.setdefault(expert, {})
+                of_expert |= {examples.samples[i].id: means[row, column].item() for row, i in enumerate(indices)}
+
+
+def _batches(examples: Examples, batch_size: int) -> list[list[int]]:
+    count = len(examples)
+    return [list(range(start, min(count, start + batch_size))) for start in range(0, count, batch_size)]
