@@ -32,8 +32,8 @@ class Tove(lmms):
         device: such as `cuda` or `cpu`; None: CUDA where there is one. With several processes each takes its own.
         batch_size: requests at a time.
         max_batch_size: unused; lmms-eval gives it to every model.
-        best_choice: lmms-eval (looked at: 0.7.3) takes the lowest number for the best of a task's choices, because most of its
-            models give losses. `lowest`: choices are scored by -log p; `highest`: by log p. Requests of type
+        best_choice: lmms-eval (looked at: 0.7.3) takes the lowest number for the best of a task's choices, because most
+            of its models give losses. `lowest`: choices are scored by -log p; `highest`: by log p. Requests of type
             `loglikelihood` always get log p.
 
     Raises:
@@ -64,11 +64,13 @@ class Tove(lmms):
         self.batch_size = _batch_size(batch_size)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.accelerator = Accelerator(cpu=device == "cpu")
-        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self.device = self.accelerator.device if self._world_size > 1 else torch.device(device)
+        self._rank, self._world_size = _processes(self.accelerator)
+        self.device = torch.device(device)
+        if self._world_size > 1 and self.device.type == "cuda":
+            self.device = self.accelerator.device
         self.model = self._load(pretrained)
         self.answers: Answers | None = Answers(
-            self.model, self._report, batch_size=self.batch_size, quiet=not self.accelerator.is_main_process
+            self.model, self._report, batch_size=self.batch_size, quiet=self._rank != 0
         )
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -178,6 +180,13 @@ class Tove(lmms):
         self, doc_to_text: Callable[..., Any], place: Sequence[Any], said: list[str], number: int, notes: Any
     ):
         return doc_to_text(self._document(place), previous_output=said, round_idx=number, previous_round_info=notes)
+
+
+def _processes(accelerator: Accelerator) -> tuple[int, int]:
+    """Return this process's rank and their number: accelerate knows of none where lmms-eval started it without CUDA."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return accelerator.process_index, accelerator.num_processes
 
 
 def _batch_size(given: int | str) -> int:
