@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,32 @@ def test_without_the_extra_or_java_scores_are_absent_with_the_reason(monkeypatch
 def test_a_program_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(java, "_package", lambda: tmp_path)
     monkeypatch.setattr(java.shutil, "which", lambda _: "/bin/java")
-    assert java.why_absent([Path("meteor/meteor-1.5.jar")]) == "pycocoevalcap lacks meteor-1.5.jar"
+    assert java.why_absent([java._METEOR]) == "pycocoevalcap lacks meteor-1.5.jar; install it again"
+    spice = (java._SPICE, *java._SPICE_NEEDS)
+    assert java.why_absent(spice).startswith("pycocoevalcap lacks spice-1.0.jar, stanford-corenlp-3.6.0.jar, stanf")
+    (tmp_path / "spice" / "lib").mkdir(parents=True)
+    (tmp_path / java._SPICE).touch()
+    (tmp_path / java._SPICE_NEEDS[0]).touch()
+    where = tmp_path / "spice" / "lib"
+    assert java.why_absent(spice) == (
+        f"CoreNLP 3.6.0 is not beside pycocoevalcap (stanford-corenlp-3.6.0-models.jar); put it into {where}"
+    )
+    (tmp_path / java._SPICE_NEEDS[1]).touch()
+    assert java.why_absent(spice) is None
+
+
+def test_a_program_that_stops_is_absent_with_what_it_said(monkeypatch, tmp_path):
+    for path in (java._METEOR, java._SPICE, *java._SPICE_NEEDS):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "java").write_text("#!/bin/sh\necho this java is too new >&2\nexit 3\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setattr(java, "_package", lambda: tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    scores, absent = java.java_scores(SAID, RIGHT)
+    assert scores == []
+    assert absent["SPICE"].startswith("SPICE stopped with exit code 3 (this java is too new)")
+    assert absent["METEOR"].startswith("METEOR stopped (")
 
 
 @pytest.mark.slow

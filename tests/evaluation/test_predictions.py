@@ -45,6 +45,7 @@ def test_result_files_of_coco_and_vqa_are_read(write):
         ('{"id": "a", "prediction": "x"}\n' * 2 + '{"id": "b", "prediction": "x"}\n', r"1 ids .* \(first: 'a'\)"),
         ('{"id": "a", "text": "x"}\n', "line 1 has the keys id, text, but one of id and prediction"),
         ('{"id": "a", "prediction": null}\n', "line 1 has id 'a' and no text"),
+        ('{"id": "a", "prediction": "an \\ud800 eye"}\n', "line 1 has half a character at 3 of its text"),
         ("[3]", "record 0 holds int"),
         ("[3", "is not JSON"),
     ],

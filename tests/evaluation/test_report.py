@@ -56,6 +56,9 @@ def test_one_image_has_no_interval_and_its_cider_warns():
     with pytest.warns(UserWarning, match="CIDEr of one image"):
         found = report(task("captions"), {"c1": "two cats"}, CAPTIONS[1:2])
     assert all(row.low is None for row in found.rows) and "  -" in str(found)
+    same = [Reference(one.id, "i0", one.targets) for one in CAPTIONS]
+    with pytest.warns(UserWarning, match="CIDEr-D of 3 samples of one image says little"):
+        report(task("captions"), dict.fromkeys(("c0", "c1", "c2"), "a dog"), same)
 
 
 def test_the_majority_answer_of_each_kind_stands_beside_answers():

@@ -34,9 +34,18 @@ def _pair(where: str, record: Mapping[str, Any]) -> tuple[str, str]:
         if key in record and text in record:
             if not isinstance(record[text], str) or not isinstance(record[key], str | int):
                 raise DataError(f"{where} has {key} {record[key]!r} and no text as {text}; repair it")
-            return str(record[key]), record[text]
+            return str(record[key]), _sound(where, record[text])
     forms = ", ".join(f"{key} and {text}" for key, text in _FORMS)
     raise DataError(f"{where} has the keys {', '.join(record) or 'none'}, but one of {forms} is wanted; repair it")
+
+
+def _sound(where: str, text: str) -> str:
+    """Return text that can be encoded; JSON can write halves of characters, which no program can."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} has half a character at {error.start} of its text {text!r}; repair it") from error
+    return text
 
 
 def check_predictions(said: Mapping[str, str], wanted: Sequence[str]) -> None:

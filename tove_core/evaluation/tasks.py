@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,6 +104,12 @@ def _targets(references: Sequence[Reference]) -> dict[str, tuple[str, ...]]:
 
 
 def _captions(said: Candidates, references: Sequence[Reference]) -> Measured:
+    if len(references) > 1 and len({one.image for one in references}) == 1:
+        warnings.warn(
+            f"CIDEr-D of {len(references)} samples of one image says little, because how rare a word is comes from "
+            "other images; score more images",
+            stacklevel=2,
+        )
     return Measured(list(score_captions(said, _targets(references)).values()))
 
 

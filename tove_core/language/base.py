@@ -197,6 +197,15 @@ class Decoder(nn.Module, ABC):
         """
         return stream(self.layout, lambda pieces: self.generate(tokens, [prompt], streamer=pieces, **options))
 
+    def room(self, tokens: Tensor, prompts: Texts) -> int | None:
+        """Return how many new tokens fit behind the longest of the prompts; None: the language model sets no limit.
+
+        Raises:
+            ConfigError: a prompt alone is too long.
+        """
+        used = self._assemble(tokens, self._texts(tokens, prompts, None), "left").ids.shape[1]
+        return None if self._limit is None else self._limit - used
+
     def trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return what is trained, in two groups: `projector` and `language_model`."""
         return {
@@ -262,7 +271,7 @@ class Decoder(nn.Module, ABC):
 
     def _assemble(self, tokens: Tensor, texts: list[EncodedText], side: Any, new: int = 0) -> TextBatch:
         batch = assemble(texts, image=self._positions(tokens), pad=self.pad, side=side)
-        length, limit = batch.ids.shape[1] + new, getattr(self.language_model.config, "max_position_embeddings", None)
+        length, limit = batch.ids.shape[1] + new, self._limit
         if limit is not None and length > limit:
             raise ConfigError(
                 f"a sequence of {length} positions exceeds the {limit} of {self.identity.architecture}; "
@@ -275,6 +284,11 @@ class Decoder(nn.Module, ABC):
                 "use the tokenizer that belongs to it"
             )
         return batch.to(tokens.device)
+
+    @property
+    def _limit(self) -> int | None:
+        """The longest sequence of the language model, if it has one."""
+        return getattr(self.language_model.config, "max_position_embeddings", None)
 
     def _padding_id(self) -> int:
         pad = self.tokenizer.pad_token_id

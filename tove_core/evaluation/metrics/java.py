@@ -24,10 +24,11 @@ _SPICE_NEEDS = (Path("spice/lib/stanford-corenlp-3.6.0.jar"), Path("spice/lib/st
 def java_scores(candidates: Candidates, references: References) -> tuple[list[Score], dict[str, str]]:
     """Return METEOR and SPICE as far as they can be computed, and why the others cannot, by name.
 
-    Nothing is downloaded. The programs come with pycocoevalcap (`pip install tove-core[coco]`) and need Java.
+    Nothing is downloaded. The programs come with pycocoevalcap (`pip install tove-core[coco]`) and need Java. A program
+    that stops, as SPICE does with a Java that is too new or with too little memory, takes no other score with it.
 
     Raises:
-        DataError: the ids differ, there are none, or a program fails.
+        DataError: the ids differ or there are none.
     """
     check_pairs(candidates, references)
     said = {name: " ".join(tokenize(candidates[name])) for name in references}
@@ -36,8 +37,11 @@ def java_scores(candidates: Candidates, references: References) -> tuple[list[Sc
     for name, needs, run in (("METEOR", (_METEOR,), _meteor), ("SPICE", (_SPICE, *_SPICE_NEEDS), _spice)):
         reason = why_absent(needs)
         if reason is None:
-            scores.append(run(said, right))
-        else:
+            try:
+                scores.append(run(said, right))
+            except DataError as error:
+                reason = str(error)
+        if reason is not None:
             absent[name] = reason
     return scores, absent
 
@@ -49,8 +53,13 @@ def why_absent(files: Sequence[Path]) -> str | None:
         return "pycocoevalcap is not installed (pip install tove-core[coco])"
     if shutil.which("java") is None:
         return "there is no java on the path"
-    missing = [path.name for path in files if not (folder / path).is_file()]
-    return f"pycocoevalcap lacks {', '.join(missing)}" if missing else None
+    missing = [path for path in files if not (folder / path).is_file()]
+    if not missing:
+        return None
+    names = ", ".join(path.name for path in missing)
+    if set(missing) <= set(_SPICE_NEEDS):
+        return f"CoreNLP 3.6.0 is not beside pycocoevalcap ({names}); put it into {folder / missing[0].parent}"
+    return f"pycocoevalcap lacks {names}; install it again"
 
 
 def _package() -> Path | None:
