@@ -93,8 +93,7 @@ def spread(values: Iterable[float | None], form: str = ".3f") -> str:
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Return Spearman's rank correlation; ties share their mean rank."""
-    ranks = [_ranks(values) for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
