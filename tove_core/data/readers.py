@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tove_core.config import DataConfig, SourceConfig
+from tove_core.data.collector import without_collector
 from tove_core.data.format import Format
-from tove_core.data.images import MissingImage
+from tove_core.data.images import FileImage, MissingImage
 from tove_core.data.sample import ImageRef, Sample, distinct_images
 from tove_core.errors import ConfigError, DataError
 
@@ -80,7 +81,8 @@ def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
     for part in collect(config):
         samples = _present(part, config.max_broken)
         _check(samples, part.where, inference)
-        found += samples[: part.limit]
+        samples = samples if part.limit is None else samples[: part.limit]
+        found = found + samples if found else samples
     return found
 
 
@@ -105,7 +107,8 @@ def collect(config: DataConfig) -> list[Part]:
 
 
 def _collected(config: SourceConfig) -> Part:
-    samples = reader(config.reader).read(config)
+    with without_collector():
+        samples = reader(config.reader).read(config)
     if config.tiles is not None:
         from tove_core.data.parts import tiled
 
@@ -116,6 +119,8 @@ def _collected(config: SourceConfig) -> Part:
 
 def repeated_ids(samples: Sequence[Sample]) -> list[str]:
     """Return the ids that several samples have, in order."""
+    if len({sample.id for sample in samples}) == len(samples):
+        return []
     return [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
 
 
@@ -123,13 +128,14 @@ def missing_image(image: ImageRef) -> MissingImage | None:
     """Return what stands for an image, or the one it is cut from, that was not there; None where it was."""
     if isinstance(image, MissingImage):
         return image
-    whole = getattr(image, "whole", None)
+    whole = getattr(image, "whole", None)  # of a part of an image
     return None if whole is None else missing_image(whole)
 
 
 def _present(part: Part, limit: float) -> list[Sample]:
     """Return the samples whose images are all there."""
-    if not any(missing_image(image) for sample in part.samples for image in sample.images):
+    unsure = [sample for sample in part.samples if type(sample.image) is not FileImage]
+    if not any(missing_image(image) for sample in unsure for image in sample.images):
         return part.samples
     images, rows = distinct_images(part.samples)
     missing = {row: one for row, image in enumerate(images) if (one := missing_image(image)) is not None}

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from tove_core.config import SourceConfig
 from tove_core.data.files import read_records, required_key, required_path, required_text
-from tove_core.data.images import find_all, open_images
-from tove_core.data.sample import Sample
+from tove_core.data.images import MissingImage, open_images
+from tove_core.data.sample import ImageRef, Sample
 from tove_core.errors import DataError
 from tove_core.spec import Frozen
 
@@ -40,20 +40,22 @@ def read(config: SourceConfig, options: LlavaOptions) -> list[Sample]:
         DataError: a conversation is malformed, or has no image and `text_only` is "refuse".
     """
     path = required_path(config)
-    records = []
-    for where, record in read_records(path):
-        if record.get("image"):
-            records.append((where, record, _names(record["image"], where)))
-        elif options.text_only == "refuse":
-            raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
-    images = find_all(open_images(config.images or path.parent), (name for *_, names in records for name in names))
+    source, images = open_images(config.images or path.parent), dict[str, ImageRef]()
     seen: Counter[str] = Counter()
-    samples = []
-    for number, (where, record, names) in enumerate(records):
+    samples, number = [], -1
+    for where, record in read_records(path):
+        if not record.get("image"):
+            if options.text_only == "refuse":
+                raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
+            continue
+        number, names = number + 1, _names(record["image"], where)
         told = str(record.get("id", f"item {number}"))
         seen[told] += 1
         identifier = told if seen[told] == 1 else f"{told}#{seen[told]}"
-        found = tuple(images[name] for name in names)
+        for name in names:
+            if name not in images:
+                images[name] = source.find(name) or MissingImage(name, str(source))
+        found = tuple([images[name] for name in names])
         turns = _turns(record, len(names), where)
         for turn, (question, answer) in enumerate(turns[: 1 if options.turns == "first" else None]):
             history = [text for pair in turns[:turn] for text in pair]

@@ -99,7 +99,7 @@ def _sample(
     if options.text in members:
         cells = {**cells, options.columns.text: _decoded(_content(tar, members[options.text]), where)}
     image = PackedImage(shard, images[0].name, images[0].offset_data, images[0].size)
-    return sample(Row(where, f"{shard.stem}/{key}", cells), options.columns, image)
+    return sample(Row(shard, f"key {key}", cells, f"{shard.stem}/{key}"), options.columns.names, image)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
