@@ -58,7 +58,7 @@ def test_absolute_and_empty_names_stand_for_themselves(tmp_path):
 def test_a_relative_folder_has_absolute_keys(tmp_path, monkeypatch):
     folder_of(tmp_path, 2)
     monkeypatch.chdir(tmp_path)
-    found = ImageFolder(Path(".")).find("in/1.png")
+    found = ImageFolder(Path()).find("in/1.png")
     assert isinstance(found, FileImage)
     assert found == Path("in/1.png") and found.key == image_key(Path("in/1.png")) == f"path:{tmp_path}/in/1.png"
 

@@ -14,7 +14,9 @@ from tove_core.data.collector import without_collector
 from tove_core.data.format import Format
 from tove_core.data.images import FileImage, MissingImage
 from tove_core.data.sample import ImageRef, Sample, distinct_images
+from tove_core.data.shards import url_of
 from tove_core.errors import ConfigError, DataError
+from tove_core.language.marks import IMAGE, wrong_marks
 
 _HERE = "tove_core.data.formats"
 
@@ -109,12 +111,23 @@ def collect(config: DataConfig) -> list[Part]:
 def _collected(config: SourceConfig) -> Part:
     with without_collector():
         samples = reader(config.reader).read(config)
+    for sample in samples:
+        if sample.prompt is not None and IMAGE in sample.prompt:
+            fault = wrong_marks(sample.prompt, len(sample.images))
+            if fault is not None:
+                raise DataError(f"sample {sample.id!r} of {_where(config)}: {fault}")
     if config.tiles is not None:
         from tove_core.data.parts import tiled
 
         samples = [replace(sample, image=tiled(sample.images, config.tiles)) for sample in samples]
-    where = str(config.path) if config.path is not None else f"the {config.reader} data set"
-    return Part(where, config.limit, samples)
+    return Part(_where(config), config.limit, samples)
+
+
+def _where(config: SourceConfig) -> str:
+    if config.path is None:
+        return f"the {config.reader} data set"
+    url = url_of(config.path)
+    return str(config.path) if url is None else url.partition("?")[0]
 
 
 def repeated_ids(samples: Sequence[Sample]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 SAMPLES, IMAGES, PER_FOLDER = 1_000_000, 200_000, 10_000
 FORMATS = ("jsonl", "csv", "llava")
-_WORDS = "what colour is the large round thing left of a small square one in this picture".split()
+_WORDS = ("what", "colour", "is", "the", "large", "round", "thing", "left", "of", "a", "small", "square", "in", "this")
 _READ = "import sys; from tove_core.demo.data_bench import time_reading; time_reading(sys.argv[1], sys.argv[2])"
 
 
