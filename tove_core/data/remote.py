@@ -146,7 +146,7 @@ def _go_on(url: str, part: Path) -> None:
     with answer:
         begin, total = _extent(answer.status, answer.headers, have)
         if not have or begin == 0:
-            size = "of unknown length" if total is None else f"{total / 1e6:,.1f} MB"
+            size = "of unknown length" if total is None else f"{total:,} bytes"
             print(f"fetching {shown(url)} ({size}) into {part.parent}", file=sys.stderr, flush=True)
         _require_room(part, (total or 0) - begin)
         if not begin:
