@@ -232,7 +232,7 @@ class SourceConfig(Frozen):
         default="jsonl",
         description="name of a reader: jsonl, csv, coco-captions, vqav2, ...; docs/reference/data.md lists all",
     )
-    path: Path | None = Field(default=None, description="file or folder of the data set")
+    path: Path | None = Field(default=None, description="file or folder of the data set; of shards also a URL")
     images: Path | None = Field(
         default=None, description="folder or tar archive of the images, where they are not beside the file"
     )

@@ -11,6 +11,7 @@ BLOCK = "TOVE_BLOCK"
 STRICT = "TOVE_STRICT"
 OFFLINE = ("TOVE_OFFLINE", "HF_HUB_OFFLINE")
 HOME = "TOVE_HOME"
+DATA_CACHE = "TOVE_DATA_CACHE"
 TRACEBACK = "TOVE_TRACEBACK"
 KERNELS = "TOVE_KERNELS"  # read by tove_kernels.choice, which knows nothing of this package
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.config import ExpertConfig, ModelConfig, Rule
-from tove_core.errors import ConfigError, UnknownExpertError
+from tove_core.errors import ConfigError, DataError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
@@ -23,6 +23,7 @@ from tove_core.hub.streams import run_beside
 from tove_core.hub.transfer import arrived, sent
 from tove_core.hub.view import Preprocessor
 from tove_core.language.base import Decoder
+from tove_core.language.marks import wrong_marks
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
 from tove_core.tower.base import Tower
@@ -139,22 +140,35 @@ class ToveModel(nn.Module):
 
     def caption(self, images: ImageSource | Sequence[ImageSource], **generation: Any) -> list[str]:
         """Describe each image; options as for `Decoder.generate`."""
-        decoder, images = self._decoder(), _listed(images)
-        return self.generate(self.tokens(images), [decoder.config.caption_prompt] * len(images), **generation)
+        return self.answer(images, self._decoder().config.caption_prompt, **generation)
 
     def answer(
-        self, images: ImageSource | Sequence[ImageSource], questions: str | Sequence[str], **generation: Any
+        self,
+        images: ImageSource | Sequence[ImageSource | Sequence[ImageSource]],
+        questions: str | Sequence[str],
+        **generation: Any,
     ) -> list[str]:
-        """Answer one question per image; a single question is asked of every image.
+        """Answer one question per image, or per list of images; a single question is asked of every one.
+
+        The tokens of a list's images follow each other where one image's would stand, or stand where `<image>` marks
+        their places in the question.
 
         Raises:
-            ConfigError: there are not as many questions as images.
+            ConfigError: there are not as many questions as images, or the lists are of different lengths.
+            DataError: a question marks the places of more or fewer images than it is asked about.
         """
-        images = _listed(images)
-        asked = [questions] * len(images) if isinstance(questions, str) else list(questions)
-        if len(asked) != len(images):
-            raise ConfigError(f"{len(asked)} questions were given for {len(images)} images; wanted one for each")
-        return self.generate(self.tokens(images), asked, **generation)
+        shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in _listed(images)]
+        asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
+        if len(asked) != len(shown):
+            raise ConfigError(f"{len(asked)} questions were given for {len(shown)} images; wanted one for each")
+        counts = {len(one) for one in shown}
+        if len(counts) > 1 or 0 in counts:
+            raise ConfigError(f"questions are about {sorted(counts)} images; ask about as many of them each time")
+        for question in asked:
+            if (fault := wrong_marks(question, len(shown[0]))) is not None:
+                raise DataError(fault)
+        tokens = self.tokens([image for one in shown for image in one])
+        return self.generate(tokens.reshape(len(shown), -1, tokens.shape[-1]), asked, **generation)
 
     def generate(self, tokens: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
         """Let the decoder write from enhanced tokens [B, N, D]."""
@@ -271,9 +285,9 @@ class ToveModel(nn.Module):
         return self.fusion
 
 
-def _listed(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+def _listed(images: Any) -> list[Any]:
     if isinstance(images, (list, tuple)):
         return list(images)
     if isinstance(images, Tensor) and images.dim() == 4:
         return list(images)
-    return [images]  # type: ignore[list-item]
+    return [images]

@@ -250,3 +250,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(tove: Tove, run: Path, tmp_
     (tmp_path / "file").write_text("")
     for command in (("detach", run, "toy-fine"), ("merge", run, "--set", "steps=1")):
         assert "cannot be written" in tove(*command, "--out", tmp_path / "file" / "below").error
+
+
+def test_several_images_are_asked_about_together(tove: Tove, run: Path, toy: Any) -> None:
+    first, second = (str(path) for path in toy.pictures(2))
+    apart = tove("answer", run, first, second, "--question", "is it black?")
+    assert [line.partition(": ")[0] for line in apart.out.splitlines()] == [first, second]
+    model = ToveModel.from_pretrained(run / "checkpoint")
+    for question, flags in (("<image> or <image>?", []), ("is it black?", ["--together"])):
+        done = tove("answer", run, first, second, "--question", question, *flags)
+        assert done.out.splitlines() == [f"{first} {second}: {model.answer([[first, second]], question)[0]}"]
+    wrong = tove("answer", run, first, "--question", "<image> or <image>?")
+    assert wrong.code == 1 and "holds <image> 2 times for 1 image" in wrong.error

@@ -155,7 +155,11 @@ def test_conversations_over_several_images_keep_their_order(llava, tmp_path):
     record = talk("<image> <image> Which is older?", "The second.", image=["b.jpg", "a.jpg"])
     (only,) = read(llava(record))
     assert only.images == (tmp_path / "b.jpg", tmp_path / "a.jpg")
-    assert only.prompt == "Which is older?"
+    assert only.prompt == "<image> <image> Which is older?"
+    record = talk("<image>x<image>", "y", "and <b>?", "z", image=["b.jpg", "a.jpg"])
+    assert [s.prompt for s in read(llava(record))] == ["<image>x<image>", "<image>x<image>\ny\nand <b>?"]
+    (bare,) = read(llava(talk("Which is older?", "The second.", image=["b.jpg", "a.jpg"])))
+    assert bare.prompt == "Which is older?"
 
 
 def test_conversations_without_image_are_refused_or_skipped_as_told(llava):

@@ -10,7 +10,7 @@ from tove_core.config import DataConfig, MergeConfig, RunConfig, TrainingConfig
 from tove_core.data.parts import ImagePart
 from tove_core.data.readers import read
 from tove_core.data.sample import Sample
-from tove_core.errors import DataError
+from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.evaluate import evaluate
 from tove_core.evaluation.loss import mean_loss
 from tove_core.fusion.noise import sample_keys
@@ -70,6 +70,46 @@ def test_the_loss_of_several_images_is_that_of_their_tokens_in_a_row_and_reaches
     output.loss.backward()
     assert all(p.grad is not None for p in model.fusion.parameters() if p.requires_grad)
     model.zero_grad(set_to_none=True)
+
+
+def test_marked_images_stand_at_their_marks_in_training_and_answers(toy, model):
+    marked = [replace(s, prompt=f"<image>, <image>{s.prompt or 'say'} <image>") for s in halved(toy.samples())]
+    examples = Examples(model, marked)
+    keys = sample_keys(0, [0, 0], [1, 2])
+    prompts, targets = examples.prompts([1, 2]), examples.targets([1, 2], keys)
+    images = [list(marked[i].load()) for i in (1, 2)]
+    tokens = torch.stack([model.tokens(shown).flatten(0, 1) for shown in images])
+    wanted = model.decoder(tokens, prompts, targets)
+    found = model.decoder(model.fuse(examples.features([1, 2])).tokens, prompts, targets)
+    torch.testing.assert_close(found.loss_sum, wanted.loss_sum)
+    bare = model.decoder(tokens, [prompt.replace("<image>", "") for prompt in prompts], targets)
+    assert not torch.isclose(bare.loss_sum, wanted.loss_sum, rtol=1e-5)
+    with pytest.warns(UserWarning, match="never trained"):
+        assert model.answer(images, prompts) == model.decoder.generate(tokens, prompts)
+    assert model.answer(images[:1], prompts[0]) == model.decoder.generate(tokens[:1], prompts[:1])
+
+
+def test_marks_that_are_not_as_many_as_the_images_are_refused(toy, model, tmp_path):
+    samples = [replace(s, prompt="<image> or <image>?") for s in halved(toy.samples())]
+    with pytest.raises(DataError, match=r"sample 's1': prompt .* holds <image> 2 times for 3 images"):
+        Examples(model, samples).prompts([1])
+    with pytest.raises(DataError, match="2 times for 1 image; mark"):
+        model.answer(toy.pictures(1), "<image><image>?")
+    with pytest.raises(ConfigError, match=r"questions are about \[1, 2\] images"):
+        model.answer([toy.pictures(2), toy.pictures(1)], "what?")
+    record = {"image": [str(path) for path in toy.pictures(2)], "question": "<image>?", "answer": "a"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"sample 'line 1' of .*a\.jsonl: prompt .* holds <image> 1 times for 2"):
+        read(DataConfig(path=tmp_path / "a.jsonl"))
+
+
+def test_the_mark_of_a_tiled_image_is_the_place_of_all_its_tiles(toy, model, tmp_path):
+    records = [{"image": str(p), "question": "one <image> there", "answer": "a"} for p in toy.pictures(2)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    samples = read(DataConfig(path=tmp_path / "a.jsonl", tiles=2))
+    examples = Examples(model, samples)
+    text = model.decoder.encode(examples.prompts([0]))[0]
+    assert text.places == 1 and model.fuse(examples.features([0])).tokens.shape[1] == 5 * 25
 
 
 def test_the_order_of_images_matters(toy, model):

@@ -112,6 +112,17 @@ def cache(
 
 
 @app.command()
+def data(
+    samples: Annotated[int, typer.Option(min=1, help="made-up samples")] = 1_000_000,
+    images: Annotated[int, typer.Option(min=1, help="different images that they show")] = 200_000,
+) -> None:
+    """Time the reading of a million made-up samples as jsonl, csv and llava, each in a process of its own."""
+    from tove_core.demo.data_bench import report_reading
+
+    print(report_reading(samples, min(images, samples)))
+
+
+@app.command()
 def startup(repeat: Annotated[int, typer.Option(min=1, help="runs of each command")] = 7) -> None:
     """Time the commands that must not import torch, each in a process of its own."""
     import statistics

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tove_core.errors import DataError
+from tove_core.language.marks import IMAGE, wrong_marks
+
 if TYPE_CHECKING:
     from tove_core.config import DataConfig, ModelConfig
     from tove_core.training.launch import Launch
@@ -213,35 +216,43 @@ def caption(
     device: Device = None,
 ) -> None:
     """Describe images."""
-    _say(run, images, None, beams, device)
+    _say(run, images, None, beams, device, False)
 
 
 def answer(
     run: Run,
     images: Annotated[list[Path], typer.Argument(help="image files")],
-    question: Annotated[str, typer.Option(help="asked of every image")],
+    question: Annotated[
+        str, typer.Option(help="asked of every image; with <image> for each of several, of all of them together")
+    ],
+    together: Annotated[bool, typer.Option("--together", help="ask once, about all images together")] = False,
     beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
     device: Device = None,
 ) -> None:
-    """Answer a question about images."""
-    _say(run, images, question, beams, device)
+    """Answer a question about each image, or about several together."""
+    _say(run, images, question, beams, device, together or question.count(IMAGE) > 1)
 
 
-def _say(run: Path, images: list[Path], question: str | None, beams: int, device: str | None) -> None:
+def _say(run: Path, images: list[Path], question: str | None, beams: int, device: str | None, together: bool) -> None:
     from tove_core.hub.images import read_image
     from tove_core.model import ToveModel
     from tove_core.training.run import find_checkpoint
 
+    if question is not None and (fault := wrong_marks(question, len(images) if together else 1)) is not None:
+        raise DataError(fault)
     decoded = [read_image(path) for path in images]  # a bad file is reported before anything is loaded
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
     if model.provenance.clip.reference.startswith(_WORLD):
         typer.echo(
             "note: this model's CLIP has only seen rendered scenes; about photographs it knows nothing", err=True
         )
-    for path, pixels in zip(images, decoded, strict=True):
+    names, shown = [str(path) for path in images], [[pixels] for pixels in decoded]
+    if together:
+        names, shown = [" ".join(names)], [decoded]
+    for name, pixels in zip(names, shown, strict=True):
         said = (
             model.caption(pixels, num_beams=beams)
             if question is None
-            else model.answer(pixels, question, num_beams=beams)
+            else model.answer([pixels], question, num_beams=beams)
         )
-        print(f"{path}: {said[0]}")
+        print(f"{name}: {said[0]}")

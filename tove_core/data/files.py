@@ -66,23 +66,44 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield line number, counted from 1, and object for each line that is not blank.
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number, counted from 1, and object for each line that is not blank, reading as it goes.
 
     Raises:
         DataError: the file is missing, or a line is not a JSON object.
     """
-    # Not splitlines(): JSON texts may hold U+2028 and others that it would break at.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
+    scan = json.JSONDecoder().raw_decode
+    # Lines end at line feeds alone: JSON texts may hold U+2028 and others that splitlines() would break at.
+    for number, line in enumerate(_lines(path), start=1):
+        if line.isspace():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {number} is not JSON ({error.msg.lower()}); repair it") from error
+            record, end = scan(line)
+            if line[end:] not in ("\n", ""):
+                record = json.loads(line)  # blanks around it are well; what else there is, it says
+        except json.JSONDecodeError:
+            record = _parsed(line, path, number)
         if not isinstance(record, dict):
             raise DataError(f"{path} line {number} holds {type(record).__name__}, but an object is wanted; repair it")
         yield number, record
+
+
+def _parsed(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {number} is not JSON ({error.msg.lower()}); repair it") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:  # as in `read_text`
+            yield from file
+    except UnicodeDecodeError:
+        read_text(path)  # which knows the byte
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
 def read_records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -108,7 +129,7 @@ def read_records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     return [(f"{path} item {number}", record) for number, record in enumerate(content)]
 
 
-def required_text(record: Any, key: str, where: str) -> str:
+def required_text(record: Any, key: str, where: object) -> str:
     """Return `record[key]`, stripped; see `required_key`.
 
     Raises:
@@ -117,7 +138,7 @@ def required_text(record: Any, key: str, where: str) -> str:
     return checked_text(required_key(record, key, where), key, where)
 
 
-def checked_text(value: Any, key: str, where: str) -> str:
+def checked_text(value: Any, key: str, where: object) -> str:
     """Return a text without the blanks around it.
 
     Raises:
@@ -128,7 +149,7 @@ def checked_text(value: Any, key: str, where: str) -> str:
     return value.strip()
 
 
-def checked_texts(value: Any, key: str, where: str) -> tuple[str, ...]:
+def checked_texts(value: Any, key: str, where: object) -> tuple[str, ...]:
     """Return one text, or each of a list of them.
 
     Raises:
@@ -141,7 +162,7 @@ def checked_texts(value: Any, key: str, where: str) -> tuple[str, ...]:
     return tuple(checked_text(item, key, where) for item in value)
 
 
-def required_id(record: Any, key: str, where: str) -> str:
+def required_id(record: Any, key: str, where: object) -> str:
     """Return `record[key]`, a text or a whole number, as text.
 
     Raises:
@@ -153,8 +174,8 @@ def required_id(record: Any, key: str, where: str) -> str:
     return str(value)
 
 
-def required_key(record: Any, key: str, where: str) -> Any:
-    """Return `record[key]`; `where` says in the error which record it was ("a.json annotation 3").
+def required_key(record: Any, key: str, where: object) -> Any:
+    """Return `record[key]`; in the error `str(where)` says which record it was ("a.json annotation 3").
 
     Raises:
         DataError: the record is no object or has no such key.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tove_core.errors import DataError
 
 
 class StoredImage(ABC):
-    """An image that is no file of its own, and is read when it is wanted."""
+    """An image that is not in memory, and is read when it is wanted."""
+
+    __slots__ = ()
 
     @property
     @abstractmethod
@@ -29,7 +32,7 @@ class StoredImage(ABC):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MissingImage(StoredImage):
     """An image that a data set names and that is not there.
 
@@ -51,7 +54,62 @@ class MissingImage(StoredImage):
         raise DataError(f"image {self.name} is not in {self.place}; add it or take its samples out")
 
 
-@dataclass(frozen=True)
+class _Root(NamedTuple):
+    """A folder of images, shared by all of them: as it was given, and the beginning of its files' absolute names."""
+
+    folder: Path
+    absolute: str
+
+
+class FileImage(StoredImage):
+    """A file below a folder: as good as its `Path`, equal to it and of the same key, in a third of the memory.
+
+    Made for data sets of a million images; a `Path` is made of it when it is read.
+    """
+
+    __slots__ = ("_name", "_root")
+
+    def __init__(self, root: _Root, name: str) -> None:
+        self._root, self._name = root, name
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._root.folder / self._name
+
+    @property
+    def name(self) -> str:
+        """The last part of the file's name."""
+        return self.path.name
+
+    @property
+    def key(self) -> str:
+        """The absolute name, as that of a `Path`."""
+        return f"path:{self._root.absolute}{self._name}"
+
+    def read(self) -> Path:
+        """Return the file: whoever decodes an image opens it."""
+        return self.path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"FileImage({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FileImage):
+            return self.path == other.path
+        return self.path == other if isinstance(other, Path) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+
+@dataclass(frozen=True, slots=True)
 class PackedImage(StoredImage):
     """One file inside an uncompressed tar archive, read when wanted and never unpacked.
 
@@ -99,19 +157,46 @@ class ImageSource(Protocol):
         ...
 
 
+_ASKED = 32
+"""So many files of a folder are asked for one by one before it is listed: a listing is far cheaper per file."""
+
+
 class ImageFolder:
     """Images below a folder; an absolute name stands for itself."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._shared = _Root(root, str(root.absolute() / "_")[:-1])
+        self._asked: dict[str, int] = {}
+        self._listed: dict[str, set[str]] = {}
 
     def __str__(self) -> str:
         return str(self.root)
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str) -> Path | FileImage | None:
         """Return the file, or None where there is none."""
-        path = self.root / name
-        return path if path.is_file() else None
+        # Names that begin at the root, or that a `Path` might write otherwise.
+        if os.sep != "/" or "//" in name or "./" in name or name[:1] in ("", "/") or name[-1] in "./":
+            path = self.root / name
+            return path if path.is_file() else None
+        inside, _, own = name.rpartition("/")
+        listed = self._listed.get(inside) or self._list(inside)
+        # A name that was not listed may still be there: where letters' case does not count, or since a moment ago.
+        if own in listed or os.path.isfile(f"{self._shared.absolute}{name}"):  # noqa: PTH113  # a third of Path's time
+            return FileImage(self._shared, name)
+        return None
+
+    def _list(self, inside: str) -> set[str]:
+        """Return the names of the files in a folder below, once it was asked for often enough; before, nothing."""
+        self._asked[inside] = asked = self._asked.get(inside, 0) + 1
+        if asked != _ASKED:
+            return set()
+        try:
+            with os.scandir(f"{self._shared.absolute}{inside}") as entries:
+                self._listed[inside] = {entry.name for entry in entries if entry.is_file()}
+        except OSError:  # not there, or not to be listed: its files are asked for one by one, as before
+            return set()
+        return self._listed[inside]
 
 
 class ImageArchive:
@@ -160,4 +245,8 @@ def open_images(path: Path) -> ImageFolder | ImageArchive:
 
 def find_all(source: ImageSource, names: Iterable[str]) -> dict[str, Path | StoredImage]:
     """Return the image of every name, a `MissingImage` where there is none."""
-    return {name: source.find(name) or MissingImage(name, str(source)) for name in dict.fromkeys(names)}
+    found: dict[str, Path | StoredImage] = {}
+    for name in names:
+        if name not in found:
+            found[name] = source.find(name) or MissingImage(name, str(source))
+    return found

@@ -10,10 +10,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tove_core.config import DataConfig, SourceConfig
+from tove_core.data.collector import without_collector
 from tove_core.data.format import Format
-from tove_core.data.images import MissingImage
+from tove_core.data.images import FileImage, MissingImage
 from tove_core.data.sample import ImageRef, Sample, distinct_images
+from tove_core.data.shards import url_of
 from tove_core.errors import ConfigError, DataError
+from tove_core.language.marks import IMAGE, wrong_marks
 
 _HERE = "tove_core.data.formats"
 
@@ -80,7 +83,8 @@ def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
     for part in collect(config):
         samples = _present(part, config.max_broken)
         _check(samples, part.where, inference)
-        found += samples[: part.limit]
+        samples = samples if part.limit is None else samples[: part.limit]
+        found = found + samples if found else samples
     return found
 
 
@@ -105,17 +109,31 @@ def collect(config: DataConfig) -> list[Part]:
 
 
 def _collected(config: SourceConfig) -> Part:
-    samples = reader(config.reader).read(config)
+    with without_collector():
+        samples = reader(config.reader).read(config)
+    for sample in samples:
+        if sample.prompt is not None and IMAGE in sample.prompt:
+            fault = wrong_marks(sample.prompt, len(sample.images))
+            if fault is not None:
+                raise DataError(f"sample {sample.id!r} of {_where(config)}: {fault}")
     if config.tiles is not None:
         from tove_core.data.parts import tiled
 
         samples = [replace(sample, image=tiled(sample.images, config.tiles)) for sample in samples]
-    where = str(config.path) if config.path is not None else f"the {config.reader} data set"
-    return Part(where, config.limit, samples)
+    return Part(_where(config), config.limit, samples)
+
+
+def _where(config: SourceConfig) -> str:
+    if config.path is None:
+        return f"the {config.reader} data set"
+    url = url_of(config.path)
+    return str(config.path) if url is None else url.partition("?")[0]
 
 
 def repeated_ids(samples: Sequence[Sample]) -> list[str]:
     """Return the ids that several samples have, in order."""
+    if len({sample.id for sample in samples}) == len(samples):
+        return []
     return [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
 
 
@@ -123,13 +141,14 @@ def missing_image(image: ImageRef) -> MissingImage | None:
     """Return what stands for an image, or the one it is cut from, that was not there; None where it was."""
     if isinstance(image, MissingImage):
         return image
-    whole = getattr(image, "whole", None)
+    whole = getattr(image, "whole", None)  # of a part of an image
     return None if whole is None else missing_image(whole)
 
 
 def _present(part: Part, limit: float) -> list[Sample]:
     """Return the samples whose images are all there."""
-    if not any(missing_image(image) for sample in part.samples for image in sample.images):
+    unsure = [sample for sample in part.samples if type(sample.image) is not FileImage]
+    if not any(missing_image(image) for sample in unsure for image in sample.images):
         return part.samples
     images, rows = distinct_images(part.samples)
     missing = {row: one for row, image in enumerate(images) if (one := missing_image(image)) is not None}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tove_core.data.collector import without_collector
 from tove_core.data.images import StoredImage
 from tove_core.errors import DataError
 
@@ -18,8 +18,14 @@ ImageRef = Path | bytes | StoredImage | Any
 """A file, encoded bytes, a member of a tar archive, or pixels (a CPU tensor, an array, a PIL image)."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class _Kept:
+    """Room for the keys of a sample's images where it took reading all bytes or pixels to know them."""
+
+    __slots__ = ("_digests",)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(_Kept):
     """One image, or several, with what is asked about it and what should be said.
 
     Two samples are equal when everything but the pixels is; `image_keys` tell images apart.
@@ -48,14 +54,15 @@ class Sample:
         """Refuse what no later step could use."""
         if not isinstance(self.id, str) or not self.id:
             raise DataError(f"a sample has the id {self.id!r}, but ids are texts that are not empty; give it one")
-        if any(image is None for image in self.images) or not self.images:
+        image = self.image
+        if image is None or (isinstance(image, tuple) and (not image or any(one is None for one in image))):
             raise DataError(f"sample {self.id!r} has no image, but every sample needs one; drop it or add the image")
         if not isinstance(self.targets, tuple):
             kind = type(self.targets).__name__
             raise DataError(
                 f"sample {self.id!r} has targets of type {kind}, but a tuple of texts is wanted; convert it"
             )
-        for text in (*self.targets, *(() if self.prompt is None else (self.prompt,))):
+        for text in self.targets if self.prompt is None else (*self.targets, self.prompt):
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"sample {self.id!r} has the text {text!r}, but prompt and targets must say something")
 
@@ -64,10 +71,16 @@ class Sample:
         """The images in order, whether there is one or several."""
         return self.image if isinstance(self.image, tuple) else (self.image,)
 
-    @cached_property
+    @property
     def image_keys(self) -> tuple[str, ...]:
         """Names of the images, the same for samples that share one."""
-        return tuple(map(image_key, self.images))
+        found: tuple[str, ...] | None = getattr(self, "_digests", None)
+        if found is None:
+            found = tuple(map(image_key, self.images))
+            # Digests are kept; names are cheap to make, and a million of them large to keep.
+            if not all(isinstance(image, (Path, StoredImage)) for image in self.images):
+                object.__setattr__(self, "_digests", found)
+        return found
 
     @property
     def image_key(self) -> str:
@@ -154,13 +167,21 @@ def distinct_images(samples: Sequence[Sample]) -> tuple[list[ImageRef], list[tup
     """Return the M different images, in order of first use, and for each sample which of them are its own."""
     rows: dict[str, int] = {}
     images: list[ImageRef] = []
+    seen: dict[int, int] = {}  # samples that share an image mostly share the object, which needs no name
+
+    def row_of(sample: Sample, place: int, image: ImageRef) -> int:
+        key = image.key if isinstance(image, StoredImage) else sample.image_keys[place]
+        row = seen[id(image)] = rows.setdefault(key, len(images))
+        if row == len(images):
+            images.append(image)
+        return row
+
     of_sample = []
-    for sample in samples:
-        own = []
-        for key, image in zip(sample.image_keys, sample.images, strict=True):
-            row = rows.setdefault(key, len(images))
-            if row == len(images):
-                images.append(image)
-            own.append(row)
-        of_sample.append(tuple(own))
+    with without_collector():
+        for sample in samples:
+            own = []
+            for place, image in enumerate(sample.images):
+                row = seen.get(id(image))
+                own.append(row_of(sample, place, image) if row is None else row)
+            of_sample.append(tuple(own))
     return images, of_sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -119,7 +119,8 @@ class Decoder(nn.Module, ABC):
         """Return the loss of the answers, and of nothing else.
 
         Args:
-            tokens: vision tokens [B, N, D].
+            tokens: vision tokens [B, N, D]; of several images per sample one after another, as many of each. Where a
+                prompt marks their places by `<image>`, each mark has an equal share of them, in order.
             prompts: B strings, or B encoded texts that hold their targets.
             targets: B answers; None with encoded texts.
 
@@ -158,7 +159,7 @@ class Decoder(nn.Module, ABC):
         """Return one answer per image.
 
         Args:
-            tokens: vision tokens [B, N, D].
+            tokens: vision tokens [B, N, D], as in `forward`.
             prompts: B strings or encoded texts (their targets are ignored).
             max_new_tokens: None: the configuration's.
             num_beams: 1 is greedy search or plain sampling.
@@ -171,7 +172,7 @@ class Decoder(nn.Module, ABC):
             ConfigError: options contradict each other, or tokens are not [B, N, D].
             DataError: prompts are empty or do not fit the batch.
         """
-        texts = [EncodedText(t.before, t.after) for t in self._texts(tokens, prompts, None)]
+        texts = [replace(text, target=()) for text in self._texts(tokens, prompts, None)]
         if not do_sample and (temperature, top_p, top_k) != (1.0, 1.0, 0):
             raise ConfigError("temperature, top_p and top_k shape sampling but do_sample is off; set do_sample=True")
         if streamer is not None and (len(texts) > 1 or num_beams > 1):
@@ -267,6 +268,11 @@ class Decoder(nn.Module, ABC):
         texts = encoded or self.encode(strings, targets)
         if len(texts) != len(tokens):
             raise DataError(f"{len(texts)} prompts came with {len(tokens)} images; give one prompt per image")
+        if uneven := [text.places for text in texts if tokens.shape[1] % text.places]:
+            raise DataError(
+                f"a prompt marks {uneven[0]} places for images, but {tokens.shape[1]} tokens cannot be shared among "
+                "them evenly; mark each image's place once, or none"
+            )
         return texts
 
     def _assemble(self, tokens: Tensor, texts: list[EncodedText], side: Any, new: int = 0) -> TextBatch:

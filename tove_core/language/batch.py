@@ -46,16 +46,19 @@ def assemble(
 ) -> TextBatch:
     """Lay out [before, image, after, target] for each sample and pad to the longest.
 
+    A sample with several places for images has an equal share of `image` at each, in order.
+
     Padding on the right keeps every position where it is without padding; training needs that (GPT-2 and BERT count
     positions from the left). Generation needs the last position to be the last token: padding on the left.
 
     Args:
         texts: samples; those without a target simply have no answer tokens.
-        image: number of positions the image takes (0 where the language model sees it by cross-attention).
+        image: number of positions a sample's images take together, a multiple of its places (0 where the language
+            model sees them by cross-attention).
         pad: token id written at padding and at the image's positions; masks hide it.
         side: where padding goes.
     """
-    rows = [list(t.before) + [pad] * image + list(t.after) + list(t.target) for t in texts]
+    rows = [_laid(text, image // text.places, pad) for text in texts]
     size, length = len(rows), max(map(len, rows))
     ids = torch.full((size, length), pad)
     mask = torch.zeros(size, length, dtype=torch.long)
@@ -66,9 +69,18 @@ def assemble(
         last = first + len(row)
         ids[i, first:last] = torch.tensor(row, dtype=torch.long)
         mask[i, first:last] = 1
-        where[i, first + len(text.before) : first + len(text.before) + image] = True
+        at = first + len(text.before)
+        for gap in (*text.between, ()):
+            where[i, at : at + image // text.places] = True
+            at += image // text.places + len(gap)
         labels[i, last - len(text.target) : last] = ids[i, last - len(text.target) : last]
     answers = labels[:, 1:] != IGNORE
     columns = answers.any(0).nonzero().squeeze(1)
     sample, column = answers[:, columns].nonzero(as_tuple=True)
     return TextBatch(ids, mask, where, labels, columns, sample, column, labels[:, 1:][answers])
+
+
+def _laid(text: EncodedText, image: int, pad: int) -> list[int]:
+    """Return the ids of one sample, with `image` times `pad` at each place of an image."""
+    between = [one for gap in text.between for one in (*gap, *[pad] * image)]
+    return [*text.before, *[pad] * image, *between, *text.after, *text.target]

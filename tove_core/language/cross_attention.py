@@ -40,7 +40,7 @@ class CrossAttentionDecoder(Decoder):
     """Projected vision tokens are the encoder states that a decoder with cross-attention layers looks at.
 
     The language model must have been built with `add_cross_attention` (`load_decoder` does); the prompt is the
-    beginning of its text, and the image's place in the template is left out.
+    beginning of its text, and the image's place in the template is left out, as are marks of images in the prompt.
     """
 
     needs_start = True

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from tove_core.errors import ConfigError, DataError
+from tove_core.language.marks import IMAGE
 
-IMAGE = "<image>"
-"""The image's place in rendered text; LLaVA's processor uses the same word."""
 PLAIN = "{image}\n{prompt}\n"
 """What `auto` means for a tokenizer without a chat template."""
 _PROBE, _REPLY = "tove prompt probe", "tove reply probe"
+_PLACE = re.compile(r"(?<!\S)\{image\}\s?|\{image\}")
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
-    """One sample's text in token ids; the image stands between `before` and `after`."""
+    """One sample's text in token ids; the image, or all its images, stand between `before` and `after`."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     target: tuple[int, ...] = ()
     """The answer and its end token; empty where only a prompt was encoded."""
+    between: tuple[tuple[int, ...], ...] = ()
+    """Where each of several images has a place of its own: the text from one to the next, in order."""
+
+    @property
+    def places(self) -> int:
+        """How many places there are for images."""
+        return len(self.between) + 1
 
 
 class PromptLayout:
-    """Turns prompts and answers into token ids around an image.
+    """Turns prompts and answers into token ids around an image, or several.
+
+    A prompt may mark the places of its images by `<image>`; the template's own place is then left out, with one of the
+    blanks around it, so that a mark and a line feed at the beginning say what `auto` says without marks.
 
     All text is tokenised in one piece around an image token, which a private copy of the tokenizer knows, so ids are
     those that a LLaVA processor with this tokenizer gives. Answers are tokenised on their own, hence the prompt's ids
@@ -65,7 +77,8 @@ class PromptLayout:
         """Return the text before the answer with `<image>` in its place, without the start tokens of `start`."""
         if not self.chat:
             # One pass: braces inside the prompt stay as they are.
-            head, tail = self._template.split("{prompt}")
+            marked = IMAGE in prompt
+            head, tail = (_PLACE.sub("", self._template) if marked else self._template).split("{prompt}")
             return head.replace("{image}", IMAGE) + prompt + tail.replace("{image}", IMAGE)
         return self._chat(prompt, self._parts)
 
@@ -73,17 +86,16 @@ class PromptLayout:
         """Return ids for each prompt, with the ids of its target and the end token where targets are given.
 
         Raises:
-            DataError: the lists are empty or of different lengths, or a prompt holds the image's placeholder.
+            DataError: the lists are empty or of different lengths, a target holds the image's mark, or the template
+                does not show a prompt's marks.
         """
         if not prompts:
             raise DataError("the list of prompts is empty; give one prompt per image")
         if targets is not None and len(targets) != len(prompts):
             raise DataError(f"{len(prompts)} prompts came with {len(targets)} targets; give one target per prompt")
         answers = [()] * len(prompts) if targets is None else [self._target(text) for text in targets]
-        sides = [
-            self._split(ids, text) for ids, text in zip(self._ids(map(self.render, prompts)), prompts, strict=True)
-        ]
-        return [EncodedText(before, after, answer) for (before, after), answer in zip(sides, answers, strict=True)]
+        rendered = self._ids(map(self.render, prompts))
+        return [self._split(*one) for one in zip(rendered, prompts, answers, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the answer in generated ids: up to the end token, without special tokens or surrounding blanks."""
@@ -92,14 +104,18 @@ class PromptLayout:
             ids = ids[: ids.index(self.end)]
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _split(self, ids: list[int], prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        if ids.count(self._image) != 1:
-            raise DataError(f"prompt {prompt!r} holds {IMAGE!r}, which marks the image's place; take it out")
-        place = ids.index(self._image)
-        before = tuple(ids[:place])
+    def _split(self, ids: list[int], prompt: str, target: tuple[int, ...]) -> EncodedText:
+        places = [place for place, one in enumerate(ids) if one == self._image]
+        if len(places) != (wanted := max(1, prompt.count(IMAGE))):
+            raise DataError(
+                f"prompt {prompt!r:.80} needs {wanted} places for images, but the tokenizer's chat template shows "
+                f"{len(places)}; set decoder.prompt to a template such as '{{image}}\\n{{prompt}}\\n'"
+            )
+        before = tuple(ids[: places[0]])
         if self.start and before[: len(self.start)] != self.start:
             before = self.start + before
-        return before, tuple(ids[place + 1 :])
+        between = tuple(tuple(ids[one + 1 : other]) for one, other in pairwise(places))
+        return EncodedText(before, tuple(ids[places[-1] + 1 :]), target, between)
 
     def _target(self, text: str) -> tuple[int, ...]:
         text = text.strip()
@@ -149,10 +165,12 @@ class PromptLayout:
         )
 
     def _chat(self, prompt: str, parts: bool, reply: str | None = None) -> str:
-        content: Any = f"{IMAGE}\n{prompt}"
+        marked = IMAGE in prompt
+        content: Any = prompt if marked else f"{IMAGE}\n{prompt}"
         answer: Any = reply
         if parts:
-            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            # Marks stay in the text: many templates put all images of their own in front.
+            content = [*([] if marked else [{"type": "image"}]), {"type": "text", "text": prompt}]
             answer = [{"type": "text", "text": reply}]
         messages = [{"role": "user", "content": content}]
         if reply is not None:

@@ -13,6 +13,7 @@ from tove_core.data.features import Features, FeatureTable
 from tove_core.data.sample import ImageRef, Sample, distinct_images, load_image
 from tove_core.errors import DataError
 from tove_core.fusion.align import gives_text
+from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
 from tove_core.tower.text import text_fingerprint
 
@@ -126,9 +127,20 @@ class Examples:
         return any(row in self.broken.reasons for row in rows)
 
     def prompts(self, indices: Sequence[int]) -> list[str]:
-        """Return the questions; the configured caption prompt where a sample asks none."""
+        """Return the questions; the configured caption prompt where a sample asks none.
+
+        Raises:
+            DataError: one marks the places of more or fewer images than there are.
+        """
         default = self.model.config.decoder.caption_prompt if self.model.config.decoder else ""
-        return [self.samples[i].prompt or default for i in indices]
+        asked = [self.samples[i].prompt or default for i in indices]
+        for index, prompt in zip(indices, asked, strict=True):
+            images = len(self.rows[index])
+            # Of an image and its tiles, a mark is the place of all.
+            fault = wrong_marks(prompt, images) if images % max(1, prompt.count(IMAGE)) else None
+            if fault is not None:
+                raise DataError(f"sample {self.samples[index].id!r}: {fault}")
+        return asked
 
     def targets(self, indices: Sequence[int], keys: Tensor) -> list[str]:
         """Return one right text per sample, picked by the sample's key where there are several."""

@@ -13,7 +13,7 @@ import torch
 
 from tove_core.data.cache.index import DigestIndex, digests_of
 from tove_core.data.cache.shards import KEYS, SUFFIX, read_shard, write_shard
-from tove_core.data.images import PackedImage
+from tove_core.data.images import FileImage, PackedImage
 from tove_core.data.sample import ImageRef, image_digest
 from tove_core.errors import DataError
 
@@ -94,7 +94,7 @@ def _place(image: ImageRef) -> bytes | None:
     """Return a hash of where an image lies and of its file's state; None: it is no file, or gone."""
     if isinstance(image, PackedImage):
         file, inside = image.archive, f"!{image.name}!{image.offset}!{image.size}"
-    elif isinstance(image, Path):
+    elif isinstance(image, (Path, FileImage)):
         file, inside = image, ""
     else:
         return None

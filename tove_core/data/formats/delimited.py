@@ -52,14 +52,15 @@ def _rows(path: Path, delimiter: str, options: TableOptions) -> Iterator[Row]:
                 "set data.options.columns.image or data.options.delimiter"
             )
         for cells in reader:
-            where = f"{path} line {reader.line_num}"
             if not any(cells):
                 continue
             if len(cells) != len(head):
-                raise DataError(f"{where} has {len(cells)} cells, but the head has {len(head)}; repair it")
+                raise DataError(
+                    f"{path} line {reader.line_num} has {len(cells)} cells, but the head has {len(head)}; repair it"
+                )
             named: dict[str, Any] = {name: cell for name, cell in zip(head, cells, strict=True) if cell.strip()}
             for name in several & named.keys():
                 named[name] = [part.strip() for part in named[name].split(options.separator) if part.strip()]
-            yield Row(where, f"line {reader.line_num}", named)
+            yield Row(path, f"line {reader.line_num}", named)
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num} is not delimited text ({error}); repair it") from error

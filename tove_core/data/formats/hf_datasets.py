@@ -93,7 +93,10 @@ def read(config: SourceConfig, options: HubOptions) -> list[Sample]:
     others = _rows(config, table, [name for name in table.column_names if name != column])
     # The fingerprint of datasets says what the table holds and how it was made.
     name = table._fingerprint
-    return [sample(row, options.columns, TableImage(images, column, number, name)) for number, row in enumerate(others)]
+    return [
+        sample(row, options.columns.names, TableImage(images, column, number, name))
+        for number, row in enumerate(others)
+    ]
 
 
 def _open(config: SourceConfig, path: Path, builder: str | None) -> Any:
@@ -128,5 +131,5 @@ def _rows(config: SourceConfig, table: Any, columns: list[str]) -> list[Row]:
     for number, cells in enumerate(cells_of):
         told = {name: value for name, value in cells.items() if value is not None}
         told |= {name: labels[name].int2str(value) for name, value in told.items() if name in labels}
-        rows.append(Row(f"{config.path} row {number}", f"row {number}", told))
+        rows.append(Row(config.path, f"row {number}", told))
     return rows

@@ -21,5 +21,5 @@ def read(config: SourceConfig, options: RecordOptions) -> list[Sample]:
         DataError: a line is malformed (its number is given).
     """
     path = required_path(config)
-    rows = (Row(f"{path} line {number}", f"line {number}", record) for number, record in read_json_lines(path))
+    rows = (Row(path, f"line {number}", record) for number, record in read_json_lines(path))
     return with_images(rows, options.columns, open_images(config.images or path.parent))

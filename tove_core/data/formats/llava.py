@@ -10,13 +10,11 @@ from pydantic import Field
 
 from tove_core.config import SourceConfig
 from tove_core.data.files import read_records, required_key, required_path, required_text
-from tove_core.data.images import find_all, open_images
-from tove_core.data.sample import Sample
+from tove_core.data.images import MissingImage, open_images
+from tove_core.data.sample import ImageRef, Sample
 from tove_core.errors import DataError
+from tove_core.language.marks import IMAGE
 from tove_core.spec import Frozen
-
-PLACE = "<image>"
-"""Where LLaVA's files put the image, or each of several."""
 
 
 class LlavaOptions(Frozen):
@@ -34,26 +32,29 @@ def read(config: SourceConfig, options: LlavaOptions) -> list[Sample]:
     """Read one sample per answer: the prompt is the question, after the turns before it, a line each.
 
     Ids are "ID/TURN", turns counted from 0; where an ID comes again, as in published mixtures, "ID#2/TURN".
-    "image" may be a list. Images stand before the text: `<image>` belongs into the first human turn and is taken out.
+    "image" may be a list. `<image>` belongs into the first human turn, once for each image: of several it marks their
+    places and stays; a single image stands before the text and its mark is taken out.
 
     Raises:
         DataError: a conversation is malformed, or has no image and `text_only` is "refuse".
     """
     path = required_path(config)
-    records = []
-    for where, record in read_records(path):
-        if record.get("image"):
-            records.append((where, record, _names(record["image"], where)))
-        elif options.text_only == "refuse":
-            raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
-    images = find_all(open_images(config.images or path.parent), (name for *_, names in records for name in names))
+    source, images = open_images(config.images or path.parent), dict[str, ImageRef]()
     seen: Counter[str] = Counter()
-    samples = []
-    for number, (where, record, names) in enumerate(records):
+    samples, number = [], -1
+    for where, record in read_records(path):
+        if not record.get("image"):
+            if options.text_only == "refuse":
+                raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
+            continue
+        number, names = number + 1, _names(record["image"], where)
         told = str(record.get("id", f"item {number}"))
         seen[told] += 1
         identifier = told if seen[told] == 1 else f"{told}#{seen[told]}"
-        found = tuple(images[name] for name in names)
+        for name in names:
+            if name not in images:
+                images[name] = source.find(name) or MissingImage(name, str(source))
+        found = tuple([images[name] for name in names])
         turns = _turns(record, len(names), where)
         for turn, (question, answer) in enumerate(turns[: 1 if options.turns == "first" else None]):
             history = [text for pair in turns[:turn] for text in pair]
@@ -70,7 +71,7 @@ def _names(image: Any, where: str) -> list[str]:
 
 
 def _turns(record: Mapping[str, Any], images: int, where: str) -> list[tuple[str, str]]:
-    """Return questions and answers, without the places of the images."""
+    """Return questions and answers, with the places of several images and without that of a single one."""
     said = required_key(record, "conversations", where)
     if not isinstance(said, list) or not said or len(said) % 2:
         raise DataError(f"{where} has no conversation of questions with an answer each; repair it or take it out")
@@ -80,14 +81,15 @@ def _turns(record: Mapping[str, Any], images: int, where: str) -> list[tuple[str
         if speaker != wanted:
             raise DataError(f"{where} turn {turn} is from {speaker!r}, but {wanted!r} is wanted; repair it")
         text = required_text(part, "value", where)
-        places = text.count(PLACE)
+        places = text.count(IMAGE)
         if places and (turn or places != images):
             raise DataError(
-                f"{where} turn {turn} has {PLACE} {places} times for {images} images, but it belongs into the first "
+                f"{where} turn {turn} has {IMAGE} {places} times for {images} images, but it belongs into the first "
                 "turn, once for each; repair it"
             )
-        text = text.replace(PLACE, "").strip()
-        if not text:
+        if places == 1:
+            text = text.replace(IMAGE, "").strip()
+        if not text.replace(IMAGE, "").strip():
             raise DataError(f"{where} turn {turn} says nothing; repair it or take it out")
         texts.append(text)
     return list(zip(texts[::2], texts[1::2], strict=True))

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from tove_core.data.files import checked_text, checked_texts, required_id, required_key
-from tove_core.data.images import ImageSource, find_all
+from tove_core.data.images import ImageSource, MissingImage
 from tove_core.data.sample import ImageRef, Sample
 from tove_core.errors import DataError
 from tove_core.spec import Frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """`Columns` as they are asked for a million times: pydantic's models are slow at that."""
+
+    image: str
+    text: str
+    question: str
+    answer: str
+    answers: str
+    id: str
+    kind: str
+    every: frozenset[str]
 
 
 class Columns(Frozen):
@@ -27,9 +43,10 @@ class Columns(Frozen):
     kind: str = Field(default="kind", description="group that scores are broken down by")
 
     @cached_property
-    def names(self) -> frozenset[str]:
-        """Every column that says something."""
-        return frozenset(self.model_dump().values())
+    def names(self) -> Names:
+        """The names of the columns, one by one and all together."""
+        told: dict[str, str] = self.model_dump()
+        return Names(**told, every=frozenset(told.values()))
 
 
 class RecordOptions(Frozen):
@@ -38,12 +55,22 @@ class RecordOptions(Frozen):
     columns: Columns = Field(default=Columns(), description="names of the columns")
 
 
-class Row(NamedTuple):
-    """One row: the words that say where it stands, the id it has if it names none, and its cells."""
+_NOTHING: dict[str, Any] = {}
+"""What else most rows say, in one place for all of them."""
 
-    where: str
-    identifier: str
+
+class Row(NamedTuple):
+    """One row of a file; as text it says where it stands, and only when an error needs the words."""
+
+    file: Path | None
+    place: str
+    """Which row, as "line 3"."""
     cells: Mapping[str, Any]
+    identifier: str | None = None
+    """The id of a sample that names none; None: the place."""
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.place}"
 
 
 def with_images(rows: Iterable[Row], columns: Columns, source: ImageSource) -> list[Sample]:
@@ -54,64 +81,64 @@ def with_images(rows: Iterable[Row], columns: Columns, source: ImageSource) -> l
     """
     # Row by row, so that a row's cells are gone before the next is read: a million rows should fit into memory.
     images: dict[str, ImageRef] = {}
-    samples = []
+    samples, names = [], columns.names
     for row in rows:
-        names = _image_names(row, columns)
-        for name in names:
+        given = _image_names(row, names.image)
+        for name in given if isinstance(given, list) else (given,):
             if name not in images:
-                images |= find_all(source, [name])
-        several = isinstance(row.cells[columns.image], list)
-        samples.append(sample(row, columns, tuple(images[n] for n in names) if several else images[names[0]]))
+                images[name] = source.find(name) or MissingImage(name, str(source))
+        image = tuple([images[name] for name in given]) if isinstance(given, list) else images[given]
+        samples.append(sample(row, names, image))
     return samples
 
 
-def sample(row: Row, columns: Columns, image: ImageRef) -> Sample:
+def sample(row: Row, names: Names, image: ImageRef) -> Sample:
     """Return the sample of one row: a caption, a question with or without answers, or an image alone.
 
     Raises:
         DataError: the row is malformed.
     """
-    where, identifier, cells = row
-    others = {key: value for key, value in cells.items() if key not in columns.names}
-    if columns.text in cells:
-        strays = [name for name in (columns.question, columns.answer, columns.answers) if name in cells]
+    cells = row.cells
+    others = {} if names.every >= cells.keys() else {k: v for k, v in cells.items() if k not in names.every}
+    if names.text in cells:
+        strays = [name for name in (names.question, names.answer, names.answers) if name in cells]
         if strays:
             raise DataError(
-                f"{where} has both {columns.text!r} and {strays[0]!r}, but is a caption or a question; take one out"
+                f"{row} has both {names.text!r} and {strays[0]!r}, but is a caption or a question; take one out"
             )
-        prompt, targets = None, checked_texts(cells[columns.text], columns.text, where)
-    elif columns.question in cells:
-        prompt, targets = checked_text(cells[columns.question], columns.question, where), _answers(row, columns)
-    elif others or columns.answer in cells or columns.answers in cells:
+        prompt, targets = None, checked_texts(cells[names.text], names.text, row)
+    elif names.question in cells:
+        prompt, targets = checked_text(cells[names.question], names.question, row), _answers(row, names)
+    elif others or names.answer in cells or names.answers in cells:
         raise DataError(
-            f"{where} has {', '.join(cells)} but neither {columns.text!r} nor {columns.question!r}; "
+            f"{row} has {', '.join(cells)} but neither {names.text!r} nor {names.question!r}; "
             "name the column that holds the text in data.options.columns"
         )
     else:
         prompt, targets = None, ()
-    if columns.id in cells:
-        identifier = required_id(cells, columns.id, where)
-    kind = checked_text(cells[columns.kind], columns.kind, where) if columns.kind in cells else ""
-    return Sample(identifier, image, prompt, targets, kind, others)
+    identifier = required_id(cells, names.id, row) if names.id in cells else row.identifier or row.place
+    kind = checked_text(cells[names.kind], names.kind, row) if names.kind in cells else ""
+    return Sample(identifier, image, prompt, targets, kind, others or _NOTHING)
 
 
-def _image_names(row: Row, columns: Columns) -> list[str]:
-    given = required_key(row.cells, columns.image, row.where)
-    names = given if isinstance(given, list) else [given]
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{row.where} has the image {given!r:.60}, but a path is wanted; repair it")
-    return names
+def _image_names(row: Row, column: str) -> str | list[str]:
+    given = required_key(row.cells, column, row)
+    if isinstance(given, str) and given:
+        return given
+    if not isinstance(given, list) or not given or not all(isinstance(name, str) and name for name in given):
+        raise DataError(f"{row} has the image {given!r:.60}, but a path is wanted; repair it")
+    return given
 
 
-def _answers(row: Row, columns: Columns) -> tuple[str, ...]:
-    one, many, cells = columns.answer, columns.answers, row.cells
+def _answers(row: Row, names: Names) -> tuple[str, ...]:
+    one, many, cells = names.answer, names.answers, row.cells
     if one in cells and many in cells and one != many:
-        raise DataError(f"{row.where} has both {one!r} and {many!r}, but one is wanted; take one out")
+        raise DataError(f"{row} has both {one!r} and {many!r}, but one is wanted; take one out")
     if one in cells:
-        return (checked_text(cells[one], one, row.where),)
+        return (checked_text(cells[one], one, row),)
     if many not in cells:
         return ()
     answers = cells[many]
     if isinstance(answers, list):  # VQAv2 keeps each answer in an object of its own
-        answers = [required_key(item, "answer", row.where) if isinstance(item, dict) else item for item in answers]
-    return checked_texts(answers, many, row.where)
+        answers = [required_key(item, "answer", row) if isinstance(item, dict) else item for item in answers]
+    return checked_texts(answers, many, row)

@@ -15,7 +15,9 @@ from tove_core.config import SourceConfig
 from tove_core.data.files import required_path
 from tove_core.data.formats.records import RecordOptions, Row, sample
 from tove_core.data.images import PackedImage
+from tove_core.data.remote import fetch_shard
 from tove_core.data.sample import Sample
+from tove_core.data.shards import expanded, url_of
 from tove_core.errors import DataError
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
@@ -34,19 +36,29 @@ class ShardOptions(RecordOptions):
 def read(config: SourceConfig, options: ShardOptions) -> list[Sample]:
     """Read one sample per key, with id "SHARD/KEY"; images stay in the shards and are read when wanted.
 
-    `path` is an uncompressed tar file, or a folder whose `*.tar` are read in the order of their names. The members
-    are put together like a line of the reader "jsonl": the JSON's keys, and the text. Other members are left alone.
+    `path` is an uncompressed tar file, or a folder whose `*.tar` are read in the order of their names, or a URL, whose
+    shards are fetched once; names and URLs may hold `{000..009}` and `{a,b}`. The members are put together like a
+    line of the reader "jsonl": the JSON's keys, and the text. Other members are left alone.
 
     Raises:
-        DataError: there are no shards, one is damaged or compressed, or a sample is malformed.
+        DataError: there are no shards, one is damaged, compressed or cannot be fetched, or a sample is malformed.
     """
+    if config.images is not None:
+        raise DataError("data.images was given, but reader 'webdataset' has its images in the shards; leave it out")
+    return [one for shard in _shards(config) for one in _shard(shard, options)]
+
+
+def _shards(config: SourceConfig) -> list[Path]:
+    """Return the shards in order, all of them files of this machine."""
+    if config.path is not None and (url := url_of(config.path)) is not None:
+        return [fetch_shard(one) for one in expanded(url)]
+    if config.path is not None and not config.path.exists() and len(names := expanded(str(config.path))) > 1:
+        return [required_path(config.model_copy(update={"path": Path(name)})) for name in names]
     path = required_path(config)
     shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     if not shards:
         raise DataError(f"{path} holds no .tar files; set data.path to the folder of the shards")
-    if config.images is not None:
-        raise DataError("data.images was given, but reader 'webdataset' has its images in the shards; leave it out")
-    return [one for shard in shards for one in _shard(shard, options)]
+    return shards
 
 
 def _shard(shard: Path, options: ShardOptions) -> Iterator[Sample]:
@@ -99,7 +111,7 @@ def _sample(
     if options.text in members:
         cells = {**cells, options.columns.text: _decoded(_content(tar, members[options.text]), where)}
     image = PackedImage(shard, images[0].name, images[0].offset_data, images[0].size)
-    return sample(Row(where, f"{shard.stem}/{key}", cells), options.columns, image)
+    return sample(Row(shard, f"key {key}", cells, f"{shard.stem}/{key}"), options.columns.names, image)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
