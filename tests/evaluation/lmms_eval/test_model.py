@@ -77,6 +77,15 @@ def test_answers_come_in_the_order_asked_whatever_options_and_images(make, inter
     assert len(set(got)) > 5, "the toy model says different things"
 
 
+def test_images_stand_where_a_prompt_marks_as_many_places(make, interface, documents):
+    lm = make(batch_size=3)
+    marked = ["first <image> then <image> which", "<image> " + PROMPTS[1], "first <image> which"]
+    got = lm.generate_until([generating(interface, d, p) for d, p in zip((6, 0, 7), marked, strict=True)])
+    assert got[:2] == [alone(lm, documents[d], p) for d, p in zip((6, 0), marked[:2], strict=True)]
+    assert got[0] != alone(lm, documents[6], "first then which"), "the places count"
+    assert got[2] == alone(lm, documents[7], "first  which"), "one place for several images is none"
+
+
 def test_an_answer_stops_before_the_first_stop_text(make, interface, documents):
     lm = make(batch_size=2)
     whole = alone(lm, documents[0], PROMPTS[0])
@@ -101,12 +110,12 @@ def test_sampling_follows_seed_and_temperature(make, interface, documents):
 
 def test_what_tove_cannot_follow_is_said_once(make, interface):
     lm = make(batch_size=2)
-    asked = [generating(interface, d, f"<image> {PROMPTS[d]}", image_aspect_ratio="pad") for d in (0, 1, 2)]
+    asked = [generating(interface, d, f"<image> <image> {PROMPTS[d]}", image_aspect_ratio="pad") for d in (0, 1, 2)]
     several = [generating(interface, 6, PROMPTS[0]), generating(interface, 7, PROMPTS[1])]
     lm.generate_until(asked), lm.generate_until(asked + several)
     told = [sentence.removeprefix("tove: ") for sentence in interface.said]
     assert len(told) == len(set(told)) == 4, told
-    for beginning in ("this model was never trained", "generation option image_aspect_ratio='pad'", "prompts say with"):
+    for beginning in ("this model was never trained", "generation option image_aspect_ratio='pad'", "a prompt has other places"):
         assert any(sentence.startswith(beginning) for sentence in told)
     assert any("several images" in sentence for sentence in told)
 

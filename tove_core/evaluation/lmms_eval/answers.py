@@ -13,7 +13,7 @@ from torch import Tensor
 from tove_core.errors import DataError
 from tove_core.evaluation.lmms_eval.options import Generation, Report, read_generation
 from tove_core.language.likelihood import Likelihood, likelihoods
-from tove_core.language.prompt import IMAGE
+from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
 from tove_core.training.metrics import Display
 
@@ -60,7 +60,7 @@ class Answers:
         wanted = [read_generation(one, self.tell) for one in options]
         said: dict[int, str] = {}
         for indices, tokens in self._batches(asked, [one.key for one in wanted]):
-            texts = self._generate(tokens, [self._prompt(asked[i]) for i in indices], wanted[indices[0]])
+            texts = self._generate(tokens, self._prompts([asked[i] for i in indices], tokens), wanted[indices[0]])
             said |= dict(zip(indices, texts, strict=True))
         return [said[i] for i in range(len(asked))]
 
@@ -73,7 +73,7 @@ class Answers:
         """
         found: dict[int, Likelihood] = {}
         for indices, tokens in self._batches(asked, [""] * len(asked)):
-            prompts = [self._prompt(asked[i]) for i in indices]
+            prompts = self._prompts([asked[i] for i in indices], tokens)
             values = likelihoods(self.model.decoder, tokens, prompts, [answers[i] for i in indices])  # type: ignore[arg-type]
             found |= dict(zip(indices, values, strict=True))
         return [found[i] for i in range(len(asked))]
@@ -93,11 +93,18 @@ class Answers:
         texts = self.model.generate(tokens, prompts, max_new_tokens=length, **wanted.options)
         return [wanted.cut(text) for text in texts]
 
-    def _prompt(self, one: Asked) -> str:
-        if IMAGE not in one.prompt:
-            return one.prompt
-        self.tell(f"prompts say with {IMAGE} where images stand; tove puts them where the checkpoint's template does")
-        return one.prompt.replace(IMAGE, "").strip()
+    def _prompts(self, asked: Sequence[Asked], tokens: Tensor) -> list[str]:
+        """Return the prompts; marks for images stay where they are as many as the images, of which `tokens` are."""
+        images = tokens.shape[1] // self.model.tower.tokens
+        return [self._prompt(one.prompt, images) for one in asked]
+
+    def _prompt(self, prompt: str, images: int) -> str:
+        if wrong_marks(prompt, images) is None:
+            return prompt
+        self.tell(
+            f"a prompt has other places {IMAGE} than images; all images stand where the checkpoint's template puts them"
+        )
+        return prompt.replace(IMAGE, "").strip()
 
     def _batches(self, asked: Sequence[Asked], keys: Sequence[str]) -> Iterator[tuple[list[int], Tensor]]:
         """Yield indices of requests that go together, and their tokens [B, N, D]; equal keys and image counts."""
@@ -122,7 +129,9 @@ class Answers:
         found = {one.place: known[one.place] for one in asked if one.place in known}
         if new:
             if any(len(images) > 1 for images in new.values()):
-                self.tell("requests have several images; their tokens stand one image after the other in one place")
+                self.tell(
+                    "requests have several images; where the prompt marks no places, they stand one after the other"
+                )
             tokens = self.model.tokens([image for images in new.values() for image in images])
             parts = tokens.split([len(images) for images in new.values()])
             found |= {place: part.flatten(0, 1) for place, part in zip(new, parts, strict=True)}
