@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import wait
 
 import pytest
 
@@ -66,16 +67,27 @@ def test_an_error_comes_where_the_number_is_asked_for() -> None:
                 read(-1)
 
 
-def test_waiting_is_counted_and_closing_ends_the_threads() -> None:
-    load, before = Counted(), threading.active_count()
-    load.go.clear()
-    with ReadAhead(load, 2) as read:
-        read.expect([1])
-        threading.Timer(0.05, load.go.set).start()
-        assert read(1) == 1 and read.waited > 0.01
-        used = read.waited
-        assert read(1) == 1 and read.waited - used < used
+def test_waiting_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("tove_core.data.ahead.time.perf_counter", lambda: clock[0])
+
+    def load(number: int) -> int:
+        clock[0] += 5
+        return number
+
+    read = ReadAhead(load, 0)
+    assert (read(1), read(2), read.waited) == (1, 2, 10.0)
+    with ReadAhead(load, 1) as read:
+        read.expect([7])
+        wait([*read._begun.values()])
+        assert (read(7), read.waited) == (7, 0.0)
+
+
+def test_closing_ends_the_threads() -> None:
+    with ReadAhead(Counted(), 2) as read:
+        read.expect(range(4))
     for thread in threading.enumerate():
         if thread.name.startswith("tove-read"):
-            thread.join(5)
-    assert threading.active_count() <= before + 1 and read(5) == 25  # closed, it still answers
+            thread.join(60)
+            assert not thread.is_alive()
+    assert read(5) == 25  # it still answers
