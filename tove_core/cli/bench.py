@@ -68,7 +68,7 @@ def pipeline(
         bench = Bench(model, samples, batch, steps)
         print(f"{path or 'embedded world'}: {len(bench.images)} images, {batch} samples a step, on {model.device}")
         print(report_times(bench.measure(rounds, (0, workers))), flush=True)
-        print(report_memory(measure_memory(bench), measure_peaks(bench), model.device))
+        print(report_memory(measure_memory(bench), measure_peaks(bench)))
 
 
 @app.command()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from pathlib import Path
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from tove_core.config import TrainingConfig
 from tove_core.demo.pipeline_bench import ENCODE, READ, TRAINED, Bench
@@ -18,9 +20,6 @@ from tove_core.language.base import Decoder
 from tove_core.training.examples import Examples
 from tove_core.training.optimise import parameter_groups
 from tove_core.training.step import TransferStep
-
-_RESET = Path("/proc/self/clear_refs")
-"""Linux: writing 5 forgets the peak of the resident size."""
 
 
 def measure_memory(bench: Bench) -> dict[str, int]:
@@ -42,39 +41,41 @@ def measure_memory(bench: Bench) -> dict[str, int]:
     optimizer.step()
     found["moments of AdamW"] = _nbytes(v for state in optimizer.state.values() for v in state.values())
     optimizer.zero_grad(set_to_none=True)
-    per_image = _nbytes(features.values()) // len(bench.batches[0]) // 2
+    per_image = sum(2 * feature[0].numel() for feature in features.values())
     found[f"table of {len(bench.images):,} images, float16"] = per_image * len(bench.images)
     return found
 
 
 def measure_peaks(bench: Bench) -> dict[str, int]:
-    """Return the most bytes at once while each part runs: allocated on a GPU, else resident in the process.
+    """Return the most bytes of tensors that each part had at once, beyond those that were there before it.
 
-    Where the system cannot forget a peak, the last one is of all parts together.
+    On the CPU those of the thread that trains are counted: what is read ahead by others, one step's images, is not.
     """
     table = Examples(bench.model, bench.samples, bench.table)
-    live = Examples(bench.model, bench.samples, workers=2)
+    live = Examples(bench.model, bench.samples, workers=0)
     seen = bench.read(0)
     parts: dict[str, Callable[[], object]] = {
         READ: lambda: bench.read(0),
         ENCODE: lambda: bench.model.encode(seen),
         TRAINED: lambda: bench.fitted(table),
-        "live step, 2 workers": lambda: bench.fitted(live),
+        "live step, 0 workers": lambda: bench.fitted(live),
     }
-    found = {}
-    for name, part in parts.items():
-        _forget_peak(bench.model.device)
-        part()
-        found[name] = _peak(bench.model.device)
-    return found
+    measure = _peak_on_gpu if bench.model.device.type == "cuda" else _peak_on_cpu
+    return {name: measure(part) for name, part in parts.items()}
 
 
-def report_memory(memory: dict[str, int], peaks: dict[str, int], device: torch.device) -> str:
+def process_peak() -> int:
+    """Return the most bytes that were resident in this process so far."""
+    # Kilobytes everywhere but on macOS, which counts bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def report_memory(memory: dict[str, int], peaks: dict[str, int]) -> str:
     """Return bytes by part as a table."""
-    whose = str(device) if device.type == "cuda" else "the process, resident"
     lines = [f"{name:<40}{count / 1e6:>12.1f} MB" for name, count in memory.items()]
-    lines.append(f"peak of {whose}, while")
-    return "\n".join([*lines, *(f"  {name:<38}{count / 1e6:>12.1f} MB" for name, count in peaks.items())])
+    lines.append("at once, beyond what was there before")
+    lines += [f"  {name:<38}{count / 1e6:>12.1f} MB" for name, count in peaks.items()]
+    return "\n".join([*lines, f"{'the process at its peak, resident':<40}{process_peak() / 1e6:>12.1f} MB"])
 
 
 def _backward(bench: Bench, step: TransferStep, features: dict[str, Tensor]) -> int:
@@ -101,19 +102,21 @@ def _nbytes(tensors: Iterable[Tensor]) -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):
-        _RESET.write_text("5")
+def _peak_on_gpu(part: Callable[[], object]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    part()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
-    # Kilobytes everywhere but on macOS, which counts bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _peak_on_cpu(part: Callable[[], object]) -> int:
+    """Add up what torch's profiler says was allocated and freed."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would say on stderr that it starts, and that there is no GPU
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        part()
+    # Allocations within operators are not among `seen.events()`.
+    found: Any = seen.profiler.kineto_results  # type: ignore[union-attr]  # set when it was left
+    events = sorted((e for e in found.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return max(accumulate((e.nbytes() for e in events), initial=0))
