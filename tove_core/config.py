@@ -329,6 +329,9 @@ class TrainingConfig(Frozen):
         description="true: run CLIP and the experts once per image and keep their features in memory; false: run them "
         "at every step; a path: read the features from the cache that 'tove cache build' made there",
     )
+    workers: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="threads that read and resample the images of the next step; 0: none, the same result"
+    )
 
 
 class GrowthConfig(Frozen):
@@ -392,4 +395,5 @@ class MergeConfig(Frozen):
     alignment: NonNegative = Field(
         default=0.5, description="weight of keeping the image embedding, and with it the text"
     )
+    workers: Annotated[int, Field(ge=0)] = Field(default=2, description="threads that read the images of the next step")
     control: bool = Field(default=False, description="language loss alone: the fair comparison, no teacher")

@@ -21,7 +21,7 @@ from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.streams import run_beside
 from tove_core.hub.transfer import arrived, sent
-from tove_core.hub.view import Preprocessor
+from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
 from tove_core.language.marks import wrong_marks
 from tove_core.provenance import Origin, Provenance
@@ -83,12 +83,12 @@ class ToveModel(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, images: ImageSource | Sequence[ImageSource], only: Sequence[str] | None = None
+        self, images: ImageSource | Sequence[ImageSource | Seen], only: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Run the frozen parts: `clip` v [B, N, D] and, by name, every active expert's u_k [B, N, C_k], float32.
 
         Args:
-            images: B of them.
+            images: B of them, also as `preprocessor().see` gives them.
             only: run these of them alone; None: all.
 
         Raises:
@@ -99,14 +99,18 @@ class ToveModel(nn.Module):
             raise UnknownExpertError(f"{unknown} cannot be run; this model has {', '.join(features)} on")
         wanted = features if only is None else [key for key in features if key in only]
         experts = [key for key in wanted if key != CLIP]
-        own = {CLIP: (self.tower.input, self.device)} if CLIP in wanted else {}
-        used = own | {k: (self._expert(k).spec.input, self._expert(k).device or self.device) for k in experts}
-        read = Preprocessor({key: input for key, (input, _) in used.items()}, self.config.view)(_listed(images))
-        places = {key: place for key, (_, place) in used.items()}
-        pixels = sent(read, places)
-        tasks = {CLIP: lambda: self.tower(pixels[CLIP]).patches.float()} if own else {}
+        places = {CLIP: self.device} if CLIP in wanted else {}
+        places |= {key: self._expert(key).device or self.device for key in experts}
+        pixels = sent(self.preprocessor(wanted)(_listed(images)), places)
+        tasks = {CLIP: lambda: self.tower(pixels[CLIP]).patches.float()} if CLIP in wanted else {}
         tasks |= {key: partial(self._expert_features, key, pixels[key]) for key in experts}
         return run_beside(tasks, {key: places[key] for key in experts if self._expert(key).own_stream})
+
+    def preprocessor(self, only: Sequence[str] | None = None) -> Preprocessor:
+        """Return what prepares images for CLIP and the active experts, or for `only` some of them."""
+        wanted = [CLIP, *self.active_experts] if only is None else only
+        inputs = {key: self.tower.input if key == CLIP else self._expert(key).spec.input for key in wanted}
+        return Preprocessor(inputs, self.config.view)
 
     def fuse(self, features: Mapping[str, Tensor], **options: Any) -> Fused:
         """Enhance CLIP's tokens by the experts' features; options as for `Transfer.forward`. Gradients flow."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tove_core.cli.main import app
 from tove_core.config import DataConfig
-from tove_core.data.broken import BrokenImages
+from tove_core.data.broken import BrokenImages, try_image
 from tove_core.data.check import check
 from tove_core.data.readers import collect, read
 from tove_core.errors import DataError
@@ -87,13 +87,17 @@ def test_missing_images_are_left_out_with_a_warning_up_to_the_limit(faulty):
 def test_unreadable_images_are_counted_once_each_and_stop_the_run_beyond_the_limit(faulty):
     images = [faulty.parent / f"{n}.png" for n in range(12)]
     broken = BrokenImages(12, 0.2)
+
+    def decoded(row):
+        return broken.kept(row, try_image(images[row]))
+
     with pytest.warns(UserWarning, match=r"4\.png is empty.*1 of 12 images so far"):
-        found = broken.decode(images, [4, 0])
+        found = decoded(4), decoded(0)
     assert found[0] is None and found[1].shape == (3, 20, 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        broken.decode(images, [4, 4])
+        assert (decoded(4), decoded(4)) == (None, None)
     with pytest.warns(UserWarning, match=r"5\.png is not an image"):
-        broken.decode(images, [5])
+        decoded(5)
     with pytest.raises(DataError, match=r"3 of 12 images cannot be used, more than data\.max_broken \(0\.2\)"):
-        broken.decode(images, [3])
+        decoded(3)

@@ -137,6 +137,17 @@ def test_what_one_key_gets_does_not_depend_on_the_others(view: str) -> None:
     assert torch.equal(alone[1:], Preprocessor({"clip": CLIP}, view)(images[1:])["clip"])  # type: ignore[arg-type]
 
 
+def test_images_prepared_one_by_one_give_the_same_batches() -> None:
+    images = [smooth(35, 50), smooth(12, 90), smooth(9, 8)]
+    preprocess = Preprocessor({"clip": CLIP, "tall": Input(size=(28, 14)), "again": CLIP.model_copy()}, "pad")
+    wanted, seen = preprocess(images), [preprocess.see(image) for image in images]
+    found = preprocess([seen[0], images[1], seen[2]])
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted) and found["clip"] is found["again"]
+    assert [len(one.rows) for one in seen] == [2, 2, 2]
+    with pytest.raises(ImageError, match="prepared for other experts"):
+        Preprocessor({"new": Input(size=(8, 8))})(seen)
+
+
 def test_no_images_and_unknown_views_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"'stretch'.*squash, crop, pad"):
         Preprocessor({"clip": CLIP}, "stretch")  # type: ignore[arg-type]

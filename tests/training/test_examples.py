@@ -10,7 +10,7 @@ from tove_core.config import DataConfig, MergeConfig, RunConfig, TrainingConfig
 from tove_core.data.parts import ImagePart
 from tove_core.data.readers import read
 from tove_core.data.sample import Sample
-from tove_core.errors import ConfigError, DataError
+from tove_core.errors import ConfigError, DataError, ImageError
 from tove_core.evaluation.evaluate import evaluate
 from tove_core.evaluation.loss import mean_loss
 from tove_core.fusion.noise import sample_keys
@@ -192,6 +192,91 @@ def test_training_without_a_table_goes_round_unreadable_images(damaged, toy):
     examples = Examples(model, damaged, max_broken=0.2)
     fit(model, examples, TrainingConfig(steps=3, batch_size=6), quiet=True)
     assert sorted(examples.broken.reasons) == [2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:.*images so far are left out")
+def test_unreadable_images_are_found_at_the_same_step_however_many_threads_read_ahead(damaged, model):
+    steps = [[1, 0], [5, 2], [3, 2], [11, 3]]
+    found = []
+    for workers in (0, 1, 3):
+        examples = Examples(model, damaged, max_broken=0.2, workers=workers)
+        seen = []
+        for step, coming in zip(steps, [*steps[1:], []], strict=True):
+            chosen = examples.usable(step, coming)
+            features = examples.features(chosen)
+            seen.append((chosen, sorted(examples.broken.reasons), features["toy-fine"]))
+        examples.close()
+        found.append(seen)
+    assert [(chosen, broken) for chosen, broken, _ in found[0]] == [
+        ([1, 0], []),
+        ([5, 4], [2, 3]),
+        ([4, 4], [2, 3]),
+        ([11, 4], [2, 3]),
+    ]
+    for other in found[1:]:
+        for (chosen, broken, features), (mine, own, wanted) in zip(other, found[0], strict=True):
+            assert chosen == mine and broken == own and torch.equal(features, wanted)
+    strict = Examples(model, damaged, max_broken=0.1, workers=2)
+    assert strict.usable([1], [2]) == [1]  # read ahead, and not counted before its step
+    with pytest.raises(DataError, match=r"2 of 12 images cannot be used"):
+        strict.usable([2])
+    strict.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*images so far are left out")
+def test_live_training_is_the_same_to_the_last_bit_with_and_without_threads_and_when_resumed(damaged, toy, tmp_path):
+    ends = {}
+    for name, workers, stop in (("none", 0, None), ("two", 2, None), ("resumed", 2, 4)):
+        config = TrainingConfig(steps=6, batch_size=5, accumulate=2, save_every=2, warmup=1, learning_rate=1e-2)
+        given = {"seed": 5, "output": tmp_path / name, "quiet": True}
+        for turn in range(2 if stop else 1):
+            model = toy.build(("toy-fine", "toy-wide"), decoder={"train": "all"})
+            prepare(model, damaged)
+            examples = Examples(model, damaged, max_broken=0.2, workers=workers)
+
+            def halt(done, stop=stop, turn=turn):
+                if done == stop and not turn:
+                    raise InterruptedError
+
+            (tmp_path / name).mkdir(exist_ok=True)
+            try:
+                fit(model, examples, config, resume=bool(turn), after_step=halt, **given)
+            except InterruptedError:
+                assert examples.reader is None  # closed by the way out
+        ends[name] = {key: p.detach() for key, p in model.named_parameters() if p.requires_grad}
+        assert examples.reader is None
+    for name in ("two", "resumed"):
+        assert [key for key, value in ends["none"].items() if not torch.equal(value, ends[name][key])] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*images so far are left out")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_table_does_not_depend_on_the_threads_that_read_for_it(damaged, model, workers):
+    examples = Examples.cached(model, damaged, batch_size=5, max_broken=0.2, workers=workers)
+    wanted = Examples.cached(model, damaged, batch_size=5, max_broken=0.2, workers=1)
+    for name, feature in examples.features(range(10)).items():
+        assert torch.equal(feature, wanted.features(range(10))[name])
+
+
+def test_what_was_read_for_other_experts_is_not_used(toy):
+    model = toy.build(("toy-fine", "toy-wide"))
+    prepare(model, toy.samples())
+    examples = Examples(model, toy.samples(), workers=1)
+    model.detach("toy-wide")
+    chosen = examples.usable([1, 2])
+    model.attach("toy-wide")
+    with pytest.raises(ImageError, match="prepared for other experts"):
+        examples.features(chosen)
+    examples.close()
+    assert set(examples.features(chosen)) == {"clip", "toy-fine", "toy-wide"}
+
+
+def test_some_of_the_samples_keep_their_features(toy, model):
+    examples = Examples.cached(model, toy.samples())
+    part = examples.some([7, 2, 7])
+    assert [s.id for s in part.samples] == ["s7", "s2", "s7"] and len(examples) == 12
+    for name, feature in part.features([1, 0]).items():
+        assert torch.equal(feature, examples.features([2, 7])[name])
 
 
 def test_a_mixture_is_drawn_by_its_weights(toy, tmp_path):

@@ -51,7 +51,8 @@ def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
 
     from tove_core.data.readers import read
     from tove_core.evaluation.gain import measure_gain
-    from tove_core.training.run import held_out, make_examples
+    from tove_core.training.run import held_out
+    from tove_core.training.source import cache_of, make_examples
 
     if config.growth is None or not PartialState().is_main_process:
         return
@@ -60,7 +61,7 @@ def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
     if data is None:
         print("no gain was measured: the run names no validation data and its data set has no test split")
         return
-    examples = make_examples(model, read(data), cache=True, quiet=quiet)
+    examples = make_examples(model, read(data), cache=cache_of(config.output), quiet=quiet)
     gain = measure_gain(model, names, examples, quiet=quiet)
     print(f"{len(examples)} held-out samples, without and with {', '.join(names)}")
     print(gain)

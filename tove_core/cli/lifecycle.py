@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tove_core.cli.runs import Device, Run, Set
+from tove_core.cli.runs import Cached, Device, Run, Set
 
 Out = Annotated[Path, typer.Option(help="folder for the result; it must not exist yet")]
 
@@ -18,15 +18,17 @@ def contributions(
         int, typer.Option(min=1, help="samples of the validation (else training) data to measure on")
     ] = 1000,
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
+    cache: Cached = None,
     device: Device = None,
 ) -> None:
     """Measure what each expert's absence costs, in nats per answer token."""
     from tove_core.contribution import contributions as measure
     from tove_core.model import ToveModel
-    from tove_core.training.run import find_checkpoint, make_examples, run_samples
+    from tove_core.training.run import find_checkpoint, run_samples
+    from tove_core.training.source import cache_of, make_examples
 
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
-    examples = make_examples(model, run_samples(run, limit), cache=True, quiet=False)
+    examples = make_examples(model, run_samples(run, limit), cache=cache_of(run, cache), quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
     for one in measure(model, examples, rule=detach_rule(rule)):
         norm, mass = (f"{value:.3f}" if value is not None else "-" for value in (one.norm, one.mass))
@@ -61,6 +63,7 @@ def merge(
     set_: Set = None,
     control: Annotated[bool, typer.Option("--control", help="language loss alone: the fair comparison")] = False,
     seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
+    cache: Cached = None,
     device: Device = None,
 ) -> None:
     """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as a CLIP folder."""
@@ -70,12 +73,13 @@ def merge(
     from tove_core.merging.write import write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import describe_run, find_checkpoint, make_examples, run_samples
+    from tove_core.training.run import describe_run, find_checkpoint, run_samples
+    from tove_core.training.source import cache_of, make_examples
 
     config = read_config(MergeConfig, None, [*(set_ or []), *(["control=true"] if control else [])])
     require_new(out)
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
-    examples = make_examples(model, run_samples(run, None, train=True), cache=True, quiet=False)
+    examples = make_examples(model, run_samples(run, None, train=True), cache=cache_of(run, cache), quiet=False)
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out)
     describe_run(run, out, merged)

@@ -12,6 +12,7 @@ from tove_core import __version__, environment
 from tove_core.cli import (
     bench,
     cache,
+    cache_build,
     clip,
     compare,
     data,
@@ -48,6 +49,7 @@ app.command()(lifecycle.detach)
 app.command()(lifecycle.merge)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+cache.app.command("build")(cache_build.build)
 app.add_typer(cache.app, name="cache")
 app.add_typer(clip.app, name="clip")
 app.add_typer(bench.app, name="bench")

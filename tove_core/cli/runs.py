@@ -18,6 +18,12 @@ Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
 
+Cached = Annotated[
+    Path | None,
+    typer.Option(help="read features from this cache; if not given, from the run's own, where it holds the images"),
+]
+"""The option `--cache` of commands on a run."""
+
 Licenses = Annotated[
     str | None, typer.Option(help="refuse experts whose weights do not allow it: commercial, or strict")
 ]
@@ -139,6 +145,7 @@ def evaluate(
     predictions: Annotated[Path | None, typer.Option(help="write what the model said here, as JSONL")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="samples answered together")] = 128,
     beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
+    cache: Cached = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
@@ -150,26 +157,26 @@ def evaluate(
     from tove_core.data.readers import read
     from tove_core.errors import ConfigError
     from tove_core.training.run import find_checkpoint
+    from tove_core.training.source import cache_of, make_examples
 
     if predictions is not None and not predictions.parent.is_dir():
         raise ConfigError(f"predictions cannot be written to {predictions}: there is no such folder; make it first")
     wanted = evaluation_data(run, data, reader, split, limit)
-    samples = read(wanted)
+    samples, source = read(wanted), cache_of(run, cache)
     checkpoint, options = find_checkpoint(run), {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
         from tove_core.evaluation.run import evaluate_into, evaluate_once
 
         if out is None:
-            said = evaluate_once(checkpoint, samples, task, device=device, **options)
+            said = evaluate_once(checkpoint, samples, task, device=device, cache=source, **options)
         else:
-            said = evaluate_into(out, checkpoint, wanted, samples, task, device=device, **options)
+            said = evaluate_into(out, checkpoint, wanted, samples, task, device=device, cache=source, **options)
     else:
         from tove_core.evaluation.evaluate import evaluate as score
         from tove_core.model import ToveModel
-        from tove_core.training.run import make_examples
 
         model = ToveModel.from_pretrained(checkpoint, device=device)
-        examples = make_examples(model, samples, cache=True, quiet=quiet, max_broken=wanted.max_broken)
+        examples = make_examples(model, samples, cache=source, quiet=quiet, max_broken=wanted.max_broken)
         scores = score(model, examples, **options)
         print(scores)
         said = scores.predictions

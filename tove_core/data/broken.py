@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
 from tove_core.data.sample import ImageRef, Sample, load_image
 from tove_core.errors import DataError, ImageError
 from tove_core.hub.images import read_image
+
+T = TypeVar("T")
 
 
 class BrokenImages:
@@ -45,23 +48,16 @@ class BrokenImages:
             )
         warnings.warn(f"{reason} ({len(self)} of {self.total} images so far are left out)", stacklevel=3)
 
-    def decode(self, images: Sequence[ImageRef], rows: Sequence[int]) -> list[Tensor | None]:
-        """Return the pixels of some images, [3, H, W] each; None for the unreadable, which are counted.
-
-        Args:
-            images: all images.
-            rows: the numbers of those wanted.
+    def kept(self, row: int, attempt: tuple[T, None] | tuple[None, str]) -> T | None:
+        """Return what was read of image `row`; None where a reason is given instead, which is counted.
 
         Raises:
             DataError: too many are unreadable.
         """
-        decoded: list[Tensor | None] = []
-        for row in rows:
-            found, reason = try_image(images[row])
-            if reason is not None:
-                self.add(row, reason)
-            decoded.append(found)
-        return decoded
+        found, reason = attempt
+        if reason is not None:
+            self.add(row, reason)
+        return found
 
 
 def try_image(image: ImageRef) -> tuple[Tensor, None] | tuple[None, str]:

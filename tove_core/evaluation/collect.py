@@ -21,6 +21,7 @@ from tove_core.evaluation.references import references_of, write_references
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.metrics import Display
+from tove_core.training.source import Cache, cached_examples
 
 PREDICTIONS = "predictions.jsonl"
 REFERENCES = "references.jsonl"
@@ -68,6 +69,7 @@ def collect(
     *,
     batch_size: int = 128,
     block: int = BLOCK,
+    cache: Cache = True,
     quiet: bool = True,
     **generation: Any,
 ) -> Collected:
@@ -75,8 +77,11 @@ def collect(
 
     After `begin`. Every batch is on disk before the next; `predictions.jsonl` is there only once it is whole.
 
+    Args:
+        cache: where features are read from, if anywhere; see `tove_core.training.source`.
+
     Raises:
-        DataError: another process stopped and left samples unanswered.
+        DataError: another process stopped and left samples unanswered, or the cache that is named does not serve.
     """
     state = PartialState()
     todo = remaining(folder, samples)
@@ -84,7 +89,9 @@ def collect(
     # Neighbours often share an image, so each process gets a run of them.
     low, high = (len(todo) * (state.process_index + k) // state.num_processes for k in (0, 1))
     began = time.perf_counter()
-    _answer(model, todo[low:high], folder, state.process_index, batch_size, block, quiet, generation)
+    own = todo[low:high]
+    stored = cached_examples(model, own, cache, quiet=quiet) if own else None
+    _answer(model, own, stored, folder, state.process_index, batch_size, block, quiet, generation)
     state.wait_for_everyone()
     seconds = time.perf_counter() - began
     if state.is_main_process:
@@ -104,6 +111,7 @@ def collect(
 def _answer(
     model: ToveModel,
     samples: Sequence[Sample],
+    stored: Examples | None,
     folder: Path,
     rank: int,
     batch_size: int,
@@ -114,8 +122,8 @@ def _answer(
     path = folder / _PARTS.replace("*", f"{rank:05d}")
     with path.open("w", encoding="utf-8") as file, Display(len(samples), "predict", quiet=quiet) as display:
         for start in range(0, len(samples), block):
-            part = samples[start : start + block]
-            examples, done = Examples.cached(model, part), start
+            part, done = range(start, min(start + block, len(samples))), start
+            examples = stored.some(part) if stored else Examples.cached(model, samples[start : part.stop])
             for said in predict_batches(model, examples, batch_size=batch_size, **generation):
                 for key, text in said.items():
                     file.write(json.dumps({"id": key, "prediction": text}, ensure_ascii=False) + "\n")

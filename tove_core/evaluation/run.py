@@ -22,7 +22,7 @@ from tove_core.evaluation.references import Reference, digest, read_references, 
 from tove_core.evaluation.report import report
 from tove_core.evaluation.tasks import Task, check_task, task, task_for
 from tove_core.model import ToveModel
-from tove_core.training.run import make_examples
+from tove_core.training.source import Cache, make_examples
 
 SCORES = "scores.json"
 
@@ -35,6 +35,7 @@ def evaluate_once(
     device: str | None = None,
     batch_size: int = 128,
     num_beams: int = 1,
+    cache: Cache = True,
     quiet: bool = False,
 ) -> dict[str, str]:
     """Answer and score in one process, print the report, keep nothing; return what was said, by sample id.
@@ -46,7 +47,7 @@ def evaluate_once(
     references = references_of(samples)
     chosen = _choose(name, references)
     model = ToveModel.from_pretrained(checkpoint, device=device)
-    examples = make_examples(model, list(samples), cache=True, quiet=quiet)
+    examples = make_examples(model, list(samples), cache=cache, quiet=quiet)
     said = predict(model, examples, batch_size=batch_size, num_beams=num_beams, quiet=quiet)
     print(report(chosen, said, references))
     return said
@@ -62,6 +63,7 @@ def evaluate_into(
     device: str | None = None,
     batch_size: int = 128,
     num_beams: int = 1,
+    cache: Cache = True,
     quiet: bool = False,
 ) -> dict[str, str]:
     """Answer into a folder, in as many processes as torchrun started, then score and print; return what was said.
@@ -82,7 +84,7 @@ def evaluate_into(
         where = device if state.num_processes == 1 else str(state.device)
         model = ToveModel.from_pretrained(checkpoint, device=where)
         quiet = quiet or not state.is_main_process
-        found = collect(model, samples, folder, batch_size=batch_size, quiet=quiet, **generation)
+        found = collect(model, samples, folder, batch_size=batch_size, cache=cache, quiet=quiet, **generation)
         if state.is_main_process:
             cost = measure_cost(model, samples[0], found.samples_per_second, **generation)
             write_manifest(folder, {**(read_manifest(folder) or {}), "cost": cost.plain()})

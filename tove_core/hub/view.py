@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -61,6 +62,17 @@ def _to_float(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One image as some inputs see it, so that threads can prepare it before its batch is put together.
+
+    Attributes:
+        rows: by input, float32 [3, h, w].
+    """
+
+    rows: Mapping[Input, Tensor]
+
+
 class Preprocessor:
     """Prepares a batch of images for every input of a model at once.
 
@@ -82,20 +94,31 @@ class Preprocessor:
         self.inputs = dict(inputs)
         self.view: View = view
 
-    def __call__(self, images: Sequence[ImageSource]) -> dict[str, Tensor]:
+    def see(self, image: ImageSource) -> Seen:
+        """Return what each input sees of one image; safe to call from several threads.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        pixels = read_image(image).cpu()
+        return Seen({input: resample(pixels, self.view, input) for input in dict.fromkeys(self.inputs.values())})
+
+    def __call__(self, images: Sequence[ImageSource | Seen]) -> dict[str, Tensor]:
         """Return for each key a float32 tensor [B, 3, h, w] on the CPU.
 
         Keys with equal inputs share one tensor, so it must not be written to.
 
         Raises:
-            ImageError: there are no images, or one of them cannot be read.
+            ImageError: there are no images, one of them cannot be read, or what was seen was seen for other inputs.
         """
         if isinstance(images, (str, bytes)) or len(images) == 0:
             raise ImageError("no images were given; give a sequence of at least one image")
         wanted: dict[Input, list[Tensor]] = {input: [] for input in self.inputs.values()}
         for source in images:
-            image = read_image(source).cpu()
+            seen = (source if isinstance(source, Seen) else self.see(source)).rows
             for input, rows in wanted.items():
-                rows.append(resample(image, self.view, input))
+                if input not in seen:
+                    raise ImageError("an image was prepared for other experts than are on now; prepare it again")
+                rows.append(seen[input])
         batches = {input: torch.stack(rows) for input, rows in wanted.items()}
         return {key: batches[input] for key, input in self.inputs.items()}

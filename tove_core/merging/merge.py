@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tove_core.config import FusionConfig, MergeConfig, ModelConfig, TrainingConfig
+from tove_core.data.ahead import ReadAhead
 from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.data.sample import load_image
 from tove_core.errors import ConfigError
 from tove_core.fusion.noise import sample_keys
-from tove_core.hub.view import Preprocessor
+from tove_core.hub.view import Preprocessor, Seen
 from tove_core.model import CLIP, ToveModel
 from tove_core.provenance import Origin
 from tove_core.tower.base import Tower
@@ -51,11 +53,17 @@ def merge(
     optimizer = torch.optim.AdamW(_groups(student, config), betas=config.betas)
     sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
-    with Display(config.steps, "control" if config.control else "merge", quiet=quiet) as display:
+    display = Display(config.steps, "control" if config.control else "merge", quiet=quiet)
+    read = ReadAhead(lambda row: preprocess.see(load_image(examples.images[row])), config.workers)
+    with display, read, closing(examples):
         for step in range(config.steps):
             set_rates(optimizer, schedule(step, _as_training(config)))
             torch.manual_seed(seed * 1_000_003 + step)
-            loss, note = _loss(model, student, examples, examples.usable(sampler.batch(step)), preprocess, config, seed)
+            coming = sampler.batch(step + 1) if step + 1 < config.steps else []
+            indices = examples.usable(sampler.batch(step), coming)
+            read.expect(row for index in (*indices, *coming) for row in examples.rows[index])
+            pixels = _pixels(examples, indices, read, preprocess).to(model.device)
+            loss, note = _loss(model, student, examples, indices, pixels, config, seed)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_([p for p in student.parameters() if p.requires_grad], config.clip_norm)
@@ -93,17 +101,20 @@ def _as_training(config: MergeConfig) -> TrainingConfig:
     return TrainingConfig(steps=config.steps, warmup=config.warmup)
 
 
+def _pixels(examples: Examples, indices: Sequence[int], read: ReadAhead[Seen], preprocess: Preprocessor) -> Tensor:
+    """Return what CLIP sees of the samples' images, [B·M, 3, h, w]."""
+    return preprocess([read(row) for i in indices for row in examples.rows[i]])[CLIP]
+
+
 def _loss(
     model: ToveModel,
     student: ToveModel,
     examples: Examples,
     indices: Sequence[int],
-    preprocess: Preprocessor,
+    pixels: Tensor,
     config: MergeConfig,
     seed: int,
 ) -> tuple[Tensor, str]:
-    images = [load_image(examples.images[row]) for i in indices for row in examples.rows[i]]
-    pixels = preprocess(images)[CLIP].to(model.device)
     tokens = by_sample(student.tower.features(pixels).patches.float(), len(indices))
     keys = sample_keys(seed, [0] * len(indices), indices)
     output = student.decoder(tokens, examples.prompts(indices), examples.targets(indices, keys))  # type: ignore[misc]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tove_core.config import DataConfig
-from tove_core.data.broken import BrokenImages, usable
+from tove_core.config import DataConfig, TrainingConfig
+from tove_core.data.ahead import ReadAhead
+from tove_core.data.broken import BrokenImages, try_image, usable
 from tove_core.data.features import Features, FeatureTable
 from tove_core.data.sample import ImageRef, Sample, distinct_images, load_image
 from tove_core.errors import DataError
@@ -18,7 +21,11 @@ from tove_core.model import ToveModel
 from tove_core.tower.text import text_fingerprint
 
 Progress = Callable[[int, int], None]
+Attempt = tuple[Any, None] | tuple[None, str]
+"""An image as `ToveModel.encode` takes it, or the sentence that says why there is none."""
+
 MAX_BROKEN: float = DataConfig.model_fields["max_broken"].default
+WORKERS: int = TrainingConfig.model_fields["workers"].default
 
 
 class Examples:
@@ -29,6 +36,7 @@ class Examples:
         samples: what is trained or scored on.
         table: features of the distinct images, in the order of `distinct_images`; None: compute when asked.
         max_broken: share of the images that may be unreadable.
+        workers: threads that read and resample images ahead of their step, where there is no table.
 
     Raises:
         DataError: the table is of other images, or some samples have more images than others.
@@ -41,11 +49,13 @@ class Examples:
         table: Features | None = None,
         *,
         max_broken: float = MAX_BROKEN,
+        workers: int = WORKERS,
     ) -> None:
-        self.model, self.samples, self.table = model, samples, table
+        self.model, self.samples, self.table, self.workers = model, samples, table, workers
         self.images, self.rows = distinct_images(samples)
         self.broken = BrokenImages(len(self.images), max_broken)
-        self._pixels: dict[int, Tensor] = {}
+        self.reader: ReadAhead[Attempt] | None = None
+        self._seen: dict[int, Any] = {}
         if table is not None and len(table) != len(self.images):
             raise DataError(f"the feature table holds {len(table)} images, the samples have {len(self.images)}")
         counts = sorted({len(own) for own in self.rows})
@@ -68,6 +78,7 @@ class Examples:
         batch_size: int = 64,
         progress: Progress | None = None,
         max_broken: float = MAX_BROKEN,
+        workers: int = WORKERS,
     ) -> Examples:
         """Run the frozen parts once per distinct image and keep what they give in float16.
 
@@ -76,25 +87,50 @@ class Examples:
         Raises:
             DataError: more than `max_broken` of the images are unreadable.
         """
-        made = cls(model, samples, max_broken=max_broken)
-        made.table = build_table(model, made.images, made.broken, batch_size=batch_size, progress=progress)
+        made = cls(model, samples, max_broken=max_broken, workers=workers)
+        made.table = build_table(
+            model, made.images, made.broken, batch_size=batch_size, progress=progress, workers=workers
+        )
         if made.broken:
             made.samples = usable(samples, made.rows, made.broken)
             made.rows = [own for own in made.rows if not made._is_broken(own)]
         return made
 
-    def usable(self, indices: Sequence[int]) -> list[int]:
+    def some(self, indices: Sequence[int]) -> Examples:
+        """Return some of the samples, with their features where they are."""
+        part = copy.copy(self)
+        part.samples, part.rows = [self.samples[i] for i in indices], [self.rows[i] for i in indices]
+        part.reader, part._seen = None, {}
+        return part
+
+    def usable(self, indices: Sequence[int], coming: Sequence[int] = ()) -> list[int]:
         """Return the samples of a step, the next usable one in place of each whose image turns out unreadable.
 
         Which one that is depends on the images alone, so that a resumed run sees the same samples.
+
+        Args:
+            indices: the samples of the step.
+            coming: those of the next step, whose images threads begin to read. An unreadable one counts when its
+                step comes.
 
         Raises:
             DataError: too many images are unreadable.
         """
         if self.table is not None:
             return list(indices)
-        self._pixels = {}
-        return [self._stand_in(index) for index in indices]
+        if self.reader is None:
+            self.reader = image_reader(self.model, self.images, self.workers)
+        rows = (row for index in (*indices, *coming) for row in self.rows[index])
+        self.reader.expect(row for row in rows if row not in self.broken.reasons)
+        self._seen = {}
+        return [self._stand_in(index, self.reader) for index in indices]
+
+    def close(self) -> None:
+        """Forget the images of the last step, and those that were read ahead."""
+        self._seen = {}
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
 
     def features(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return `clip` v [B, N, D] and u_k [B, N, C_k] of the samples, on the model's device.
@@ -108,17 +144,17 @@ class Examples:
         if self.table is not None:
             found = self.table.gather(rows, self.model.device)
         else:
-            pixels = [self._pixels[row] if row in self._pixels else load_image(self.images[row]) for row in rows]
+            pixels = [self._seen[row] if row in self._seen else load_image(self.images[row]) for row in rows]
             found = self.model.encode(pixels)
         return {name: by_sample(value, len(indices)) for name, value in found.items()}
 
-    def _stand_in(self, index: int) -> int:
+    def _stand_in(self, index: int, read: Callable[[int], Attempt]) -> int:
         for candidate in (*range(index, len(self)), *range(index)):
-            wanted = [row for row in self.rows[candidate] if row not in self._pixels]
+            wanted = [row for row in self.rows[candidate] if row not in self._seen]
             if self._is_broken(wanted):
                 continue
-            found = self.broken.decode(self.images, wanted)
-            self._pixels |= {row: pixels for row, pixels in zip(wanted, found, strict=True) if pixels is not None}
+            found = {row: self.broken.kept(row, read(row)) for row in wanted}
+            self._seen |= {row: image for row, image in found.items() if image is not None}
             if not self._is_broken(wanted):
                 return candidate
         raise DataError(f"none of {len(self)} samples has images that can be read; check the data set")
@@ -163,6 +199,7 @@ def build_table(
     *,
     batch_size: int = 64,
     progress: Progress | None = None,
+    workers: int = WORKERS,
 ) -> FeatureTable:
     """Return the features of distinct images, float16, in main memory; the rows of unreadable ones say nothing.
 
@@ -172,10 +209,28 @@ def build_table(
     blank = torch.zeros(3, 1, 1, dtype=torch.uint8)
 
     def encode(rows: Sequence[int]) -> Mapping[str, Tensor]:
-        return model.encode([blank if pixels is None else pixels for pixels in broken.decode(images, rows)])
+        read.expect(range(rows[0], min(rows[-1] + 1 + batch_size, len(images))))
+        found = [broken.kept(row, read(row)) for row in rows]
+        return model.encode([blank if image is None else image for image in found])
 
     rows = list(range(len(images)))
-    return FeatureTable.build(encode, rows, fingerprint=fingerprint(model), batch_size=batch_size, progress=progress)
+    with image_reader(model, images, workers) as read:
+        made = fingerprint(model)
+        return FeatureTable.build(encode, rows, fingerprint=made, batch_size=batch_size, progress=progress)
+
+
+def image_reader(model: ToveModel, images: Sequence[ImageRef], workers: int) -> ReadAhead[Attempt]:
+    """Return what reads the images of that number and, in threads, prepares them for CLIP and the active experts."""
+    if not workers:
+        # Resampled only when they are encoded: a step that is taken in parts then needs less memory.
+        return ReadAhead(lambda row: try_image(images[row]), 0)
+    preprocess = model.preprocessor()
+
+    def read(row: int) -> Attempt:
+        pixels, reason = try_image(images[row])
+        return (None, reason) if reason is not None else (preprocess.see(pixels), None)  # type: ignore[arg-type]
+
+    return ReadAhead(read, workers)
 
 
 def fingerprint(model: ToveModel) -> dict[str, object]:

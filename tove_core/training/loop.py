@@ -97,7 +97,7 @@ class _Run:
         sampler = BatchSampler(len(self.examples), config.batch_size, self.seed, parts)
         where = self.output if engine.first else None
         reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet or not engine.first)
-        with reporter, closing(engine):
+        with reporter, closing(engine), closing(self.examples):
             start = time.perf_counter()
             for step in range(first, config.steps):
                 report = self._step(engine, sampler, step, stop=request.signal is not None)
@@ -119,7 +119,8 @@ class _Run:
         set_rates(engine.optimizer, schedule(step, self.config))
         # Dropout inside the language model, the one thing random that belongs to a process and not to a sample.
         torch.manual_seed(self.seed * 1_000_003 + step + engine.rank * 0x9E3779B97F4A7C15 % (1 << 62))
-        indices = self.examples.usable(sampler.batch(step, engine.rank, engine.world))
+        own = [sampler.batch(n, engine.rank, engine.world) for n in (step, step + 1) if n < self.config.steps]
+        indices = self.examples.usable(own[0], *own[1:])
         share = self._share(indices, step)
         with memory_named(step + 1, math.ceil(len(indices) / self.config.accumulate), self.config):
             report = engine.backward(self.examples, share, step, stop=stop)

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 from accelerate import PartialState
 
 from tove_core.errors import ConfigError
 
 
-def join(device: str | None, wanted: int | None = None) -> PartialState:
+def join(device: str | None, wanted: int | None = None, *, patience: timedelta | None = None) -> PartialState:
     """Join the processes that were started together; alone where this one was started by itself.
 
     Args:
         device: where the model is; None or `cpu`: processes speak over gloo.
         wanted: how many there must be; None: as many as the launcher says it started.
+        patience: how long one waits for the others; None: as long as torch does, which is minutes.
 
     Raises:
         ConfigError: there are more or fewer processes than wanted.
     """
-    state = PartialState(cpu=device in (None, "cpu"))
+    options = {} if patience is None else {"timeout": patience}
+    state = PartialState(cpu=device in (None, "cpu"), **options)
     wanted = wanted or int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != wanted:
         raise ConfigError(
             f"{wanted} processes were asked for and {state.num_processes} train together; start them with "
-            "'tove train --nproc', or with torchrun"
+            "--nproc, or with torchrun"
         )
     return state
 

@@ -18,16 +18,13 @@ from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
-from tove_core.training.cached import open_cache
-from tove_core.training.examples import MAX_BROKEN, Examples
 from tove_core.training.loop import fit
-from tove_core.training.metrics import Display
 from tove_core.training.only import only_experts
 from tove_core.training.processes import join, own_device
+from tove_core.training.source import CONFIG, make_examples
 from tove_core.training.state import STATE, states
 from tove_core.training.trackers import require_trackers
 
-CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint"
 CALIBRATION_IMAGES = 256
 
@@ -81,19 +78,21 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     together = PartialState()
     quiet = quiet or not together.is_main_process
     samples = read(config.data)
-    if config.growth is None:
-        model, joining = assemble(config.model, device=device, seed=config.seed), None
-    else:
-        model, joining = _grown(config.growth, samples, device), [expert.key for expert in config.growth.experts]
+    model = starting_model(config, samples, device=device)
+    joining = None
+    if config.growth is not None:
+        joining = [expert.key for expert in config.growth.experts]
         config = config.model_copy(update={"model": model.config})
-    if config.start is not None:
-        start_from(model, find_checkpoint(config.start))
     if not quiet:
         with only_experts(model, joining):
             print(model.parameters_report())
-    prepare(model, samples)
     examples = make_examples(
-        model, samples, cache=config.training.cache, quiet=quiet, max_broken=config.data.max_broken
+        model,
+        samples,
+        cache=config.training.cache,
+        quiet=quiet,
+        max_broken=config.data.max_broken,
+        workers=config.training.workers,
     )
     if together.is_main_process:
         config.output.mkdir(parents=True, exist_ok=True)
@@ -103,6 +102,24 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     if together.is_main_process:
         model.save_pretrained(config.output / CHECKPOINT)
     together.wait_for_everyone()  # nobody reads the checkpoint before it is there
+    return model
+
+
+def starting_model(config: RunConfig, samples: list[Sample], *, device: str | None = None) -> ToveModel:
+    """Return the model a run begins with, calibrated: what its features are computed by, in training and in a cache.
+
+    Args:
+        config: `model`, or `growth`; `start` and `seed`.
+        samples: the training data.
+        device: where it computes.
+    """
+    if config.growth is None:
+        model = assemble(config.model, device=device, seed=config.seed)
+    else:
+        model = _grown(config.growth, samples, device)
+    if config.start is not None:
+        start_from(model, find_checkpoint(config.start))
+    prepare(model, samples)
     return model
 
 
@@ -140,25 +157,6 @@ def calibration_images(samples: list[Sample]) -> list[Tensor]:
     if not read:
         raise DataError(f"none of the first {len(images)} images can be used to calibrate on: {reason}")
     return read
-
-
-def make_examples(
-    model: ToveModel,
-    samples: list[Sample],
-    *,
-    cache: Path | bool,
-    quiet: bool,
-    label: str = "encode",
-    max_broken: float = MAX_BROKEN,
-) -> Examples:
-    """Bind samples to a model, with features computed once per image when `cache` is set; a path: read from there."""
-    if isinstance(cache, Path):
-        return Examples(model, samples, open_cache(model, samples, cache), max_broken=max_broken)
-    plain = Examples(model, samples, max_broken=max_broken)
-    if not cache:
-        return plain
-    with Display(len(plain.images), label, quiet=quiet, every=64 * 16) as display:
-        return Examples.cached(model, samples, progress=lambda done, _: display.update(done), max_broken=max_broken)
 
 
 def describe_run(source: Path, folder: Path, model: ToveModel) -> None:

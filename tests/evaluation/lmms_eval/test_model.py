@@ -110,12 +110,17 @@ def test_sampling_follows_seed_and_temperature(make, interface, documents):
 
 def test_what_tove_cannot_follow_is_said_once(make, interface):
     lm = make(batch_size=2)
-    asked = [generating(interface, d, f"<image> <image> {PROMPTS[d]}", image_aspect_ratio="pad") for d in (0, 1, 2)]
+    marked = [f"<image> <image> {prompt}" for prompt in PROMPTS]
+    asked = [generating(interface, d, marked[d], image_aspect_ratio="pad") for d in (0, 1, 2)]
     several = [generating(interface, 6, PROMPTS[0]), generating(interface, 7, PROMPTS[1])]
     lm.generate_until(asked), lm.generate_until(asked + several)
     told = [sentence.removeprefix("tove: ") for sentence in interface.said]
     assert len(told) == len(set(told)) == 4, told
-    for beginning in ("this model was never trained", "generation option image_aspect_ratio='pad'", "a prompt has other places"):
+    for beginning in (
+        "this model was never trained",
+        "generation option image_aspect_ratio='pad'",
+        "a prompt has other places",
+    ):
         assert any(sentence.startswith(beginning) for sentence in told)
     assert any("several images" in sentence for sentence in told)
 

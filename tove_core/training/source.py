@@ -1,0 +1,117 @@
+"""Where the features of samples come from: computed, or read from a cache on disk that holds them."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from tove_core.config import RunConfig
+from tove_core.data.cache.table import CachedFeatures
+from tove_core.data.sample import Sample
+from tove_core.errors import DataError
+from tove_core.model import ToveModel
+from tove_core.settings import read_config
+from tove_core.training.cached import open_cache
+from tove_core.training.examples import MAX_BROKEN, WORKERS, Examples
+from tove_core.training.metrics import Display
+
+CONFIG = "config.yaml"
+"""Where a run's folder holds its resolved configuration."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A cache that nobody asked for by name: read where it serves; where it does not, the reason is told.
+
+    Attributes:
+        folder: of the cache.
+    """
+
+    folder: Path
+
+
+Cache = Path | bool | Offer
+"""A cache to read from; an offered one; true: compute features once and keep them in memory; false: at every step."""
+
+
+def cache_of(run: Path, named: Path | None = None) -> Cache:
+    """Return the cache that commands on a run read: the one that is named, else the one it was trained from, if any.
+
+    The run's own is offered alone, because it need not hold the images of other data, nor features of a merged model.
+    """
+    if named is not None:
+        return named
+    if not (run / CONFIG).is_file():
+        return True
+    own = read_config(RunConfig, run / CONFIG).training.cache
+    return Offer(own) if isinstance(own, Path) else True
+
+
+def make_examples(
+    model: ToveModel,
+    samples: list[Sample],
+    *,
+    cache: Cache,
+    quiet: bool,
+    label: str = "encode",
+    max_broken: float = MAX_BROKEN,
+    workers: int = WORKERS,
+) -> Examples:
+    """Bind samples to a model, with features computed once per image when `cache` is set, or read from a cache.
+
+    Which cache is read is told on stderr, unless `quiet`; that an offered one does not serve is a warning.
+
+    Args:
+        workers: threads that read images ahead, where features are computed.
+
+    Raises:
+        DataError: the cache that is named lacks features or images, or holds features of another model.
+    """
+    found = cached_examples(model, samples, cache, quiet=quiet, max_broken=max_broken)
+    if found is not None:
+        return found
+    plain = Examples(model, samples, max_broken=max_broken, workers=workers)
+    if not cache:
+        return plain
+    with Display(len(plain.images), label, quiet=quiet, every=64 * 16) as display:
+        return Examples.cached(
+            model,
+            samples,
+            progress=lambda done, _: display.update(done),
+            max_broken=max_broken,
+            workers=workers,
+        )
+
+
+def cached_examples(
+    model: ToveModel, samples: list[Sample], cache: Cache, *, quiet: bool, max_broken: float = MAX_BROKEN
+) -> Examples | None:
+    """Return samples with features read from a cache; None: there is no cache, or the offered one does not serve.
+
+    Raises:
+        DataError: see `make_examples`.
+    """
+    if isinstance(cache, bool):
+        return None
+    if isinstance(cache, Path):
+        table = open_cache(model, samples, cache)
+    else:
+        try:
+            table = open_cache(model, samples, cache.folder)
+        except DataError as error:
+            warnings.warn(f"the cache of the run does not serve, so features are computed: {error}", stacklevel=3)
+            return None
+    if not quiet:
+        folder = cache if isinstance(cache, Path) else cache.folder
+        print(f"features are read from {folder} ({_precision(table)})", file=sys.stderr, flush=True)
+    return Examples(model, samples, table, max_broken=max_broken)
+
+
+def _precision(table: CachedFeatures) -> str:
+    """Return what is kept, by feature where features differ."""
+    kept = {name: store.dtype for name, (store, _) in table.features.items()}
+    if len(set(kept.values())) == 1:
+        return next(iter(kept.values()))
+    return ", ".join(f"{name} {dtype}" for name, dtype in kept.items())
