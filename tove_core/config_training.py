@@ -46,6 +46,11 @@ class TrainingConfig(Frozen):
     checkpointing: bool = Field(
         default=False, description="compute the decoder's layers again in the backward pass: less memory, more time"
     )
+    shard: Literal["none", "full"] = Field(
+        default="none",
+        description="full: divide the language model, frozen parameters too, among the processes (FSDP2); "
+        "none: every process holds all of it",
+    )
     average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,
         description="decay of a moving average of the trained parameters, which the checkpoint then holds; None: none",

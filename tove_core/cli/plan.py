@@ -40,7 +40,10 @@ def plan(
 
     made = plan_model(model, batch=batch or (wanted.training.batch_size if train else 1), training=train)
     print(json.dumps(made.as_dict(), indent=2) if as_json else made)
-    for line in made.unchecked:
+    notes = list(made.unchecked)
+    if train and wanted.training.shard != "none":
+        notes.append("training.shard divides the decoder's weights and training memory among processes; these are of all")
+    for line in notes:
         typer.echo(f"note: {line}", err=True)
     if made.refused:
         raise LicenseError(made.refused if as_json else "the licence policy refuses this model, for the reasons above")
