@@ -160,7 +160,7 @@ class DecoderConfig(Frozen):
     lora: LoraConfig = Field(default=LoraConfig(), description="the adapters, for train lora")
     quantize: Literal["8bit", "4bit"] | None = Field(
         default=None,
-        description="hold the frozen language model in so many bits (bitsandbytes, an extra; CUDA only)",
+        description="hold the frozen language model in so many bits (bitsandbytes, an extra; on CUDA and the CPU)",
     )
     prompt: str = Field(
         default="auto",

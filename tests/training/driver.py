@@ -65,9 +65,10 @@ def work(job: dict[str, Any], rank: int) -> None:
     fit(model, examples, settings, seed=11, output=output, resume=resume, quiet=True, after_step=after)
     tensors = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     save_file(tensors, output / f"final-{rank}.safetensors")
-    (output / f"held-{rank}.json").write_text(json.dumps(held))
-    if rank == 0:
-        model.save_pretrained(output / "checkpoint", full=True)
+    if job.get("whole"):
+        (output / f"held-{rank}.json").write_text(json.dumps(held))
+        if rank == 0:
+            model.save_pretrained(output / "checkpoint", full=True)
 
 
 def _held(parameter: torch.Tensor) -> int:

@@ -61,8 +61,8 @@ def runs(toy: Any, processes: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     jobs = []
     for kind in KINDS:
         decoder = decoders["cross" if kind.startswith("cross") else "prefix"]
-        jobs.append(varied(processes, toy, root / kind, 1, decoder, kind))
-        jobs.append(varied(processes, toy, root / f"{kind}-divided", 2, decoder, kind, training=FULL))
+        jobs.append(varied(processes, toy, root / kind, 1, decoder, kind, whole=True))
+        jobs.append(varied(processes, toy, root / f"{kind}-divided", 2, decoder, kind, training=FULL, whole=True))
     plain, divided = decoders["prefix"], {"training": FULL}
     jobs += [
         varied(processes, toy, root / "resumed", 2, plain, "all", stop=5, **divided),

@@ -42,7 +42,7 @@ def plan(
     print(json.dumps(made.as_dict(), indent=2) if as_json else made)
     notes = list(made.unchecked)
     if train and wanted.training.shard != "none":
-        notes.append("training.shard divides the decoder's weights and training memory among processes; these are of all")
+        notes.append("training.shard divides the decoder's weights and training memory among processes; shown is all")
     for line in notes:
         typer.echo(f"note: {line}", err=True)
     if made.refused:

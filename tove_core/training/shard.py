@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tove_core.config import DecoderConfig, TrainingConfig
@@ -115,7 +116,7 @@ class Shards:
         decoder.to(self._home)
 
 
-def _outline(model: nn.Module) -> nn.Module:
+def _outline(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy without its parameters' values. FSDP2 cannot be undone, so that this is what is filled later."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, dict(empty))
