@@ -18,7 +18,7 @@ from tove_core.fusion import build_transfer
 from tove_core.fusion.align import aligned_width
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.load import load_expert
-from tove_core.hub.placement import Placement
+from tove_core.hub.placement import Placement, usable_device
 from tove_core.hub.reference import package_path
 from tove_core.hub.weights import read_safetensors
 from tove_core.language.base import Decoder
@@ -101,6 +101,7 @@ def assemble(
     recorded: Provenance | None = None,
     states: Path | None = None,
     ghosts: Sequence[str] = (),
+    decoder_device: str | torch.device | None = None,
 ) -> ToveModel:
     """Build the model a resolved configuration describes.
 
@@ -108,7 +109,9 @@ def assemble(
         recorded: provenance of a checkpoint; its hashes win over specs and lock file.
         states: folder of a complete checkpoint with the experts' own states.
         ghosts: detached experts whose gate rows still count.
+        decoder_device: where the decoder waits until it is divided among processes; None: `device`.
     """
+    usable_device(device or "cpu", "the model")
     source = weights_choice(weights)
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
@@ -128,7 +131,8 @@ def assemble(
         fusion = build_transfer(config.fusion, tower.width, widths, ghosts, own)
     decoder = None
     if config.decoder is not None:
-        decoder = load_decoder(config.decoder, width=tower.width, weights=choice, seed=seed, device=device)
+        place = decoder_device or device
+        decoder = load_decoder(config.decoder, width=tower.width, weights=choice, seed=seed, device=place)
         if config.decoder.projector is not None:
             start_projector(decoder.projector, config.decoder.projector)
     if fusion is not None:

@@ -79,8 +79,13 @@ def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
     return folder
 
 
-def load(folder: Path, *, device: str | torch.device | None = None) -> ToveModel:
-    """Read a checkpoint; bit for bit what was saved.
+def load(
+    folder: Path,
+    *,
+    device: str | torch.device | None = None,
+    decoder_device: str | torch.device | None = None,
+) -> ToveModel:
+    """Read a checkpoint; bit for bit what was saved. Devices as for `tove_core.builder.assemble`.
 
     Raises:
         CheckpointError: it is not a checkpoint, was altered, or its tensors do not fit the model it describes.
@@ -101,6 +106,7 @@ def load(folder: Path, *, device: str | torch.device | None = None) -> ToveModel
         recorded=None if manifest.full else recorded,
         states=folder / FROZEN / "experts" if manifest.full else None,
         ghosts=manifest.ghosts,
+        decoder_device=decoder_device,
     )
     model.origin = origin
     if not manifest.full and (found := recorded.differences(model.provenance)):

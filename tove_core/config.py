@@ -10,12 +10,31 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tove_core.config_data import DataConfig, PartConfig, SourceConfig
+from tove_core.config_training import MergeConfig, TrainingConfig
 from tove_core.licenses import LicensePolicy
-from tove_core.spec import Frozen, Positive
+from tove_core.spec import Fraction, Frozen, NonNegative, Positive
 from tove_core.stages import STAGES, filled
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+__all__ = [
+    "ClipConfig",
+    "DataConfig",
+    "DecoderConfig",
+    "Dtype",
+    "ExpertConfig",
+    "FusionConfig",
+    "GateConfig",
+    "GrowthConfig",
+    "LoraConfig",
+    "MergeConfig",
+    "ModelConfig",
+    "PartConfig",
+    "Rule",
+    "RunConfig",
+    "SourceConfig",
+    "TrainingConfig",
+]
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 Rule = Literal["zero", "renormalise"]
 """How an expert is switched off. zero: its term goes and the softmax still counts it; renormalise: its row goes too."""
@@ -151,7 +170,7 @@ class DecoderConfig(Frozen):
     lora: LoraConfig = Field(default=LoraConfig(), description="the adapters, for train lora")
     quantize: Literal["8bit", "4bit"] | None = Field(
         default=None,
-        description="hold the frozen language model in so many bits (bitsandbytes, an extra; CUDA only)",
+        description="hold the frozen language model in so many bits (bitsandbytes, an extra; on CUDA and the CPU)",
     )
     prompt: str = Field(
         default="auto",
@@ -225,115 +244,6 @@ class ModelConfig(Frozen):
         return value
 
 
-class SourceConfig(Frozen):
-    """One data set."""
-
-    reader: str = Field(
-        default="jsonl",
-        description="name of a reader: jsonl, csv, coco-captions, vqav2, ...; docs/reference/data.md lists all",
-    )
-    path: Path | None = Field(default=None, description="file or folder of the data set; of shards also a URL")
-    images: Path | None = Field(
-        default=None, description="folder or tar archive of the images, where they are not beside the file"
-    )
-    split: str = Field(default="train", description="which part, for readers of data sets that name their parts")
-    limit: Positive | None = Field(default=None, description="read only so many samples; in a mixture, of each part")
-    options: dict[str, Any] = Field(default={}, description="what this reader can be told beside that")
-    tiles: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="give each image as itself followed by its k x k tiles, row by row"
-    )
-
-
-class PartConfig(SourceConfig):
-    """One data set of a mixture."""
-
-    name: str | None = Field(default=None, description="stands before the ids of its samples; None: the reader's")
-    weight: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="how often a sample comes per epoch: 2: twice, 0.5: in every other epoch"
-    )
-
-
-class DataConfig(SourceConfig):
-    """Which samples a run reads: one data set, or a mixture of several."""
-
-    mixture: tuple[PartConfig, ...] = Field(default=(), description="several data sets in place of one")
-    max_broken: Fraction = Field(
-        default=0.001,
-        description="share of the images that may be missing or unreadable: their samples are left out and named; "
-        "beyond it the run stops",
-    )
-
-    @model_validator(mode="after")
-    def _one_or_several(self) -> Self:
-        given = sorted(self.model_fields_set & {"reader", "path", "images", "split", "options", "tiles"})
-        defaults = DataConfig.model_fields
-        told = [key for key in given if getattr(self, key) != defaults[key].default]
-        if self.mixture and told:
-            raise ValueError(f"{', '.join(told)} beside mixture would do nothing; give it to the parts of the mixture")
-        names = [part.name or part.reader for part in self.mixture]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"parts of the mixture are both called {twice[0]!r}; give one of them a name")
-        return self
-
-
-class TrainingConfig(Frozen):
-    """One stage of transfer training."""
-
-    stage: Literal["transfer", "finetune"] | None = Field(
-        default=None,
-        description="recipe whose values hold where the file gives none; see the page on training. None: the defaults",
-    )
-    steps: Positive = Field(default=1000, description="steps of the optimiser")
-    batch_size: Positive = Field(default=64, description="samples per step, over all processes together")
-    accumulate: Positive = Field(
-        default=1, description="parts in which a process takes its share of a step: less memory, the same result"
-    )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        default=1e-3, description="of the fusion and the projector, at its highest"
-    )
-    gate_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="for the gate; None: as learning_rate"
-    )
-    projector_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="for the decoder's projector; None: as learning_rate"
-    )
-    decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="for the language model's own parameters; None: as learning_rate"
-    )
-    weight_decay: NonNegative = Field(default=0.01, description="of AdamW; norms and biases get none")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.98), description="of AdamW")
-    warmup: Annotated[int, Field(ge=0)] = Field(
-        default=50, description="steps over which the learning rate rises; over the whole run it falls along a cosine"
-    )
-    clip_norm: Annotated[float, Field(gt=0)] = Field(default=1.0, description="largest norm of the gradient")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="fp32, or bf16 autocast; parameters stay in their own dtype"
-    )
-    checkpointing: bool = Field(
-        default=False, description="compute the decoder's layers again in the backward pass: less memory, more time"
-    )
-    average: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None,
-        description="decay of a moving average of the trained parameters, which the checkpoint then holds; None: none",
-    )
-    log_every: Positive = Field(default=10, description="steps between two lines of metrics.jsonl")
-    save_every: Positive | None = Field(
-        default=None, description="steps between two states to resume from; None: no state is kept"
-    )
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        default=(), description="where metrics go beside metrics.jsonl: tensorboard, wandb; each is an extra"
-    )
-    cache: Path | bool = Field(
-        default=True,
-        description="true: run CLIP and the experts once per image and keep their features in memory; false: run them "
-        "at every step; a path: read the features from the cache that 'tove cache build' made there",
-    )
-    workers: Annotated[int, Field(ge=0)] = Field(
-        default=2, description="threads that read and resample the images of the next step; 0: none, the same result"
-    )
-
-
 class GrowthConfig(Frozen):
     """Experts that join a trained hub: their projectors and gate rows are trained, everything else stays."""
 
@@ -373,27 +283,3 @@ class RunConfig(Frozen):
         stage = training.get("stage") if isinstance(training, dict) else None
         recipe = STAGES.get(stage) if isinstance(stage, str) else None
         return filled(value, recipe) if recipe else value
-
-
-class MergeConfig(Frozen):
-    """How a copy of the CLIP tower learns to give the enhanced tokens by itself."""
-
-    steps: Positive = Field(default=1000, description="steps of the optimiser")
-    batch_size: Positive = Field(default=64, description="samples per step")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(default=3e-4, description="of the tower, at its highest")
-    decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="of projector and language model; None: learning_rate"
-    )
-    weight_decay: NonNegative = Field(default=0.01, description="of AdamW")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.98), description="of AdamW")
-    warmup: Annotated[int, Field(ge=0)] = Field(
-        default=30, description="steps over which the learning rate rises; over the whole run it falls along a cosine"
-    )
-    clip_norm: Annotated[float, Field(gt=0)] = Field(default=1.0, description="largest norm of the gradient")
-    feature: NonNegative = Field(default=2.0, description="weight of the distance to v', in units of the power of v'")
-    language: NonNegative = Field(default=1.0, description="weight of the language loss")
-    alignment: NonNegative = Field(
-        default=0.5, description="weight of keeping the image embedding, and with it the text"
-    )
-    workers: Annotated[int, Field(ge=0)] = Field(default=2, description="threads that read the images of the next step")
-    control: bool = Field(default=False, description="language loss alone: the fair comparison, no teacher")

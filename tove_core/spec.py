@@ -30,6 +30,8 @@ Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SafetensorsFile = Annotated[str, StringConstraints(pattern=r"^[^/\\].*\.safetensors$")]
 Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Channels3 = tuple[float, float, float]
 
 

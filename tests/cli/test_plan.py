@@ -28,6 +28,8 @@ def test_options_go_over_the_file_and_training_takes_its_batch(tove: Tove, toy: 
                     "  experts: [toy-wide]\ntraining: {batch_size: 12}\n")  # fmt: skip
     done = tove("plan", file, "--train")
     assert done.code == 0 and "memory for training, 12 images" in done.out and "expert toy-wide" in done.out
+    assert "training.shard" not in done.err
+    assert "training.shard divides" in tove("plan", file, "--train", "--set", "training.shard=full").err
     done = tove("plan", file, "--experts", "", "--batch", "3", "--set", "model.clip.layer=-1")
     assert "memory for inference, 3 images" in done.out and "toy-wide" not in done.out
     done = tove("plan", file, "--fusion", "uniform", "--json")

@@ -82,6 +82,27 @@ def test_a_channel_that_never_varies_is_not_blown_up():
     assert align({"depth": maps})[..., 1].abs().max() < 1e-5
 
 
+class OnMps(torch.Tensor):
+    """Has no float64 until it is brought to the CPU, as tensors on Apple's GPU."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            return super().__torch_function__(function, types, args, kwargs).as_subclass(torch.Tensor)
+        if function is torch.Tensor.double:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_statistics_are_taken_on_a_device_without_float64():
+    maps, found = draw(3, 2, 4, 6), []
+    for given in (maps, maps.as_subclass(OnMps)):
+        align = Align(spec(depth=Grid(channels=2, stride=8, norm="fixed")), GRID)
+        align.measure([{"depth": given}])
+        found.append(dict(align.named_buffers())["depth-std"])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("batches", [[], [{"depth": torch.full((1, 2, 4, 6), torch.nan)}]])
 def test_statistics_of_nothing_are_refused_and_change_nothing(batches):
     align = Align(spec(depth=Grid(channels=2, stride=8, norm="fixed")), GRID)

@@ -79,6 +79,15 @@ def test_a_header_that_contradicts_its_data_is_refused(file: Path) -> None:
         read_safetensors(file)
 
 
+def test_a_header_of_any_length_is_read(tmp_path: Path) -> None:
+    lengths = set()
+    for number in range(0, 300, 8):
+        save_file({"a" * (1 + number): torch.ones(3)}, path := tmp_path / "long.safetensors")
+        lengths.add(path.read_bytes()[0])
+        assert list(read_safetensors(path)) == ["a" * (1 + number)]
+    assert 0x80 in lengths  # a pickle's first byte
+
+
 @pytest.mark.parametrize("suffix", [".bin", ".pth", ".pt", ".ckpt"])
 def test_pickles_are_refused_unopened(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(WeightsError, match="can run code; convert it once"):

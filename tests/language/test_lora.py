@@ -11,6 +11,7 @@ from tove_core import ToveModel
 from tove_core.config import DecoderConfig, TrainingConfig
 from tove_core.errors import ConfigError
 from tove_core.language.load import save_decoder
+from tove_core.language.quantised import quantisation
 from tove_core.training import fit
 
 LORA = {"train": "lora", "lora": {"rank": 3, "alpha": 6, "dropout": 0.2}}
@@ -78,8 +79,15 @@ def test_targets_that_do_not_exist_are_refused(toy: Any) -> None:
     assert len(one.decoder.trainable_parameters()["language_model"]) == 2 * 2
 
 
-def test_few_bits_need_a_cuda_device_and_frozen_weights(toy: Any) -> None:
-    with pytest.raises(ConfigError, match="needs a CUDA device and the decoder goes to 'cpu'"):
-        toy.build(decoder={"quantize": "4bit"})
+def test_few_bits_need_a_device_that_has_them_their_package_and_frozen_weights(
+    toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="needs a CUDA device or the CPU and the decoder goes to 'mps'"):
+        quantisation(DecoderConfig(quantize="4bit"), "mps")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for device in (None, "cpu", "cuda:1"):
+        with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed"):
+            quantisation(DecoderConfig(quantize="8bit"), device)
+    assert quantisation(DecoderConfig(), "mps") == {}
     with pytest.raises(ValueError, match="use train none or lora"):
         DecoderConfig(train="all", quantize="8bit")

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 import tove_core
 from tove_core.config import DataConfig, TrainingConfig
@@ -49,11 +50,13 @@ def work(job: dict[str, Any], rank: int) -> None:
         model.detach(job["off"])
 
     def after(done: int) -> None:
+        held.append({name: _held(p) for name, p in model.decoder.language_model.named_parameters()})
         if done == job.get("stop"):
             raise Stopped
         if done == job.get("term") and rank == job["world"] - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    held: list[dict[str, int]] = []
     examples = Examples.cached(model, samples)
     if job.get("spoil") == rank:
         examples.table.features["clip"][:] = float("nan")
@@ -62,6 +65,15 @@ def work(job: dict[str, Any], rank: int) -> None:
     fit(model, examples, settings, seed=11, output=output, resume=resume, quiet=True, after_step=after)
     tensors = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     save_file(tensors, output / f"final-{rank}.safetensors")
+    if job.get("whole"):
+        (output / f"held-{rank}.json").write_text(json.dumps(held))
+        if rank == 0:
+            model.save_pretrained(output / "checkpoint", full=True)
+
+
+def _held(parameter: torch.Tensor) -> int:
+    """Return how many elements of a parameter this process has."""
+    return parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
 
 
 def fork(job: dict[str, Any]) -> list[int]:

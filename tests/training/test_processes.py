@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,47 +15,14 @@ from tove_core.errors import ConfigError
 from tove_core.training.launch import Launch
 from tove_core.training.processes import join, own_device
 
-DRIVER = Path(__file__).with_name("driver.py")
 pytestmark = pytest.mark.slow
-GATE = {"hidden": 6, "noise": 0.7, "balance": 0.5, "balance_warmup": 1, "expert_dropout": 0.3}
-
-
-def job(toy: Any, output: Path, world: int = 1, decoder: str = "", **more: Any) -> dict[str, Any]:
-    """Describe a run for the driver; other keys than `training`'s own go to the job."""
-    training = {"steps": 8, "batch_size": 5, "learning_rate": 1e-2, "warmup": 2, "log_every": 1, "save_every": 2}
-    model = {
-        "experts": list(toy.experts),
-        "clip": toy.clip,
-        "decoder": {"name": decoder or toy.decoder, "train": "all"},
-        "fusion": {"kind": "gate", "gate": GATE},
-        "seed": 4,
-    }
-    training |= more.pop("training", {})
-    return {"output": str(output), "world": world, "data": str(toy.data), "model": model, "training": training} | more
-
-
-def drive(toy: Any, folder: Path, jobs: list[dict[str, Any]]) -> None:
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    env = os.environ | {"PYTHONPATH": str(toy.site), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(folder / "jobs.json")], env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def steady(toy: Any, folder: Path) -> str:
-    """Copy the toy decoder without its dropout, which belongs to a process and not to a sample."""
-    shutil.copytree(toy.decoder, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.0}))
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def runs(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(toy: Any, processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run everything that needs processes of its own, in one interpreter."""
     root = tmp_path_factory.mktemp("processes")
-    plain = steady(toy, root / "steady")
+    job, plain = processes.job, processes.steady(toy, root / "steady")
     jobs = [
         job(toy, root / "one", 1, plain),
         job(toy, root / "two", 2, plain),
@@ -72,18 +37,13 @@ def runs(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         job(toy, root / "term", 2, resume=True, spawned_seed=5),
         job(toy, root / "spoilt", 2, spoil=1),
     ]
-    drive(toy, root, jobs)
+    processes.drive(toy, root, jobs)
     return root
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "samples_per_second"} for line in lines]
-
-
 @pytest.mark.parametrize("name", ["two", "parts", "two-parts"])
-def test_the_loss_curve_does_not_depend_on_processes_or_parts(runs: Path, name: str) -> None:
-    alone, together = metrics(runs / "one"), metrics(runs / name)
+def test_the_loss_curve_does_not_depend_on_processes_or_parts(runs: Path, name: str, processes: Any) -> None:
+    alone, together = processes.metrics(runs / "one"), processes.metrics(runs / name)
     assert [line["step"] for line in together] == list(range(1, 9))
     for one, other in zip(alone, together, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
@@ -99,15 +59,15 @@ def test_every_process_ends_with_the_same_parameters(runs: Path) -> None:
         assert [key for key in first if not torch.equal(first[key], other[key])] == []
 
 
-def test_a_detached_expert_does_not_stop_several_processes(runs: Path) -> None:
-    assert len(metrics(runs / "detached")) == 8 and (runs / "detached" / "final-1.safetensors").is_file()
+def test_a_detached_expert_does_not_stop_several_processes(runs: Path, processes: Any) -> None:
+    assert len(processes.metrics(runs / "detached")) == 8 and (runs / "detached" / "final-1.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["resumed", "term"])
-def test_two_processes_that_stopped_go_on_to_the_last_bit(runs: Path, name: str) -> None:
+def test_two_processes_that_stopped_go_on_to_the_last_bit(runs: Path, name: str, processes: Any) -> None:
     wanted, found = (load_file(runs / run / "final-0.safetensors") for run in ("straight", name))
     assert [key for key in wanted if not torch.equal(wanted[key], found[key])] == []
-    assert metrics(runs / name) == metrics(runs / "straight")
+    assert processes.metrics(runs / name) == processes.metrics(runs / "straight")
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(runs: Path) -> None:
@@ -129,8 +89,11 @@ def test_several_processes_get_a_card_each(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert own_device("cuda") == "cuda:1" and own_device(None) is None and own_device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="cannot share the device 'cuda:0'"):
-        own_device("cuda:0")
+    for device in ("cuda:0", "mps"):
+        with pytest.raises(ConfigError, match=f"cannot share the device '{device}'"):
+            own_device(device)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert own_device("mps") == "mps"
 
 
 def test_a_launch_that_contradicts_itself_is_refused() -> None:
@@ -141,8 +104,10 @@ def test_a_launch_that_contradicts_itself_is_refused() -> None:
     assert Launch(nproc=2, nnodes=3, rdzv_endpoint="host:1").processes == 6
 
 
-def test_the_command_starts_the_processes_it_was_asked_for_and_fails_in_one_sentence(toy: Any, tmp_path: Path) -> None:
-    given = job(toy, tmp_path / "run", training={"steps": 3})
+def test_the_command_starts_the_processes_it_was_asked_for_and_fails_in_one_sentence(
+    toy: Any, tmp_path: Path, processes: Any
+) -> None:
+    given = processes.job(toy, tmp_path / "run", training={"steps": 3})
     model = {key: given["model"][key] for key in ("experts", "fusion", "decoder")} | {"clip": {"name": toy.clip}}
     text = {"model": model, "data": {"path": given["data"]}, "training": given["training"], "output": given["output"]}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(text))
@@ -155,7 +120,7 @@ def test_the_command_starts_the_processes_it_was_asked_for_and_fails_in_one_sent
     done = tove()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote") == 1 and (tmp_path / "run" / "checkpoint" / "tove.json").is_file()
-    assert len(metrics(tmp_path / "run")) == 3
+    assert len(processes.metrics(tmp_path / "run")) == 3
     again = tove()
     assert again.returncode == 1 and "Traceback" not in again.stderr
     assert "holds a run already" in again.stderr and "of 2 failed" in again.stderr

@@ -58,6 +58,8 @@ def _accelerators() -> None:
         found = torch.cuda.get_device_properties(i)
         size = f"{found.total_memory / 1e9:.1f} GB, compute capability {found.major}.{found.minor}"
         print(f"cuda:{i} {found.name}, {size}")
+    if torch.backends.mps.is_available():
+        print("mps: Apple's GPU, for which nothing here has been tried")
 
 
 def _device() -> None:

@@ -60,7 +60,10 @@ def plan(
     if config is not None and train:
         made = _with_run(wanted.model_copy(update={"model": model}), made, images, measure, tflops, device)
     print(json.dumps(made.as_dict(), indent=2) if as_json else made)
-    for line in made.unchecked:
+    notes = list(made.unchecked)
+    if train and wanted.training.shard != "none":
+        notes.append("training.shard divides the decoder's weights and training memory among processes; shown is all")
+    for line in notes:
         typer.echo(f"note: {line}", err=True)
     if made.refused:
         raise LicenseError(made.refused if as_json else "the licence policy refuses this model, for the reasons above")

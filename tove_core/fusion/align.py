@@ -106,8 +106,8 @@ class Align(nn.Module):
         sums = {name: torch.zeros(3, self.outputs[name].channels, dtype=torch.float64) for name in wanted}
         for outputs in batches:
             for name in wanted:
-                values = outputs[name].double()  # type: ignore[union-attr]  # regions have no statistics
-                values = values.transpose(0, 1).flatten(1).cpu()
+                values = outputs[name].cpu().double()  # type: ignore[union-attr]  # regions have no statistics; mps no double
+                values = values.transpose(0, 1).flatten(1)
                 count = torch.full((len(values),), float(values.shape[1]), dtype=torch.float64)
                 sums[name] += torch.stack([count, values.sum(1), values.square().sum(1)])
         for name, (count, first, second) in sums.items():

@@ -38,7 +38,7 @@ class Placement:
         Raises:
             ConfigError: there is no such device, or no such backend of torch.compile.
         """
-        place = usable_device(config.device or device or "cpu", config.name)
+        place = usable_device(config.device or device or "cpu", f"expert {config.name!r}")
         if isinstance(config.compile, str):
             _require_backend(config.compile, config.name)
         return cls(place, config.offload, config.stream, config.micro_batch, config.compile)
@@ -95,8 +95,11 @@ class PlacedExpert(FrozenExpert):
         return self._parts.run(super().forward, pixels, self.device or pixels.device)
 
 
-def usable_device(device: torch.device | str, expert: str) -> torch.device:
+def usable_device(device: torch.device | str, what: str) -> torch.device:
     """Return a device after trying it, with its index where it has one.
+
+    Args:
+        what: is to run there; the error begins with it.
 
     Raises:
         ConfigError: there is no such device here.
@@ -106,7 +109,7 @@ def usable_device(device: torch.device | str, expert: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"expert {expert!r} is to run on {str(device)!r}, which cannot be used here ({reason}); change its device"
+            f"{what} is to run on {str(device)!r}, which cannot be used here ({reason}); change its device"
         ) from error
 
 

@@ -124,8 +124,9 @@ def _check_layout(path: Path) -> None:
     """Find the common faults, for which the parser's own messages say little: length, JSON header, data."""
     size = path.stat().st_size
     with path.open("rb") as stream:
-        start = stream.read(8)
-        if start.startswith(b"PK\x03\x04") or start.startswith(b"\x80"):
+        start, brace = stream.read(8), stream.read(1)
+        # A header's length may begin with a pickle's first byte (one length in 32 does); what follows it tells.
+        if start.startswith((b"PK\x03\x04", b"\x80")) and brace != b"{":
             raise WeightsError(f"{path} is a pickle under another name; convert it once with safetensors' save_file")
         if start == b"version ":
             raise WeightsError(f"{path} is a Git LFS pointer, not the file itself; run 'git lfs pull' where it lies")
@@ -133,6 +134,7 @@ def _check_layout(path: Path) -> None:
         if len(start) < 8 or 8 + length > size:
             raise WeightsError(f"{path} has {size} bytes, too few for its header; it is truncated, fetch it again")
         try:
+            stream.seek(8)
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""A frozen language model in 8 or 4 bits, through bitsandbytes: only on CUDA devices, only where it stays frozen."""
+"""A frozen language model in 8 or 4 bits, through bitsandbytes: on a CUDA device or the CPU, where it stays frozen."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def quantisation(config: DecoderConfig, device: torch.device | str | None) -> di
     """Return what transformers' `from_pretrained` is told so that weights are loaded in few bits; {} without.
 
     Raises:
-        ConfigError: the device is no CUDA device, or bitsandbytes is not installed.
+        ConfigError: the device is neither a CUDA device nor the CPU, or bitsandbytes is not installed.
     """
     if config.quantize is None:
         return {}
     place = torch.device(device or "cpu")
-    if place.type != "cuda":
+    if place.type not in ("cuda", "cpu"):
         raise ConfigError(
-            f"decoder.quantize {config.quantize!r} needs a CUDA device and the decoder goes to {str(place)!r}; "
-            "give --device cuda, or leave decoder.quantize out"
+            f"decoder.quantize {config.quantize!r} needs a CUDA device or the CPU and the decoder goes to "
+            f"{str(place)!r}; give --device cuda, or leave decoder.quantize out"
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(

@@ -14,10 +14,14 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
 
     Args:
         seed: None changes nothing; the block then draws from the global generators.
-        device: a CUDA device whose generator is seeded too; None or the CPU: only the CPU's.
+        device: a CUDA or MPS device whose generator is seeded too; None or the CPU: only the CPU's.
     """
     if seed is None:
         yield
+        return
+    if device is not None and device.type == "mps":
+        with _seeded_mps(seed), seeded(seed):
+            yield
         return
     cuda = device if device is not None and device.type == "cuda" else None
     host = torch.get_rng_state()
@@ -33,3 +37,13 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
         torch.set_rng_state(host)
         if card is not None and cuda is not None:
             torch.cuda.set_rng_state(card, cuda)
+
+
+@contextmanager
+def _seeded_mps(seed: int) -> Iterator[None]:
+    state = torch.mps.get_rng_state()
+    try:
+        torch.mps.manual_seed(seed)
+        yield
+    finally:
+        torch.mps.set_rng_state(state)

@@ -6,7 +6,7 @@ Everything is divided by counts of the whole step, so loss and gradient are the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,7 @@ from tove_core.training.examples import Examples
 from tove_core.training.faults import encoding_named
 from tove_core.training.health import entropy
 from tove_core.training.optimise import parameter_groups
+from tove_core.training.shard import Shards, require_shardable
 from tove_core.training.step import StepOutput, TransferStep, importance
 
 
@@ -75,6 +76,7 @@ class Engine:
     Attributes:
         inner: the parts; what states hold.
         optimizer: AdamW over what is trainable.
+        shards: what divides the language model among the processes; None: every process holds all of it.
     """
 
     def __init__(self, model: ToveModel, decoder: Decoder, config: TrainingConfig) -> None:
@@ -87,6 +89,10 @@ class Engine:
             cpu=model.device.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]
         )
         self.inner = TransferStep(model.fusion, decoder)
+        require_shardable(config, decoder.config, self.world)
+        self.shards = None
+        if config.shard == "full":
+            self.shards = Shards(self.inner, model.device, bf16=config.precision == "bf16")
         self.optimizer = torch.optim.AdamW(parameter_groups(self.inner, config), betas=config.betas)
         self.module: nn.Module = self.inner
         self._prepared: Any = self.optimizer
@@ -108,7 +114,8 @@ class Engine:
 
     def prepare(self) -> None:
         """Bind the processes together; after a state has been restored, so that all begin alike."""
-        self.module, self._prepared = self.accelerator.prepare(self.inner, self.optimizer)
+        if self.shards is None:
+            self.module, self._prepared = self.accelerator.prepare(self.inner, self.optimizer)
         self.module.train()
 
     def backward(self, examples: Examples, share: Share, step: int, *, stop: bool) -> Report:
@@ -121,7 +128,7 @@ class Engine:
         self._prepared.zero_grad(set_to_none=True)
         self._heat(step)
         tokens, stops = self._summed(torch.tensor([float(share.tokens), float(stop)])).tolist()
-        parts, weight = share.parts(self.config.accumulate), self._balance_weight(step)
+        parts, weight = share.parts(self._parts), self._balance_weight(step)
         features: Iterator[Mapping[str, Tensor]] = (self._seen(examples, part) for part in parts)
         total = None
         if weight and len(parts) > 1:  # the term is of the whole step, so its mass must be known beforehand
@@ -130,8 +137,7 @@ class Engine:
             features = iter(kept)
         tally, penalty, bad = _Tally(), torch.zeros(()), []
         for number, (part, given) in enumerate(zip(parts, features, strict=True)):
-            joined = nullcontext() if number == len(parts) - 1 else self.accelerator.no_sync(self.module)
-            with joined:
+            with nullcontext() if number == len(parts) - 1 else self._apart():
                 output = self._forward(part, given, step)
                 loss = output.loss.float() * self.world / tokens  # gradients are averaged over processes
                 if weight and output.mass is not None:
@@ -142,15 +148,25 @@ class Engine:
                 self.accelerator.backward(loss)
             tally.add(output)
             bad += [i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if value - value != 0]  # type: ignore[union-attr]
+        if self.shards is not None:
+            self.shards.average_gradients()
         return self._report(tally, tokens, float(penalty), stops > 0, bad)
 
     def update(self) -> float:
         """Clip the gradient, take a step, and return the gradient's norm; no step where that is not finite."""
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
-        length = float(norm) if norm is not None else 0.0
+        if self.shards is not None:
+            length = self.shards.clip(self.config.clip_norm)
+        else:
+            norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+            length = float(norm) if norm is not None else 0.0
         if length - length == 0:
             self._prepared.step()
         return length
+
+    def finish(self) -> None:
+        """Leave a model that is whole in every process; all must come here, so not after a fault in one of them."""
+        if self.shards is not None:
+            self.shards.undo()
 
     def close(self) -> None:
         """Let the gate have the temperature it is configured with."""
@@ -159,6 +175,17 @@ class Engine:
     def gathered(self, names: list[str]) -> list[str]:
         """Return the names of all processes; every process must ask."""
         return gather_object(names)
+
+    @property
+    def _parts(self) -> int:
+        """In how many parts a process takes its share: with a divided model all work at the same part at once."""
+        if self.shards is None:
+            return self.config.accumulate
+        return min(self.config.accumulate, self.config.batch_size // self.world)
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Let gradients stay with this process; those of a divided model go to whom they belong, or they need room."""
+        return nullcontext() if self.shards is not None else self.accelerator.no_sync(self.module)
 
     def _seen(self, examples: Examples, part: Share) -> Mapping[str, Tensor]:
         with encoding_named(self.model, len(part.indices)):

@@ -45,6 +45,8 @@ def fit(
 ) -> None:
     """Train a model's fusion and decoder in place.
 
+    Where `config.shard` divides the language model, it is whole again at the end, and stays divided after an error.
+
     Args:
         model: calibrated already (`ToveModel.calibrate`).
         examples: samples with their features.
@@ -66,7 +68,7 @@ def fit(
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
     run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
-    with only_experts(model, only), checkpointed(model.decoder, config.checkpointing), listening() as request:
+    with only_experts(model, only), listening() as request:
         run.go(request, resume)
     model.trained = True
     model.eval()
@@ -97,7 +99,7 @@ class _Run:
         sampler = BatchSampler(len(self.examples), config.batch_size, self.seed, parts)
         where = self.output if engine.first else None
         reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet or not engine.first)
-        with reporter, closing(engine), closing(self.examples):
+        with reporter, closing(engine), closing(self.examples), checkpointed(self.decoder, config.checkpointing):
             start = time.perf_counter()
             for step in range(first, config.steps):
                 report = self._step(engine, sampler, step, stop=request.signal is not None)
@@ -114,6 +116,7 @@ class _Run:
                     raise interrupted(request.signal or 15, done, config.steps, state)
         if average is not None:
             average.apply()
+        engine.finish()
 
     def _step(self, engine: Engine, sampler: BatchSampler, step: int, *, stop: bool) -> Report:
         set_rates(engine.optimizer, schedule(step, self.config))
@@ -148,6 +151,6 @@ class _Run:
         if self.output is None or not (due or stopping):
             return None
         folder = self.output / STATE
-        if engine.first:
-            save_state(folder, done, engine.inner, engine.optimizer, average.values if average else None)
+        values = average.values if average else None
+        save_state(folder, done, engine.inner, engine.optimizer, values, write=engine.first)
         return folder

@@ -23,11 +23,13 @@ def only_experts(model: ToveModel, experts: Sequence[str] | None) -> Iterator[No
     if model.fusion is None or not experts:
         raise ConfigError("training experts alone needs a fusion and at least one expert's name; add one first")
     kept = {id(p) for name in experts for p in model.fusion.of_expert(name)}
-    frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
-    for parameter in frozen:
+    frozen = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in kept}
+    for parameter in frozen.values():
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        # By name: a language model that was divided among processes and put together again has other objects.
+        for name, parameter in model.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(True)

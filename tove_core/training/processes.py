@@ -41,10 +41,12 @@ def own_device(device: str | None) -> str | None:
     """Return this process's device: with several processes, `cuda` means one card for each.
 
     Raises:
-        ConfigError: one card was named for several processes.
+        ConfigError: one device, such as a card or `mps`, was named for several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not (device or "").startswith("cuda"):
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or device in (None, "cpu"):
         return device
     if device != "cuda":
-        raise ConfigError(f"several processes cannot share the device {device!r}; give 'cuda', and each gets a card")
+        raise ConfigError(
+            f"several processes cannot share the device {device!r}; give 'cuda', and each gets a card, or 'cpu'"
+        )
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
-from tove_core.checkpoint import start_from
+from tove_core.checkpoint import load, start_from
 from tove_core.config import DataConfig, GrowthConfig, RunConfig
 from tove_core.data.broken import try_image
 from tove_core.data.readers import WITH_SPLITS, read
@@ -21,6 +21,7 @@ from tove_core.settings import read_config, write_config
 from tove_core.training.loop import fit
 from tove_core.training.only import only_experts
 from tove_core.training.processes import join, own_device
+from tove_core.training.shard import require_shardable
 from tove_core.training.source import CONFIG, make_examples
 from tove_core.training.state import STATE, states
 from tove_core.training.trackers import require_trackers
@@ -76,13 +77,18 @@ def resume(folder: Path, *, device: str | None = None, quiet: bool = False, proc
 def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
     require_trackers(config.training.trackers)
     together = PartialState()
+    if config.growth is None:
+        require_shardable(config.training, config.model.decoder, together.num_processes)
+    # The parts of a divided language model go to the devices one layer at a time; all of it need never be on one.
+    waiting = None if config.training.shard == "none" else "cpu"
     quiet = quiet or not together.is_main_process
     samples = read(config.data)
-    model = starting_model(config, samples, device=device)
+    model = starting_model(config, samples, device=device, decoder_device=waiting)
     joining = None
     if config.growth is not None:
         joining = [expert.key for expert in config.growth.experts]
         config = config.model_copy(update={"model": model.config})
+        require_shardable(config.training, model.config.decoder, together.num_processes)
     if not quiet:
         with only_experts(model, joining):
             print(model.parameters_report())
@@ -105,27 +111,30 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     return model
 
 
-def starting_model(config: RunConfig, samples: list[Sample], *, device: str | None = None) -> ToveModel:
+def starting_model(
+    config: RunConfig, samples: list[Sample], *, device: str | None = None, decoder_device: str | None = None
+) -> ToveModel:
     """Return the model a run begins with, calibrated: what its features are computed by, in training and in a cache.
 
     Args:
         config: `model`, or `growth`; `start` and `seed`.
         samples: the training data.
         device: where it computes.
+        decoder_device: where the language model lies at first; None: on `device`.
     """
     if config.growth is None:
-        model = assemble(config.model, device=device, seed=config.seed)
+        model = assemble(config.model, device=device, seed=config.seed, decoder_device=decoder_device)
     else:
-        model = _grown(config.growth, samples, device)
+        model = _grown(config.growth, samples, device, decoder_device)
     if config.start is not None:
         start_from(model, find_checkpoint(config.start))
     prepare(model, samples)
     return model
 
 
-def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None) -> ToveModel:
+def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, waiting: str | None) -> ToveModel:
     """Return the trained model that experts join, with them in it and what it says unchanged."""
-    model = ToveModel.from_pretrained(find_checkpoint(growth.source), device=device)
+    model = load(find_checkpoint(growth.source), device=device, decoder_device=waiting)
     if not model.trained:
         raise ConfigError(f"{growth.source} was never trained; train it with the new experts among model.experts")
     for expert in growth.experts:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tove_core.errors import CheckpointError, ToveError
 from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors, sha256
+from tove_core.training.pieces import laid_out, whole
 
 STATE = "state"
 FORMAT = 2
@@ -35,24 +36,31 @@ def save_state(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor] | None = None,
+    *,
+    write: bool = True,
 ) -> Path:
     """Write the state after `step` steps and return its folder; the states before it stay until it is complete.
+
+    Every process calls it: tensors that are divided among processes are put together, and files hold whole ones.
 
     Args:
         folder: holds all states of a run.
         average: moving averages of trained tensors, by name.
+        write: whether this process is the one that writes.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    tensors: dict[str, Tensor] = {f"average.{name}": value for name, value in (average or {}).items()}
-    for name, parameter in _trained(module).items():
-        tensors[f"value.{name}"] = parameter.detach()
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = torch.as_tensor(value)
     place = folder / f"step-{step:08d}"
+    tensors: dict[str, Tensor] = {}
+    for name, part in _parts(module, optimizer, average or {}):
+        tensor = whole(part)
+        if write:
+            tensors[name] = tensor.cpu().contiguous().clone()
+    if not write:
+        return place
     with new_folder(place, overwrite=True) as new:
-        save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, new / TENSORS)
+        save_file(tensors, new / TENSORS)
         header = {"format": FORMAT, "step": step, "sha256": sha256(new / TENSORS)}
         (new / HEADER).write_text(json.dumps(header) + "\n", encoding="utf-8")
         for name in (TENSORS, HEADER):
@@ -126,18 +134,29 @@ def _restore(
         )
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(tensors.pop(f"value.{name}"))
+            parameter.copy_(laid_out(tensors.pop(f"value.{name}"), parameter))
     for full, value in tensors.items():
         key, _, name = full.partition(".")
-        placed = value if value.dim() == 0 else value.to(trained[name].device)
         if key != "average":
-            optimizer.state[trained[name]][key] = placed
+            optimizer.state[trained[name]][key] = value if value.dim() == 0 else laid_out(value, trained[name])
         elif average is not None:
-            average[name] = value.to(trained[name].device)
+            average[name] = laid_out(value, trained[name])
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _parts(
+    module: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Give the tensors of a state by name, as this process holds them, in the same order in every process."""
+    for name, parameter in _trained(module).items():
+        yield f"value.{name}", parameter.detach()
+        for key, value in sorted(optimizer.state.get(parameter, {}).items()):
+            yield f"{key}.{name}", torch.as_tensor(value)
+        if name in average:
+            yield f"average.{name}", average[name]
 
 
 def _to_disk(path: Path) -> None:
