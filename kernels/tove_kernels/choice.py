@@ -47,13 +47,13 @@ def choose(device: str, env: Mapping[str, str] = os.environ) -> Choice:
         raise ValueError(f"{VARIABLE} is {wish!r}; wanted one of {', '.join(WISHES)}")
     if wish == "reference":
         return Choice("reference", f"{VARIABLE}=reference")
+    if wish == "auto" and device != "cuda":
+        return Choice("reference", f"{VARIABLE}=auto and the tensors are on {device}")
     why_not = _why_not(device, interpreting(env))
     if wish == "triton":
         if why_not:
             raise RuntimeError(f"{VARIABLE}=triton, but {why_not}")
         return Choice("triton", f"{VARIABLE}=triton" + (", in triton's interpreter" if interpreting(env) else ""))
-    if device != "cuda":
-        return Choice("reference", f"{VARIABLE}=auto and the tensors are on {device}")
     if why_not:
         return Choice("reference", f"{VARIABLE}=auto, and {why_not}")
     return Choice("triton", f"{VARIABLE}=auto and the tensors are on cuda")

@@ -22,6 +22,8 @@ def differentiable_once(gradients: Sequence[Tensor], *inputs: Tensor | None) -> 
 
     Operators carry no derivative: without this a second derivative through them would be left out in silence.
     """
+    if not torch.is_grad_enabled():
+        return tuple(gradients)  # a backward that is not recorded: nothing can be differentiated again
     return _Once.apply(len(gradients), *gradients, *inputs)  # type: ignore[return-value]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,10 @@ ON_DEVICE = [
 WITHIN = os.environ.get("TRITON_INTERPRET") == "1" or "TOVE_TEST_DEVICE" in os.environ
 
 
-def prove(path: Path, **variables: str) -> None:
+def prove(path: Path, *options: str, **variables: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("TOVE_", "PYTEST_"))}
     env |= {"OMP_NUM_THREADS": "1", **variables}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(path)]
     done = subprocess.run(
         command, cwd=HERE.parents[1], env=env, capture_output=True, text=True, timeout=600, check=False
     )
@@ -46,4 +47,7 @@ def test_kernels_pass_their_proof_in_the_interpreter(path):
 @pytest.mark.parametrize("name", ON_DEVICE)
 def test_kernels_pass_their_proof_on_a_gpu(name):
     (path,) = [path for path in FILES if path.name == name]
-    prove(path, TOVE_TEST_DEVICE="cuda")
+    # Nearly all the time goes to compiling, a second or two for each kernel of each case: by several processes.
+    workers = min(8, os.cpu_count() or 1)
+    parallel = ["-n", str(workers)] if workers > 1 and find_spec("xdist") else []
+    prove(path, *parallel, TOVE_TEST_DEVICE="cuda")

@@ -108,3 +108,26 @@ def test_spills_are_a_complaint():
         "8 bytes per thread are spilled",
         "1 stores of 128 bits, wanted 2; widths {32: 1, 128: 1}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "warps", "blocks"),
+    [
+        (43, 0, 8, 5),  # 1536 registers a warp, 10 warps from each quarter
+        (32, 0, 4, 16),  # 64 warps are the most there are
+        (16, 0, 1, 32),  # 32 blocks are
+        (168, 1024, 4, 3),
+        (120, 0, 2, 8),  # 3840 a warp: 4 from each quarter, where 17 would fit into all of them
+        (32, 16 * 1024, 4, 13),  # 17 KiB each of 228
+    ],
+)
+def test_blocks_fit_by_registers_of_a_quarter_warps_blocks_and_shared_memory(registers, shared, warps, blocks):
+    from tove_kernels.offline.resources import resident
+
+    assert resident(90, registers, shared, warps) == blocks
+
+
+def test_an_a100_has_less_shared_memory():
+    from tove_kernels.offline.resources import resident
+
+    assert (resident(80, 32, 16 * 1024, 4), resident(100, 32, 16 * 1024, 4)) == (9, 13)

@@ -93,14 +93,18 @@ def graph_times(calls: Sequence[Call]) -> Times:
 def cpu_times(calls: Mapping[str, Sequence[Call]], rounds: int = 40) -> dict[str, Times]:
     """Time several forms on the CPU in interleaved rounds: what else the machine does then falls on all of them.
 
-    A round calls each form RUN times, so that some of its calls fall into one turn of the scheduler.
+    A round calls each form RUN times, so that some of its calls fall into one turn of the scheduler. Each round begins
+    with another form, so that none always follows the same one.
     """
     for some in calls.values():
         for call in some:
             call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, some in calls.items():
+    names = list(calls)
+    for turn in range(rounds if names else 0):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            some = calls[name]
             for index in range(RUN):
                 start = time.perf_counter()
                 some[index % len(some)]()

@@ -138,9 +138,10 @@ def _forward(
         from tove_kernels.activation_mix import triton_launch
 
         return triton_launch.forward(hidden, bias, logits, mask, rule, activation)
-    mixed, weights = reference.gated_activation_mix(
-        hidden, bias or None, logits, mask=mask, rule=rule, activation=activation
-    )
+    with torch.no_grad():  # the operator carries no gradient, in either form
+        mixed, weights = reference.gated_activation_mix(
+            hidden, bias or None, logits, mask=mask, rule=rule, activation=activation
+        )
     # Weights that were given may come back as they are, and an operator must not return its argument.
     return mixed.contiguous(), weights.clone(memory_format=torch.contiguous_format)
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tove_kernels.gating.reference import Activation, Rule, accumulator, gate_weights, gate_weights_backward, per_token
+from tove_kernels.gating.reference import (
+    Activation,
+    Rule,
+    accumulator,
+    cast,
+    checked_gate_weights,
+    gate_weights_backward,
+    per_token,
+)
+from tove_kernels.gating.weighted_sum import recorded, weighted_sum
 
 
 def gated_activation_mix(
@@ -22,19 +30,13 @@ def gated_activation_mix(
     activation: Activation = "softmax",
 ) -> tuple[Tensor, Tensor]:
     """Return Σ_k g_k GELU(h_k + b_k) and the weights g as `tove_kernels.gated_activation_mix` computes them."""
-    dtype = accumulator([logits, *hidden, *(bias or [])])
-    weights = gate_weights(logits, len(hidden), mask=mask, rule=rule, activation=activation).to(dtype)
+    given = [logits, *hidden, *(bias or [])]
+    dtype = accumulator(given)
+    weights = checked_gate_weights(logits, len(hidden), mask, rule, activation, dtype)
     on = per_token(mask)
-    total: Tensor | None = None
-    for k, tokens in enumerate(hidden):
-        gate, active = (
-            weights[..., k : k + 1],
-            F.gelu(_shifted(tokens, None if bias is None else bias[k], on, k, dtype)),
-        )
-        total = gate * active if total is None else total.addcmul_(gate, active)
-    if total is None:
-        raise ValueError("no hidden tensors were given; wanted one [B, N, H] per expert")
-    return total.to(hidden[0].dtype), weights
+    shifted = (_shifted(one, None if bias is None else bias[k], on, k, dtype) for k, one in enumerate(hidden))
+    total = weighted_sum(None, weights.unsqueeze(-1).unbind(2), map(F.gelu, shifted), record=recorded(given))
+    return cast(total, hidden[0].dtype), weights
 
 
 def gated_activation_mix_backward(
@@ -60,7 +62,7 @@ def gated_activation_mix_backward(
         hidden, logits, mask, rule, activation: as the forward had them.
     """
     dtype = accumulator([grad, logits, *hidden, *bias])
-    on, grad = per_token(mask), grad.to(dtype)
+    on, grad = per_token(mask), cast(grad, dtype)
     of_logits, of_bias, of_hidden = wanted
     of_weights = torch.zeros_like(weights)
     biases: list[Tensor] = []
@@ -70,7 +72,7 @@ def gated_activation_mix_backward(
         if of_logits:
             of_weights[..., k] = torch.linalg.vecdot(grad, F.gelu(shifted))
         if of_bias or of_hidden:
-            inner = weights[..., k : k + 1] * grad * _gelu_slope(shifted)
+            inner = torch.ops.aten.gelu_backward(weights[..., k : k + 1] * grad, shifted)
             inner = inner if on is None else torch.where(on[..., k : k + 1], inner, inner.new_zeros(()))
             biases.append(inner.sum((0, 1)))
         found.append(inner.to(tokens.dtype) if of_hidden else tokens.new_empty(0))
@@ -82,13 +84,6 @@ def gated_activation_mix_backward(
 
 
 def _shifted(tokens: Tensor, bias: Tensor | None, on: Tensor | None, k: int, dtype: torch.dtype) -> Tensor:
-    values = tokens.to(dtype) if bias is None else tokens.to(dtype) + bias.to(dtype)
+    values = cast(tokens, dtype) if bias is None else cast(tokens, dtype) + cast(bias, dtype)
     # Before GELU, not after it: GELU(0) is 0, and a gradient of 0 times GELU'(nan) would be nan.
     return values if on is None else torch.where(on[..., k : k + 1], values, values.new_zeros(()))
-
-
-def _gelu_slope(values: Tensor) -> Tensor:
-    """Return GELU'(x) = Φ(x) + x φ(x)."""
-    return 0.5 * (1 + torch.erf(values * math.sqrt(0.5))) + values * torch.exp(-0.5 * values * values) / math.sqrt(
-        2 * math.pi
-    )

@@ -38,9 +38,9 @@ def forward(
     rows = batch * count
     blocks = forward_blocks(width, rows)
     with torch.cuda.device_of(logits):
-        triton_kernels.forward[(triton.cdiv(rows, blocks.rows), triton.cdiv(width, blocks.columns))](
+        triton_kernels.forward[(triton.cdiv(rows, blocks.rows) * triton.cdiv(width, blocks.columns),)](
             tuple(hidden),
-            tuple(one.contiguous() for one in bias or hidden),
+            tuple(one.contiguous() for one in bias) or tuple(hidden),
             logits,
             logits if mask is None else mask.contiguous(),
             out,
@@ -82,7 +82,7 @@ def backward(
     if grad.numel() == 0:
         return [found, torch.zeros((experts, width) if of_bias else 0, device=device, dtype=dtype), *each]
     grad, hidden, logits = row_major(grad), [row_major(one) for one in hidden], logits.contiguous()
-    mask = None if mask is None else mask.contiguous()
+    mask, weights = None if mask is None else mask.contiguous(), weights.contiguous()
     blocks = activation_backward_blocks(width, rows)
     across = triton.cdiv(width, blocks.columns)
     rows_each = span(rows, blocks, across)
@@ -90,11 +90,11 @@ def backward(
     dots = torch.empty((across, rows, experts) if of_logits else 0, device=device, dtype=dtype)
     sums = torch.empty((spans, experts, width) if of_bias else 0, device=device, dtype=dtype)
     with torch.cuda.device_of(grad):
-        triton_kernels.backward[(spans, across)](
+        triton_kernels.backward[(spans * across,)](
             grad,
             tuple(hidden),
             tuple(each),
-            tuple(one.contiguous() for one in bias or hidden),
+            tuple(one.contiguous() for one in bias) or tuple(hidden),
             weights,
             weights if mask is None else mask,
             dots,

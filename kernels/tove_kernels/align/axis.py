@@ -27,7 +27,8 @@ def axis_taps(size: int, wanted: int, dtype: torch.dtype, device: torch.device) 
     table = torch.zeros(wanted, width, dtype=torch.float64)
     for index, (_, weights) in enumerate(rows):
         table[index, : len(weights)] = torch.tensor(weights, dtype=torch.float64)
-    return starts.to(device), table.to(device, dtype)
+    # Rounded before it is moved: moving waits, and a kernel on another stream may be the first to read the table.
+    return starts.to(device), table.to(dtype).to(device)
 
 
 def _taps(size: int, wanted: int, index: int) -> tuple[int, list[float]]:

@@ -47,20 +47,22 @@ def check_device(named: dict[str, Sequence[Tensor]]) -> None:
     Raises:
         ValueError: they do not; the message names each argument's device.
     """
+    every = [tensor.device for tensors in named.values() for tensor in tensors]
+    if all(device == every[0] for device in every):
+        return
     found = {name: sorted({str(tensor.device) for tensor in tensors}) for name, tensors in named.items() if tensors}
-    if len({device for devices in found.values() for device in devices}) > 1:
-        listed = ", ".join(f"{name} on {' and '.join(devices)}" for name, devices in found.items())
-        raise ValueError(f"tensors lie on several devices ({listed}); move them to one")
+    listed = ", ".join(f"{name} on {' and '.join(devices)}" for name, devices in found.items())
+    raise ValueError(f"tensors lie on several devices ({listed}); move them to one")
 
 
-def check_same(name: str, tensors: Sequence[Tensor], shape: Sequence[int], wanted: str) -> None:
+def check_same(name: str, tensors: Sequence[Tensor], shape: tuple[int, ...], wanted: str) -> None:
     """Check that every tensor has the shape and a floating-point type.
 
     Raises:
         ValueError: one does not; the message gives its place, what it has and what was wanted.
     """
     for place, tensor in enumerate(tensors):
-        if tuple(tensor.shape) != tuple(shape):
+        if tensor.shape != shape:
             raise ValueError(f"{name}[{place}] has shape {tuple(tensor.shape)}; wanted {wanted} = {list(shape)}")
         if not tensor.is_floating_point():
             raise ValueError(f"{name}[{place}] is {tensor.dtype}; wanted a floating-point type")

@@ -29,6 +29,23 @@ def locate(start, rows, tokens, ROWS: tl.constexpr):
 
 
 @triton.jit
+def block_of(WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return which block of rows and of columns a program has: programs that follow each other share their rows.
+
+    So what runs at one time reads and writes whole rows of memory, and the rows' logits come from the cache.
+    """
+    across: tl.constexpr = (WIDTH + COLUMNS - 1) // COLUMNS
+    if across == 1:
+        # place is 0, but a 0 that is known only when it runs: of a plain one ptxas computes so much ahead that the
+        # activation mix takes 7 to 20 registers more.
+        down, place = tl.program_id(0), tl.program_id(1)
+    else:
+        down = tl.program_id(0) // across
+        place = tl.program_id(0) - down * across
+    return down, place
+
+
+@triton.jit
 def switched_on(mask, row, image, exists, K: tl.constexpr, MASK: tl.constexpr):
     """Return for each expert the rows where it is on."""
     found = ()

@@ -14,13 +14,15 @@ from triton.compiler import CompiledKernel
 
 from tove_kernels.offline.compile import Compiled
 
-# Of one streaming multiprocessor, from the CUDA C++ programming guide, table "Technical Specifications per Compute
-# Capability": shared memory in KiB, resident warps. Registers are 64 Ki of 32 bits in all three.
-LIMITS = {80: (164, 64), 90: (228, 64), 100: (228, 64)}
-REGISTERS = 65_536
+# Of one streaming multiprocessor. Sizes are those of NVIDIA's CUDA core libraries, `arch_traits` in
+# libcudacxx/include/cuda/__device/arch_traits.h (github.com/NVIDIA/cccl, commit 571f2fc): 2048 threads, 32 blocks and
+# 64 Ki registers for 8.0, 9.0 and 10.0, and shared memory of 164, 228 and 228 KiB, of which each block costs 1 KiB more
+# than it asks for. How they are given out is that of the CUDA toolkit's calculator, cuda_occupancy.h, which comes with
+# triton: registers to warps in steps of 256, from a quarter of them each; shared memory in steps of 128 bytes.
+LIMITS = {80: (164, 64), 90: (228, 64), 100: (228, 64)}  # shared memory in KiB, resident warps
+REGISTERS, REGISTER_STEP, QUARTERS = 65_536, 256, 4
 BLOCKS = 32
-# A block's own share of shared memory that the system takes.
-SYSTEM_SHARED = 1024
+SYSTEM_SHARED, SHARED_STEP = 1024, 128
 
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _ACCESS = re.compile(r"\b(LDG|STG)\.E((?:\.\w+)*)")
@@ -68,7 +70,7 @@ def resources(compiled: Compiled) -> Resources:
         warps,
         _accesses(code, "LDG"),
         _accesses(code, "STG"),
-        _resident(arch, registers, shared, warps),
+        resident(arch, registers, shared, warps),
     )
 
 
@@ -89,10 +91,17 @@ def _accesses(code: str, kind: str) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-def _resident(arch: int, registers: int, shared: int, warps: int) -> int:
+def resident(arch: int, registers: int, shared: int, warps: int) -> int:
+    """Return how many blocks fit on a streaming multiprocessor together.
+
+    Args:
+        arch: 80, 90 or 100.
+        registers: of a thread.
+        shared: bytes of a block.
+        warps: of a block.
+    """
     kibibytes, most_warps = LIMITS[arch]
-    per_warp = -(-registers * 32 // 256) * 256  # registers are given to a warp in steps of 256
-    fits = [REGISTERS // (per_warp * warps), most_warps // warps, BLOCKS]
-    if shared:
-        fits.append(kibibytes * 1024 // (shared + SYSTEM_SHARED))
-    return min(fits)
+    per_warp = -(-registers * 32 // REGISTER_STEP) * REGISTER_STEP
+    by_registers = REGISTERS // QUARTERS // per_warp * QUARTERS // warps
+    per_block = -(-(shared + SYSTEM_SHARED) // SHARED_STEP) * SHARED_STEP
+    return min(by_registers, most_warps // warps, BLOCKS, kibibytes * 1024 // per_block)

@@ -106,7 +106,8 @@ def _forward(
         from tove_kernels.residual_mix import triton_launch
 
         return triton_launch.forward(tokens, experts, logits, mask, rule, activation, prefix)
-    mixed = reference.gated_mix(tokens, experts, logits, mask=mask, rule=rule, activation=activation, prefix=prefix)
+    with torch.no_grad():  # the operator carries no gradient, in either form
+        mixed = reference.gated_mix(tokens, experts, logits, mask=mask, rule=rule, activation=activation, prefix=prefix)
     return mixed.contiguous()
 
 

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tove_kernels.gating.reference import Activation, Rule, accumulator, gate_weights, gate_weights_backward, per_token
+from tove_kernels.gating.reference import (
+    Activation,
+    Rule,
+    accumulator,
+    cast,
+    checked_gate_weights,
+    gate_weights_backward,
+    per_token,
+)
+from tove_kernels.gating.weighted_sum import recorded, weighted_sum
 
 
 def gated_mix(
@@ -20,22 +29,17 @@ def gated_mix(
     activation: Activation = "softmax",
     prefix: int = 0,
 ) -> Tensor:
-    """Return v + Σ_k g_k e_k as `tove_kernels.gated_mix` does; differentiable as often as wanted."""
-    dtype = accumulator([tokens, logits, *experts])
-    weights = gate_weights(logits, len(experts), mask=mask, rule=rule, activation=activation).to(dtype)[:, prefix:]
+    """Return v + Σ_k g_k e_k as `tove_kernels.gated_mix` does, of checked arguments; differentiable again and again."""
+    given = [tokens, logits, *experts]
+    dtype = accumulator(given)
+    weights = _weights(logits, len(experts), mask, rule, activation, prefix, dtype)
     on = _body(mask, prefix)
     if on is not None:
         # x + -0.0 * 0.0 is x to the last bit, where x + 0.0 turns -0.0 into 0.0.
         weights = torch.where(on, weights, -weights.new_zeros(()))
-    terms = ((weights[..., k : k + 1], _kept(one, on, k).to(dtype)) for k, one in enumerate(experts))
-    if prefix:
-        total = tokens.to(dtype, copy=True)
-        body = total[:, prefix:]
-    else:
-        body = total = torch.addcmul(tokens.to(dtype), *next(terms))
-    for gate, expert in terms:
-        body.addcmul_(gate, expert)
-    return total.to(tokens.dtype)
+    terms = (cast(_kept(one, on, k), dtype) for k, one in enumerate(experts))
+    gates = weights.unsqueeze(-1).unbind(2)
+    return cast(weighted_sum(cast(tokens, dtype), gates, terms, prefix, record=recorded(given)), tokens.dtype)
 
 
 def gated_mix_backward(
@@ -56,19 +60,27 @@ def gated_mix_backward(
         experts, logits, mask, rule, activation, prefix: as the forward had them.
     """
     dtype = accumulator([grad, logits, *experts])
-    weights = gate_weights(logits, len(experts), mask=mask, rule=rule, activation=activation).to(dtype)[:, prefix:]
-    on, body = _body(mask, prefix), grad[:, prefix:].to(dtype)
+    weights = _weights(logits, len(experts), mask, rule, activation, prefix, dtype)
+    on, body = _body(mask, prefix), cast(grad[:, prefix:], dtype)
     logits_wanted, experts_wanted = wanted
     of_weights = grad.new_zeros((*logits.shape[:2], len(experts)), dtype=dtype)
     found = []
     for k, expert in enumerate(experts):
         if logits_wanted:
-            of_weights[:, prefix:, k] = torch.linalg.vecdot(body, _kept(expert, on, k).to(dtype))
+            of_weights[:, prefix:, k] = torch.linalg.vecdot(body, cast(_kept(expert, on, k), dtype))
         scaled = _kept(weights[..., k : k + 1] * body, on, k) if experts_wanted else expert.new_empty(0)
         found.append(scaled.to(expert.dtype))
     if not logits_wanted:
         return [logits.new_empty(0), *found]
     return [gate_weights_backward(of_weights, logits, mask, rule, activation, dtype), *found]
+
+
+def _weights(
+    logits: Tensor, experts: int, mask: Tensor | None, rule: str, activation: str, prefix: int, dtype: torch.dtype
+) -> Tensor:
+    """Return the weights [B, N - prefix, K] of the rows after the prefix."""
+    weights = checked_gate_weights(logits, experts, mask, rule, activation, dtype)
+    return weights[:, prefix:] if prefix else weights
 
 
 def _body(mask: Tensor | None, prefix: int) -> Tensor | None:

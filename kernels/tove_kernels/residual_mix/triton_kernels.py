@@ -8,7 +8,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tove_kernels.gating.triton_gating import ALL_ON, locate, shares, store_logits_gradient, switched_on, weights
+from tove_kernels.gating.triton_gating import (
+    ALL_ON,
+    block_of,
+    locate,
+    shares,
+    store_logits_gradient,
+    switched_on,
+    weights,
+)
 
 
 @triton.jit(do_not_specialize=["rows", "tokens"])
@@ -36,9 +44,10 @@ def forward(
     COLUMNS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Write out [rows, D]; grid (row blocks, column blocks). `experts` and their strides are tuples of K."""
-    row, image, token, exists = locate(tl.program_id(0) * ROWS, rows, tokens, ROWS)
-    cols = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    """Write out [rows, D]; grid (row blocks * column blocks,). `experts` and their strides are tuples of K."""
+    down, across = block_of(D, COLUMNS)
+    row, image, token, exists = locate(down * ROWS, rows, tokens, ROWS)
+    cols = across * COLUMNS + tl.arange(0, COLUMNS)
     inside = exists[:, None]
     if D % COLUMNS != 0:
         inside = inside & (cols < D)[None, :]

@@ -35,7 +35,7 @@ def forward(
     rows, dtype = batch * count, accumulator([tokens, logits, *experts])
     blocks = forward_blocks(width, rows)
     with torch.cuda.device_of(tokens):
-        triton_kernels.forward[(triton.cdiv(rows, blocks.rows), triton.cdiv(width, blocks.columns))](
+        triton_kernels.forward[(triton.cdiv(rows, blocks.rows) * triton.cdiv(width, blocks.columns),)](
             tokens,
             tuple(experts),
             logits,

@@ -99,8 +99,10 @@ def test_gelu_is_that_of_erf_from_tail_to_tail(device):
     (true,) = torch.autograd.grad(want.sum(), wide)
     inner = x.abs() < 20
     unit = 1e-7 * x.double().abs().clamp(min=1)
-    assert ((got.flatten() - want).abs() / unit)[inner].max() < 1.5
-    assert ((slope.flatten() - true).abs() / unit)[inner].max() < 3
+    # A GPU's own power of two is off by up to 2**-22.5 of it, numpy's by half of float32's last bit.
+    most = 1.5 if device == "cpu" else 2.5
+    assert ((got.flatten() - want).abs() / unit)[inner].max() < most
+    assert ((slope.flatten() - true).abs() / unit)[inner].max() < 2 * most
     assert torch.equal(got.flatten()[~inner].double(), want[~inner]) and slope.isfinite().all()
 
 
@@ -123,6 +125,26 @@ def test_views_give_the_same(draw, truth, near, poison):
     on = on.transpose(1, 2).contiguous().transpose(1, 2)
     assert not any(x.is_contiguous() for x in (*views, bias[0], on))
     both(views, bias, logits, on, "zero", "softmax", truth, near)
+
+
+def test_views_without_a_bias_are_read_where_they_lie(draw, truth, near, poison, monkeypatch):
+    hidden, _, logits, _ = draw(2, 13, 33, 3, bias=False)
+    views = [torch.cat([one[:, :1], one], 1)[:, 1:] for one in hidden]
+    copied, contiguous = [], torch.Tensor.contiguous
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "contiguous", lambda self, **k: copied.append(self.shape) or contiguous(self, **k))
+        got = gated_activation_mix(views, None, logits)
+    assert all(shape == logits.shape for shape in copied)
+    near(got, truth(hidden, [], logits, None, "zero", "softmax")[0].detach())
+
+
+def test_weights_that_are_strided_give_the_same_gradients(draw, poison):
+    hidden, bias, logits, _ = draw(2, 13, 33, 3)
+    grad, weights = torch.randn_like(hidden[0]), torch.rand_like(logits)
+    strided = weights.transpose(1, 2).contiguous().transpose(1, 2)
+    gate = (None, "zero", "softmax", (True, True, True))
+    want, got = (triton_launch.backward(grad, None, given, hidden, bias, logits, *gate) for given in (weights, strided))
+    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("rule", ["zero", "renormalise"])
