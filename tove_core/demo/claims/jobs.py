@@ -128,7 +128,9 @@ class Runner:
         return ToveModel.from_pretrained(place)
 
     def _settings_of(self, job: Job) -> dict[str, Any]:
-        model = VARIANTS[job.name].config(1).model_dump(mode="json") if job.name in VARIANTS else None
+        # Without defaults: a field that tove gets later voids no result.
+        known = job.name in VARIANTS
+        model = VARIANTS[job.name].config(1).model_dump(mode="json", exclude_defaults=True) if known else None
         return self.settings | {"model": model}
 
 

@@ -81,7 +81,7 @@ class Subject(Prepared):
 
 def settings_of(size: Size) -> dict[str, Any]:
     """Return what every result on data of that size depends on."""
-    return {"size": asdict(size), "training": training(size).model_dump(mode="json")}
+    return {"size": asdict(size), "training": training(size).model_dump(mode="json", exclude_defaults=True)}
 
 
 def subject(name: str, size: Size, path: Path | None = None) -> Subject:
