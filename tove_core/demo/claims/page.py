@@ -33,9 +33,10 @@ on photographs.
 
 Every setting was chosen on the world's validation split for the gate and `clip-mlp`; the others got the same. ± is the
 standard deviation over seeds, which vary the fusion's start, the order of samples and the noise; the frozen parts and
-the language model's start are single runs. An interval (95 %) draws seeds and images again, both runs' alike; in NLVR
-it draws statements. Of one seed it says nothing of other seeds. `gate` is the softmax gate of ToVE; `NAME alone` puts what one expert gives in place of CLIP's
-tokens; the best single expert is the best on the test split itself, which favours it."""
+the language model's start are single runs. An interval (95 %) draws seeds and images again, both runs' alike; in
+NLVR it draws statements. Of one seed it says nothing of other seeds. `gate` is the softmax gate of ToVE; `NAME alone`
+puts what one expert gives in place of CLIP's tokens; the best single expert is the best on the test split itself, which
+favours it."""
 
 NAMES = {WORLD: "Embedded world", "easy-vqa": "easy-VQA", NLVR: "NLVR"}
 
