@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tove_core.errors import DataError
@@ -95,6 +96,8 @@ def _meteor(said: Mapping[str, str], right: Mapping[str, Sequence[str]]) -> Scor
                 values = [float(program.stdout.readline()) for _ in range(len(said) + 1)]
             except (OSError, ValueError) as error:
                 program.kill()
+                with suppress(OSError):  # what it did not take is still in the pipe
+                    program.stdin.close()
                 errors.seek(0)
                 told = " ".join(errors.read().decode("utf-8", "replace").split())[:200]
                 raise DataError(f"METEOR stopped ({told or error}); look at the java on the path") from error
