@@ -176,6 +176,25 @@ def test_inputs_rotate_past_twice_the_cache_within_the_memory_there_is(inputs, f
     assert timing.rotations(inputs, 10**6, free) == sets
 
 
+def test_a_cpus_largest_cache_is_read_and_one_that_is_not_told_is_taken_for_large(tmp_path):
+    for index, size in enumerate(["32K", "1024K", "36M"]):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    assert timing.cpu_cache(tmp_path) == 36 * 2**20
+    assert timing.cpu_cache(tmp_path / "none") == timing.UNTOLD
+
+
+def test_inputs_rotate_on_a_cpu_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr(timing, "cpu_cache", lambda: 10_000)
+    monkeypatch.setattr(timing, "cpu_times", lambda calls, rounds: seen.append(len(calls["right"])) or {})
+    workload = only(tiny()[0], right=Form(mixes._loop))
+    list(runner.measure(workload, a_run()))
+    assert (
+        set(seen) == {timing.rotations(workload.make(0, CPU).bytes, 10_000, timing.CPU_MEMORY // 4)} and min(seen) > 1
+    )
+
+
 def test_quantiles_are_those_of_the_samples():
     found = timing.quantiles([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
     assert (found.least, found.p20, found.p50, found.p80, found.samples) == (1.0, 2.0, 3.5, 5.0, 6)

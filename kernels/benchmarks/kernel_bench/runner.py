@@ -51,11 +51,13 @@ class _Seen:
 
 def _problems(workload: Workload, run: Run) -> list[Problem]:
     first = workload.make(0, run.device)
-    if run.device.type != "cuda":
-        return [first]
-    properties = torch.cuda.get_device_properties(run.device)
+    if run.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(run.device)
+        cache, memory = properties.L2_cache_size, properties.total_memory
+    else:
+        cache, memory = timing.cpu_cache(), timing.CPU_MEMORY
     # A quarter of the memory for inputs: results, gradients and float64 copies need the rest.
-    count = timing.rotations(first.bytes, properties.L2_cache_size, properties.total_memory // 4)
+    count = timing.rotations(first.bytes, cache, memory // 4)
     return [first, *(workload.make(seed, run.device) for seed in range(1, count))]
 
 

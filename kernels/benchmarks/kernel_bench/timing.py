@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 Call = Callable[[], object]
 LEAST, MOST = 20, 400  # samples
 RUN = 5  # calls of a form one after the other, on a CPU
+CPU_MEMORY = 8 * 2**30  # bytes that a benchmark on a CPU reckons with
+UNTOLD = 64 * 2**20  # bytes of a CPU's last-level cache where the system does not tell
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ def rotations(inputs: int, cache: int, free: int) -> int:
     """
     wanted = 1 + -(-2 * cache // max(inputs, 1))
     return max(2, min(wanted, 64, free // max(inputs, 1)))
+
+
+def cpu_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Return the bytes of a CPU's largest cache, as Linux tells them; `UNTOLD` where it does not."""
+    units = {"K": 2**10, "M": 2**20}
+    told = [path.read_text(encoding="ascii").strip() for path in folder.glob("index*/size")]
+    return max((int(size[:-1]) * units[size[-1]] for size in told), default=UNTOLD)
 
 
 def cuda_times(calls: Sequence[Call], milliseconds: float = 120.0) -> Times:
