@@ -68,7 +68,11 @@ def page(rows: Sequence[Row], used: Sequence[Used]) -> str:
         parts.append(_section("On a CPU", on_cpu, "cpu"))
         parts.append(
             "Rates and speed-ups are of the least times: forms run in interleaved rounds, and whatever else the\n"
-            "machine did slowed down the median.\n\n"
+            "machine did slowed down the median. Inputs rotate past the last-level cache.\n\n"
+            "The plain form stays behind a compiled loop because it is K steps of PyTorch (`addcmul`), each of which\n"
+            "reads and writes the sum again: at K = 4 twelve passes over [B, N, D] where one fused loop makes six.\n"
+            "Doing it in blocks that fit the cache was tried and was slower: the steps get too short for two threads.\n"
+            "Inside `torch.compile` the same form is fused.\n\n"
             "```console\n$ python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv\n```\n"
         )
     else:
