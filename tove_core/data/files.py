@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,29 +104,6 @@ def _lines(path: Path) -> Iterator[str]:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
-
-
-def read_records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return every object of a JSON list or a JSON lines file, each with the words that say where it stands.
-
-    Raises:
-        DataError: the file is missing, or holds something else.
-    """
-    if path.suffix == ".jsonl":
-        return [(f"{path} line {number}", record) for number, record in read_json_lines(path)]
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError:
-        # POPE and others call JSON lines ".json"; what is neither is reported as JSON lines, by its line.
-        return [(f"{path} line {number}", record) for number, record in read_json_lines(path)]
-    if isinstance(content, dict):  # one line of JSON lines
-        content = [content]
-    if not isinstance(content, list):
-        raise DataError(f"{path} holds {type(content).__name__}, but a list of objects is wanted; repair it")
-    for number, record in enumerate(content):
-        if not isinstance(record, dict):
-            raise DataError(f"{path} item {number} is {type(record).__name__}, but an object is wanted; repair it")
-    return [(f"{path} item {number}", record) for number, record in enumerate(content)]
 
 
 def required_text(record: Any, key: str, where: object) -> str:

@@ -10,13 +10,13 @@ from tove_core.config import SourceConfig
 from tove_core.data.files import (
     checked_texts,
     read_json,
-    read_records,
     required_id,
     required_key,
     required_path,
     required_text,
 )
 from tove_core.data.images import find_all, open_images
+from tove_core.data.json_list import read_records
 from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 from tove_core.spec import Frozen

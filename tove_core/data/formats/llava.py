@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import read_records, required_key, required_path, required_text
+from tove_core.data.files import required_key, required_path, required_text
 from tove_core.data.images import MissingImage, open_images
+from tove_core.data.json_list import read_records
 from tove_core.data.sample import ImageRef, Sample
 from tove_core.errors import DataError
 from tove_core.language.marks import IMAGE

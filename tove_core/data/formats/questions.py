@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import read_json, read_records, required_id, required_key, required_path, required_text
+from tove_core.data.files import read_json, required_id, required_key, required_path, required_text
 from tove_core.data.images import find_all, open_images
+from tove_core.data.json_list import read_records
 from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 from tove_core.spec import Frozen
@@ -122,7 +123,7 @@ def read_pope(config: SourceConfig) -> list[Sample]:
         DataError: a line is malformed.
     """
     path = required_path(config)
-    records = read_records(path)
+    records = list(read_records(path))
     images = find_all(open_images(config.images or path.parent), (required_text(r, "image", w) for w, r in records))
     return [
         Sample(
@@ -159,7 +160,7 @@ def read_vsr(config: SourceConfig, options: VsrOptions) -> list[Sample]:
         DataError: a line is malformed.
     """
     path = required_path(config)
-    records = read_records(path)
+    records = list(read_records(path))
     images = find_all(open_images(config.images or path.parent), (required_text(r, "image", w) for w, r in records))
     samples = []
     for number, (where, record) in enumerate(records):
