@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tove_core.config import DataConfig, MergeConfig, RunConfig, TrainingConfig
+from tove_core.contribution import contributions
 from tove_core.data.parts import ImagePart
 from tove_core.data.readers import read
 from tove_core.data.sample import Sample
@@ -15,6 +16,7 @@ from tove_core.evaluation.evaluate import evaluate
 from tove_core.evaluation.loss import mean_loss
 from tove_core.fusion.noise import sample_keys
 from tove_core.merging import merge
+from tove_core.training.engine import Engine, Share
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.run import prepare, train
@@ -118,10 +120,85 @@ def test_the_order_of_images_matters(toy, model):
     assert mean_loss(model, Examples(model, samples)) != mean_loss(model, Examples(model, turned))
 
 
-def test_samples_with_unlike_numbers_of_images_are_refused(toy, model):
-    samples = toy.samples()
-    with pytest.raises(DataError, match="some samples have 1 images and some 3"):
-        Examples(model, [samples[0], *halved(samples[1:])])
+def mixed(samples: list[Sample]) -> list[Sample]:
+    """Show every other sample three images, the others one."""
+    return [
+        many if number % 2 else one for number, (one, many) in enumerate(zip(samples, halved(samples), strict=True))
+    ]
+
+
+def test_batches_hold_samples_of_as_many_images(toy, model):
+    examples = Examples(model, mixed(toy.samples()))
+    assert examples.uneven and not Examples(model, halved(toy.samples())).uneven
+    assert list(examples.batches(4)) == [[0, 2, 4, 6], [8, 10], [1, 3], [5, 7, 9, 11]]
+    assert list(examples.batches(6, lambda i: i < 6)) == [[6, 8, 10], [7, 9, 11], [0, 2, 4], [1, 3, 5]]
+    assert examples.alike([7, 2, 3, 2]) == [[1, 3], [0, 2]]
+    with pytest.raises(DataError, match="different numbers of images"):
+        examples.features([0, 1])  # four images: they would go into two rows
+
+
+def test_losses_and_answers_of_mixed_samples_are_those_of_each_sort_alone(toy, model):
+    samples = mixed(toy.samples())
+    examples = Examples.cached(model, samples)
+    sorts = [Examples.cached(model, samples[first::2]) for first in (0, 1)]
+    said = [evaluate(model, one).predictions for one in sorts]
+    assert evaluate(model, examples).predictions == said[0] | said[1]
+    tokens = [[len(text.target) for text in model.decoder.encode(one.prompts(range(6)), _first(one))] for one in sorts]
+    weighted = sum(mean_loss(model, one) * sum(own) for one, own in zip(sorts, tokens, strict=True))
+    assert mean_loss(model, examples) == pytest.approx(weighted / sum(map(sum, tokens)), rel=1e-5)
+
+
+def _first(examples: Examples) -> list[str]:
+    return [sample.targets[0] for sample in examples.samples]
+
+
+def test_contributions_of_mixed_samples_are_means_over_all_tokens(toy):
+    model = toy.build()
+    samples = mixed(toy.samples())
+    prepare(model, samples)
+    found, *apart = (
+        {one.expert: one for one in contributions(model, Examples.cached(model, some))}
+        for some in (samples, samples[::2], samples[1::2])
+    )
+    for name, one in found.items():  # a quarter of the tokens are of samples of one image
+        assert one.mass == pytest.approx((apart[0][name].mass + 3 * apart[1][name].mass) / 4, rel=1e-4)
+        assert one.norm == pytest.approx((apart[0][name].norm + 3 * apart[1][name].norm) / 4, rel=1e-4)
+
+
+def test_a_step_on_mixed_samples_has_the_gradient_of_its_samples_one_by_one(toy):
+    """What the parts of a step are divided by is checked against samples that are computed alone."""
+    options = {"gate": {"noise": 0.0, "expert_dropout": 0.0, "balance": 0.0}}
+    model = toy.build(fusion=options)
+    samples = mixed(toy.samples())
+    prepare(model, samples)
+    examples = Examples.cached(model, samples)
+    engine = Engine(model, model.decoder, TrainingConfig(steps=1, batch_size=12))
+    engine.module.eval()
+    indices = list(range(12))
+    keys = sample_keys(0, [0] * 12, indices)
+    texts = model.decoder.encode(examples.prompts(indices), examples.targets(indices, keys))
+    engine.backward(examples, Share(indices, keys, texts), 0, stop=False)
+    found = {name: p.grad.clone() for name, p in engine.inner.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    total = sum(len(text.target) for text in texts)
+    for i in indices:
+        engine.inner(examples.features([i]), texts[i : i + 1], keys=keys[i : i + 1]).loss.div(total).backward()
+    wanted = {name: p.grad for name, p in engine.inner.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        torch.testing.assert_close(found[name], grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_mixed_samples_go_through_training_and_merging(toy):
+    model = toy.build(("toy-fine", "toy-wide"))
+    samples = mixed(toy.samples())
+    prepare(model, samples)
+    for examples in (Examples.cached(model, samples), Examples(model, samples)):
+        before = mean_loss(model, examples)
+        fit(model, examples, TrainingConfig(steps=12, batch_size=4, warmup=1, learning_rate=3e-3), quiet=True)
+        assert mean_loss(model, examples) < before
+    merged = merge(model, examples, MergeConfig(steps=2, batch_size=5), quiet=True)
+    assert evaluate(merged, Examples(merged, samples)).predictions.keys() == {s.id for s in samples}
 
 
 def test_three_images_go_through_training_evaluation_and_merging(toy):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,21 @@ from tove_core.training.launch import Launch
 from tove_core.training.processes import join, own_device
 
 pytestmark = pytest.mark.slow
+
+
+def mixed(toy: Any, folder: Path) -> str:
+    """Write the toy data with two images for every third sample."""
+    lines = [json.loads(line) for line in toy.data.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        names = [f"{number}.png", "1.png"][: 2 if number % 3 == 0 else 1]
+        line["image"] = [str(toy.data.parent / name) for name in names]
+    path = folder / "mixed.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+def accumulated(world: int) -> dict[str, int]:
+    return {"accumulate": 3 - world}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +52,7 @@ def runs(toy: Any, processes: Any, tmp_path_factory: pytest.TempPathFactory) -> 
         {"output": str(root / "term"), "copy": str(root / "terminated")},
         job(toy, root / "term", 2, resume=True, spawned_seed=5),
         job(toy, root / "spoilt", 2, spoil=1),
+        *(job(toy, root / f"mixed-{n}", n, plain, data=mixed(toy, root), training=accumulated(n)) for n in (1, 2)),
     ]
     processes.drive(toy, root, jobs)
     return root
@@ -51,6 +68,15 @@ def test_the_loss_curve_does_not_depend_on_processes_or_parts(runs: Path, name: 
         assert other["gate_entropy"] == pytest.approx(one["gate_entropy"], abs=1e-3)
         assert other["gate"] == pytest.approx(one["gate"], abs=1e-3)
     assert alone[-1]["balance"] > 0
+
+
+def test_neither_do_samples_of_different_numbers_of_images(runs: Path, processes: Any) -> None:
+    alone, together = (processes.metrics(runs / f"mixed-{n}") for n in (1, 2))
+    assert len(alone) == len(together) == 8
+    for one, other in zip(alone, together, strict=True):
+        assert [other["loss"], other["balance"]] == pytest.approx([one["loss"], one["balance"]], abs=1e-5)
+    first, other = (load_file(runs / "mixed-2" / f"final-{rank}.safetensors") for rank in (0, 1))
+    assert [key for key in first if not torch.equal(first[key], other[key])] == []
 
 
 def test_every_process_ends_with_the_same_parameters(runs: Path) -> None:

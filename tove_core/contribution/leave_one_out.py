@@ -5,6 +5,7 @@ Gate mass is given too, and is no measure of contribution: a random network has 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -59,10 +60,15 @@ def _gate_statistics(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return mean norm of the gated hidden term, and mean gate, by expert; empty where there is no gate."""
     fusion = model.fusion
-    indices = range(min(len(examples), 4 * batch_size))
     if fusion is None:
         return {}, {}
-    features = examples.features(list(indices))
-    terms = fusion.terms(features[CLIP], features)
-    norms = {name: (gate[..., None] * hidden).norm(dim=-1).mean().item() for name, gate, hidden in terms}
-    return norms, {name: gate.mean().item() for name, gate, _ in terms}
+    norms, masses, tokens = Counter[str](), Counter[str](), 0
+    indices = range(min(len(examples), 4 * batch_size))
+    for places in examples.alike(indices):
+        features = examples.features(places)
+        count = features[CLIP].shape[:2].numel()
+        tokens += count
+        for name, gate, hidden in fusion.terms(features[CLIP], features):
+            norms[name] += count * (gate[..., None] * hidden).norm(dim=-1).mean().item()
+            masses[name] += count * gate.mean().item()
+    return {name: norm / tokens for name, norm in norms.items()}, {name: m / tokens for name, m in masses.items()}

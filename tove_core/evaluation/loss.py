@@ -20,8 +20,7 @@ def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) ->
         raise ConfigError("the answer loss needs a decoder; build the model with one")
     model.eval()
     total, count = 0.0, 0
-    for start in range(0, len(examples), batch_size):
-        indices = list(range(start, min(len(examples), start + batch_size)))
+    for indices in examples.batches(batch_size):
         tokens = model.fuse(examples.features(indices)).tokens
         targets = [examples.samples[i].targets[0] for i in indices]
         output = model.decoder(tokens, examples.prompts(indices), targets)

@@ -38,9 +38,7 @@ def predict_batches(
     """Yield what the model says, by sample id, batch after batch: questions first, then captions."""
     model.eval()
     # Captions take many more steps than answers; batches of one sort end together.
-    order = sorted(range(len(examples)), key=lambda i: examples.samples[i].prompt is None)
-    for start in range(0, len(examples), batch_size):
-        indices = order[start : start + batch_size]
+    for indices in examples.batches(batch_size, lambda i: examples.samples[i].prompt is None):
         with torch.no_grad():
             tokens = model.fuse(examples.features(indices)).tokens
             texts = model.generate(tokens, examples.prompts(indices), **generation)

@@ -150,7 +150,7 @@ def _answer(
 ) -> None:
     for said in predict_batches(model, examples, batch_size=batch_size, **generation):
         answers.said |= said
-    for indices in _batches(examples, batch_size):
+    for indices in examples.batches(batch_size):
         tokens = model.fuse(examples.features(indices)).tokens
         targets = [examples.samples[i].targets[0] for i in indices]
         output = model.decoder(tokens, examples.prompts(indices), targets)  # type: ignore[misc]  # checked by `probe`
@@ -165,7 +165,7 @@ def _answer(
 def _add_gates(model: ToveModel, examples: Examples, gates: dict[str, dict[str, float]], batch_size: int) -> None:
     if model.config.fusion.kind != "gate" or model.fusion is None or not model.active_experts:
         return
-    for indices in _batches(examples, batch_size):
+    for indices in examples.batches(batch_size):
         weights = model.fuse(examples.features(indices)).gates
         if weights is None:
             return
@@ -174,8 +174,3 @@ def _add_gates(model: ToveModel, examples: Examples, gates: dict[str, dict[str, 
             if expert in model.active_experts:
                 of_expert = gates.setdefault(expert, {})
                 of_expert |= {examples.samples[i].id: means[row, column].item() for row, i in enumerate(indices)}
-
-
-def _batches(examples: Examples, batch_size: int) -> list[list[int]]:
-    count = len(examples)
-    return [list(range(start, min(count, start + batch_size))) for start in range(0, count, batch_size)]

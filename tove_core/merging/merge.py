@@ -62,8 +62,12 @@ def merge(
             coming = sampler.batch(step + 1) if step + 1 < config.steps else []
             indices = examples.usable(sampler.batch(step), coming)
             read.expect(row for index in (*indices, *coming) for row in examples.rows[index])
-            pixels = _pixels(examples, indices, read, preprocess).to(model.device)
-            loss, note = _loss(model, student, examples, indices, pixels, config, seed)
+            sums = _Sums()
+            for places in examples.alike(indices):
+                part = [indices[place] for place in places]
+                pixels = _pixels(examples, part, read, preprocess).to(model.device)
+                sums.add(_part(model, student, examples, part, pixels, config, seed))
+            loss, note = sums.loss(config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_([p for p in student.parameters() if p.requires_grad], config.clip_norm)
@@ -106,7 +110,29 @@ def _pixels(examples: Examples, indices: Sequence[int], read: ReadAhead[Seen], p
     return preprocess([read(row) for i in indices for row in examples.rows[i]])[CLIP]
 
 
-def _loss(
+class _Sums:
+    """What a step's loss is made of, summed over parts of as many images a sample."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, part: tuple[Tensor, ...]) -> None:
+        """Add language loss and answer tokens and, where there is a teacher, the terms of its two distances."""
+        self._parts.append(part)
+
+    def loss(self, config: MergeConfig) -> tuple[Tensor, str]:
+        """Return the loss, and what it consists of in words."""
+        language, tokens, *taught = (torch.stack(values).sum(0) for values in zip(*self._parts, strict=True))
+        language = language / tokens
+        if config.control:
+            return language, f"language {language.item():.3f}"
+        difference, size, turned, images = taught
+        distance, turned = difference / size, turned / images
+        total = config.language * language + config.feature * distance + config.alignment * turned
+        return total, f"language {language.item():.3f} feature {distance.item():.3f} alignment {turned.item():.3f}"
+
+
+def _part(
     model: ToveModel,
     student: ToveModel,
     examples: Examples,
@@ -114,17 +140,16 @@ def _loss(
     pixels: Tensor,
     config: MergeConfig,
     seed: int,
-) -> tuple[Tensor, str]:
+) -> tuple[Tensor, ...]:
     tokens = by_sample(student.tower.features(pixels).patches.float(), len(indices))
     keys = sample_keys(seed, [0] * len(indices), indices)
     output = student.decoder(tokens, examples.prompts(indices), examples.targets(indices, keys))  # type: ignore[misc]
-    language = output.loss_sum / output.token_count
     if config.control:
-        return language, f"language {language.item():.3f}"
+        return output.loss_sum, output.token_count
     with torch.no_grad():
         wanted = model.fuse(examples.features(indices)).tokens
         embedding = model.tower.embed(pixels)
-    distance = F.mse_loss(tokens, wanted) / wanted.square().mean()
-    turned = 1 - F.cosine_similarity(student.tower.embed(pixels), embedding).mean()
-    total = config.language * language + config.feature * distance + config.alignment * turned
-    return total, f"language {language.item():.3f} feature {distance.item():.3f} alignment {turned.item():.3f}"
+    turned = 1 - F.cosine_similarity(student.tower.embed(pixels), embedding)
+    images = turned.new_tensor(len(turned))
+    difference = F.mse_loss(tokens, wanted, reduction="sum")
+    return output.loss_sum, output.token_count, difference, wanted.square().sum(), turned.sum(), images

@@ -41,7 +41,7 @@ def look(config: RunConfig, decoder: DecoderConfig, images: int | None = None) -
     counted = f"counted by reader {config.data.reader}" if not config.data.mixture else "counted by the readers"
     found = len(distinct_images(samples)[0]) if samples else None
     # Without data a tiled image is itself and its tiles, anything else one image.
-    per_sample = len(samples[0].images) if samples else 1 + (config.data.tiles or 0) ** 2
+    per_sample = max(len(sample.images) for sample in samples) if samples else 1 + (config.data.tiles or 0) ** 2
     text, answer, texts = _lengths(config, decoder, samples)
     number, said = (images, "given with --images") if images is not None else (found, counted if samples else why)
     return DataSeen(number, said, per_sample, text, answer, texts)

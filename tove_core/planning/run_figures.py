@@ -19,7 +19,7 @@ class DataSeen:
     counted: str
     """Where that number is from, or why there is none."""
     per_sample: int
-    """Images of one sample."""
+    """Images of one sample; where samples differ, of that with most."""
     text: int
     """Tokens of prompt and answer, as long as the longest in a batch."""
     answer: int

@@ -48,8 +48,11 @@ class Share:
         """Return it in `count` parts whose sizes differ by one at most; fewer where there are fewer samples."""
         size = len(self.indices)
         cuts = [size * k // min(count, size) for k in range(min(count, size) + 1)]
-        spans = [slice(a, b) for a, b in pairwise(cuts)]
-        return [Share(self.indices[s], self.keys[s], self.texts[s]) for s in spans]
+        return [self.some(range(a, b)) for a, b in pairwise(cuts)]
+
+    def some(self, places: Sequence[int]) -> Share:
+        """Return the samples at these places of it."""
+        return Share([self.indices[p] for p in places], self.keys[list(places)], [self.texts[p] for p in places])
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,12 @@ class Engine:
         self._prepared.zero_grad(set_to_none=True)
         self._heat(step)
         tokens, stops = self._summed(torch.tensor([float(share.tokens), float(stop)])).tolist()
-        parts, weight = share.parts(self._parts), self._balance_weight(step)
+        parts, weight = self._cut(examples, share), self._balance_weight(step)
         features: Iterator[Mapping[str, Tensor]] = (self._seen(examples, part) for part in parts)
         total = None
-        if weight and len(parts) > 1:  # the term is of the whole step, so its mass must be known beforehand
+        # The term is of the whole step, so its mass must be known before the first of several parts. Asked alike in all
+        # processes, whatever their shares are: they speak to each other in one order.
+        if weight and (self._parts > 1 or examples.uneven):
             kept = list(features)
             total = self._total_mass(zip(parts, kept, strict=True), step)
             features = iter(kept)
@@ -182,6 +187,11 @@ class Engine:
         if self.shards is None:
             return self.config.accumulate
         return min(self.config.accumulate, self.config.batch_size // self.world)
+
+    def _cut(self, examples: Examples, share: Share) -> list[Share]:
+        """Return the parts of a share, each of samples with as many images."""
+        parts = share.parts(self._parts)
+        return [part.some(places) for part in parts for places in examples.alike(part.indices)]
 
     def _apart(self) -> AbstractContextManager[None]:
         """Let gradients stay with this process; those of a divided model go to whom they belong, or they need room."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class Examples:
         workers: threads that read and resample images ahead of their step, where there is no table.
 
     Raises:
-        DataError: the table is of other images, or some samples have more images than others.
+        DataError: the table is of other images.
     """
 
     def __init__(
@@ -58,16 +58,33 @@ class Examples:
         self._seen: dict[int, Any] = {}
         if table is not None and len(table) != len(self.images):
             raise DataError(f"the feature table holds {len(table)} images, the samples have {len(self.images)}")
-        counts = sorted({len(own) for own in self.rows})
-        if len(counts) > 1:
-            raise DataError(
-                f"some samples have {counts[0]} images and some {counts[-1]}, but in a batch each has as many; "
-                "train on one sort, or cut the others into as many with data.tiles"
-            )
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.samples)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some samples have more images than others, so that not all fit into one batch."""
+        return len({len(own) for own in self.rows}) > 1
+
+    def alike(self, indices: Sequence[int]) -> list[list[int]]:
+        """Return the places in `indices` of samples with as many images, sort by sort, in order within each."""
+        sorts: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            sorts.setdefault(len(self.rows[index]), []).append(place)
+        return [sorts[images] for images in sorted(sorts)]
+
+    def batches(self, size: int, order: Callable[[int], Any] | None = None) -> Iterator[list[int]]:
+        """Yield all samples, `size` at a time or fewer, those of a batch with as many images each.
+
+        Args:
+            order: what they are sorted by first, of a sample's number; None: the data set's order.
+        """
+        every = sorted(range(len(self)), key=lambda i: (order(i) if order else 0, len(self.rows[i])))
+        for start in range(0, len(every), size):
+            some = every[start : start + size]
+            yield from ([some[place] for place in places] for places in self.alike(some))
 
     @classmethod
     def cached(
@@ -138,8 +155,11 @@ class Examples:
         Of samples with several images the tokens follow each other, image by image: N is then a multiple of CLIP's.
 
         Raises:
+            DataError: some of the samples have more images than others; `alike` parts them.
             ImageError: an image is unreadable; `usable` goes round it.
         """
+        if len({len(self.rows[i]) for i in indices}) > 1:
+            raise DataError("the samples of a batch have different numbers of images; part them by Examples.alike")
         rows = [row for i in indices for row in self.rows[i]]
         if self.table is not None:
             found = self.table.gather(rows, self.model.device)

@@ -25,6 +25,7 @@ from tove_core.training.faults import StopRequest, interrupted, listening, memor
 from tove_core.training.metrics import Reporter
 from tove_core.training.only import only_experts
 from tove_core.training.optimise import schedule, set_rates
+from tove_core.training.shard import require_even
 from tove_core.training.state import STATE, load_state, save_state
 
 AfterStep = Callable[[int], None]
@@ -90,7 +91,10 @@ class _Run:
 
     def go(self, request: StopRequest, resume: bool) -> None:
         """Train to the end, or until asked to stop."""
-        config, engine = self.config, Engine(self.model, self.decoder, self.config)
+        config = self.config
+        if config.shard == "full":
+            require_even(self.examples.uneven)
+        engine = Engine(self.model, self.decoder, config)
         average = MovingAverage(engine.inner, config.average) if config.average else None
         values = average.values if average else None
         first = load_state(self.output / STATE, engine.inner, engine.optimizer, values) if resume and self.output else 0

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tove_core.config import DecoderConfig, TrainingConfig
-from tove_core.errors import ConfigError
+from tove_core.errors import ConfigError, DataError
 from tove_core.training.pieces import whole
 from tove_core.training.step import TransferStep
 
@@ -47,6 +47,19 @@ def require_shardable(config: TrainingConfig, decoder: DecoderConfig | None, pro
         raise ConfigError(
             f"training.shard {config.shard!r} cannot divide a language model held in {decoder.quantize}; "
             f"{cure}, or leave decoder.quantize out"
+        )
+
+
+def require_even(uneven: bool) -> None:
+    """Refuse samples of different numbers of images, which are computed in parts whose number depends on the process.
+
+    Raises:
+        DataError: some samples have more images than others.
+    """
+    if uneven:
+        raise DataError(
+            "some samples have more images than others, and processes that share one language model must all take as "
+            "many parts of a step; set training.shard to none, or train on samples of as many images each"
         )
 
 
