@@ -5,7 +5,7 @@ Gate mass is given too, and is no measure of contribution: a random network has 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,8 @@ def _gate_statistics(
     fusion = model.fusion
     if fusion is None:
         return {}, {}
-    norms, masses, tokens = Counter[str](), Counter[str](), 0
+    norms, masses = defaultdict[str, float](float), defaultdict[str, float](float)
+    tokens = 0
     indices = range(min(len(examples), 4 * batch_size))
     for places in examples.alike(indices):
         features = examples.features(places)
