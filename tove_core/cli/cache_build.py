@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from tove_core.data.cache.codec import CacheDtype
     from tove_core.data.sample import Sample
     from tove_core.model import ToveModel
-
-_PATIENCE = timedelta(days=30)
-"""How long a process waits for slower ones: images may be of very different sizes."""
 
 
 def build(
@@ -59,7 +55,7 @@ def build(
     from tove_core.training.cached import build_cache, cache_builder
     from tove_core.training.launch import Launch
     from tove_core.training.metrics import Display
-    from tove_core.training.processes import join, own_device
+    from tove_core.training.processes import PATIENCE, join, own_device
 
     default, own = _dtypes(dtype or [])
     launch = Launch(nproc)
@@ -72,7 +68,7 @@ def build(
         words += ["--batch", str(batch), "--nproc", str(nproc)]
         launch.start(["cache", "build", str(source), "--out", str(out), *words])
         return
-    processes = join(device, nproc if nproc > 1 else None, patience=_PATIENCE)
+    processes = join(device, nproc if nproc > 1 else None, patience=PATIENCE)
     rank, world = processes.process_index, processes.num_processes
     model, samples = _subject(source, set_ or [], add or [], held_out, own_device(device))
     builder = cache_builder(model, samples, out, dtypes=own, default=default, rank=rank, world=world)

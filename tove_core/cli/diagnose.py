@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tove_core.cli.lifecycle import Out, detach_rule
-from tove_core.cli.runs import Device, Run, evaluation_data
+from tove_core.cli.runs import Cached, Device, Run, evaluation_data
 
 if TYPE_CHECKING:
     from tove_core.data.sample import Sample
@@ -31,6 +31,7 @@ def diagnose(
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="samples answered together")] = 128,
     beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
+    cache: Cached = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
@@ -48,6 +49,7 @@ def diagnose(
     from tove_core.model import ToveModel
     from tove_core.report.diagnosis_page import FIGURES, write_diagnosis
     from tove_core.training.run import find_checkpoint
+    from tove_core.training.source import Offer, cache_of
 
     require_new(out)
     read_manifest(find_checkpoint(run))  # an unknown run is said before its data are looked for
@@ -59,12 +61,15 @@ def diagnose(
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
     if against is not None:
-        said = _said(against, samples, device=device, num_beams=beams, **options)
+        # The other run's CLIP may be another, as a merged one's is: what is named for this run is offered to it.
+        other = Offer(cache) if cache is not None else cache_of(against)
+        said = _said(against, samples, device=device, num_beams=beams, cache=other, **options)
     model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
     names = (str(run), str(against) if against is not None else f"{run} without experts")
     found = compare(
-        model, samples, said, names=names, wanted=task, rule=chosen, examples=examples, num_beams=beams, **options
-    )
+        model, samples, said, names=names, wanted=task, rule=chosen, examples=examples, num_beams=beams,
+        cache=cache_of(run, cache), **options,
+    )  # fmt: skip
     page = write_diagnosis(found, out)
     print(found)
     print(f"wrote {page} and {FIGURES} beside it")

@@ -99,8 +99,8 @@ def collect(
         said = _known(folder)
         if lost := [sample.id for sample in samples if sample.id not in said]:
             raise DataError(
-                f"{len(lost)} of {len(samples)} samples have no prediction ({first_ids(lost)}) because a process "
-                "stopped; run the same command again"
+                f"{len(lost)} of {len(samples)} samples have no prediction ({first_ids(lost)}) because their images "
+                "cannot be read or a process stopped; take out what a warning names, or run the same command again"
             )
         write_predictions(folder / PREDICTIONS, {sample.id: said[sample.id] for sample in samples})
         (folder / _DONE).unlink(missing_ok=True)
@@ -119,6 +119,7 @@ def _answer(
     quiet: bool,
     generation: Mapping[str, Any],
 ) -> None:
+    samples = stored.samples if stored else samples  # a cache leaves out those with unreadable images
     path = folder / _PARTS.replace("*", f"{rank:05d}")
     with path.open("w", encoding="utf-8") as file, Display(len(samples), "predict", quiet=quiet) as display:
         for start in range(0, len(samples), block):

@@ -58,7 +58,7 @@ def measure_cost(model: ToveModel, sample: Sample, samples_per_second: float | N
     image = sample.load()
 
     def answer() -> None:
-        tokens = model.tokens(image)
+        tokens = model.tokens(image).flatten(0, 1)[None]  # of several images, one after another
         prompt = sample.prompt or (model.config.decoder.caption_prompt if model.config.decoder else "")
         model.generate(tokens, [prompt], **generation)
         if model.device.type == "cuda":

@@ -20,6 +20,7 @@ from tove_core.evaluation.references import Reference, references_of
 from tove_core.evaluation.tasks import Task, check_task, kinds_of, task
 from tove_core.model import ToveModel
 from tove_core.training.examples import MAX_BROKEN
+from tove_core.training.source import Cache
 
 EXAMPLES = 24
 """Samples shown where nothing is said."""
@@ -36,6 +37,7 @@ def diagnose(
     examples: int = EXAMPLES,
     batch_size: int = 128,
     max_broken: float = MAX_BROKEN,
+    cache: Cache = True,
     quiet: bool = True,
     **generation: Any,
 ) -> Diagnosis:
@@ -54,6 +56,7 @@ def diagnose(
         examples: how many samples to show on which the two differ, half of them better and half worse where possible.
         batch_size: samples answered together.
         max_broken: share of the images that may be unreadable.
+        cache: where features are read from, if anywhere; see `tove_core.training.source`.
         quiet: show no progress.
         generation: options of `Decoder.generate`.
 
@@ -71,7 +74,7 @@ def diagnose(
     asked = {one.id for _, references in split for one in references}
     found = probe(
         model, [sample for sample in samples if sample.id in asked], rule=rule, bare=against is None,
-        batch_size=batch_size, max_broken=max_broken, quiet=quiet, **generation,
+        batch_size=batch_size, max_broken=max_broken, cache=cache, quiet=quiet, **generation,
     )  # fmt: skip
     other = found.bare.said if found.bare is not None else (against or {})
     kept = {sample.id for sample in found.samples}

@@ -17,6 +17,7 @@ from tove_core.evaluation.predict import predict_batches
 from tove_core.model import ToveModel
 from tove_core.training.examples import MAX_BROKEN, Examples
 from tove_core.training.metrics import Display
+from tove_core.training.source import Cache, cached_examples
 
 
 @dataclass
@@ -61,6 +62,7 @@ def probe(
     bare: bool = False,
     batch_size: int = 128,
     max_broken: float = MAX_BROKEN,
+    cache: Cache = True,
     quiet: bool = True,
     **generation: Any,
 ) -> Probe:
@@ -73,6 +75,7 @@ def probe(
         bare: also answer with every expert off.
         batch_size: samples answered together.
         max_broken: share of a block's images that may be unreadable.
+        cache: where features are read from, if anywhere; see `tove_core.training.source`.
         quiet: show no progress.
         generation: options of `Decoder.generate`.
 
@@ -89,7 +92,7 @@ def probe(
     states += [] if found.bare is None else [(names, found.bare)]
     with Display(len(samples) * len(states), "answer", quiet=quiet, every=BLOCK) as display:
         done = 0
-        for examples in blocks(model, samples, max_broken):
+        for examples in blocks(model, samples, max_broken, cache, quiet=quiet):
             found.samples += examples.samples
             for off, answers in states:
                 with switched_off(model, off, rule):
@@ -106,6 +109,7 @@ def say(
     *,
     batch_size: int = 128,
     max_broken: float = MAX_BROKEN,
+    cache: Cache = True,
     quiet: bool = True,
     **generation: Any,
 ) -> dict[str, str]:
@@ -117,15 +121,22 @@ def say(
     """
     said: dict[str, str] = {}
     with Display(len(samples), "answer", quiet=quiet, every=BLOCK) as display:
-        for examples in blocks(model, samples, max_broken):
+        for examples in blocks(model, samples, max_broken, cache, quiet=quiet):
             for batch in predict_batches(model, examples, batch_size=batch_size, **generation):
                 said |= batch
             display.update(len(said))
     return said
 
 
-def blocks(model: ToveModel, samples: Sequence[Sample], max_broken: float = MAX_BROKEN) -> Iterator[Examples]:
+def blocks(
+    model: ToveModel, samples: Sequence[Sample], max_broken: float, cache: Cache, *, quiet: bool
+) -> Iterator[Examples]:
     """Yield the samples some at a time, their images encoded once, so that memory does not grow with the data set."""
+    stored = cached_examples(model, list(samples), cache, quiet=quiet, max_broken=max_broken)
+    if stored is not None:
+        for start in range(0, len(stored), BLOCK):
+            yield stored.some(range(start, min(start + BLOCK, len(stored))))
+        return
     for start in range(0, len(samples), BLOCK):
         yield Examples.cached(model, samples[start : start + BLOCK], max_broken=max_broken)
 

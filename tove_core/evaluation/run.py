@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from tove_core.config import DataConfig
 from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError
@@ -22,6 +20,7 @@ from tove_core.evaluation.references import Reference, digest, read_references, 
 from tove_core.evaluation.report import report
 from tove_core.evaluation.tasks import Task, check_task, task, task_for
 from tove_core.model import ToveModel
+from tove_core.training.processes import PATIENCE, join
 from tove_core.training.source import Cache, make_examples
 
 SCORES = "scores.json"
@@ -74,7 +73,7 @@ def evaluate_into(
         ConfigError: the folder holds another evaluation, there is no such task, or no one task fits the data.
         DataError: the data set is another task's.
     """
-    state = PartialState(cpu=device in (None, "cpu"))
+    state = join(device, patience=PATIENCE)
     references = references_of(samples)
     chosen = _choose(name, references)
     generation = {"num_beams": num_beams}

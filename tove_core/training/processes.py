@@ -9,6 +9,9 @@ from accelerate import PartialState
 
 from tove_core.errors import ConfigError
 
+PATIENCE = timedelta(days=30)
+"""How long one waits for others whose images may be many more or far larger."""
+
 
 def join(device: str | None, wanted: int | None = None, *, patience: timedelta | None = None) -> PartialState:
     """Join the processes that were started together; alone where this one was started by itself.

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tove_core.config import RunConfig
+from tove_core.data.broken import BrokenImages, try_image, usable
+from tove_core.data.cache.folder import LackingImages
 from tove_core.data.cache.table import CachedFeatures
-from tove_core.data.sample import Sample
+from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import DataError
 from tove_core.model import ToveModel
 from tove_core.settings import read_config
@@ -90,16 +92,18 @@ def cached_examples(
 ) -> Examples | None:
     """Return samples with features read from a cache; None: there is no cache, or the offered one does not serve.
 
+    Samples with an unreadable image, which no cache can hold, are left out, with a warning.
+
     Raises:
         DataError: see `make_examples`.
     """
     if isinstance(cache, bool):
         return None
     if isinstance(cache, Path):
-        table = open_cache(model, samples, cache)
+        table, samples = _opened(model, samples, cache, max_broken)
     else:
         try:
-            table = open_cache(model, samples, cache.folder)
+            table, samples = _opened(model, samples, cache.folder, max_broken)
         except DataError as error:
             warnings.warn(f"the cache of the run does not serve, so features are computed: {error}", stacklevel=3)
             return None
@@ -107,6 +111,26 @@ def cached_examples(
         folder = cache if isinstance(cache, Path) else cache.folder
         print(f"features are read from {folder} ({_precision(table)})", file=sys.stderr, flush=True)
     return Examples(model, samples, table, max_broken=max_broken)
+
+
+def _opened(
+    model: ToveModel, samples: list[Sample], folder: Path, max_broken: float
+) -> tuple[CachedFeatures, list[Sample]]:
+    """Return the features of the samples whose images can be read, and these samples."""
+    try:
+        return open_cache(model, samples, folder), samples
+    except LackingImages as error:
+        images, rows = distinct_images(samples)
+        broken = BrokenImages(len(images), max_broken)
+        if len(error.rows) > max_broken * len(images):
+            raise  # broken or not, there are too many
+        for row in error.rows:
+            _, reason = try_image(images[row])
+            if reason is None:
+                raise  # it could be in the cache, and is not
+            broken.add(row, reason)
+        kept = usable(samples, rows, broken)
+        return open_cache(model, kept, folder), kept
 
 
 def _precision(table: CachedFeatures) -> str:

@@ -24,6 +24,18 @@ _LOCK = ".lock"
 BUILD = "run 'tove cache build CONFIG --out {folder}'"
 
 
+class LackingImages(DataError):
+    """A cache lacks a feature of some images.
+
+    Attributes:
+        rows: which of those that were asked for.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 class FeatureCache:
     """The features under a folder.
 
@@ -97,7 +109,8 @@ class FeatureCache:
             names: of the images, for the error.
 
         Raises:
-            DataError: a feature is missing or computed from something else (the difference is named), or lacks images.
+            DataError: a feature is missing or computed from something else (the difference is named).
+            LackingImages: a feature lacks images.
         """
         found, changed = {}, {}
         # Features computed together hold the same images in the same order: what was looked up once holds for all.
@@ -130,9 +143,10 @@ class FeatureCache:
             missing = np.flatnonzero(rows < 0)
             if not len(missing):
                 return store, rows
-        raise DataError(
+        raise LackingImages(
             f"feature {stores[-1].name!r} of {len(missing):,} of {len(digests):,} images is not in {self.folder} "
-            f"(first: {names[missing[0]]}); {BUILD.format(folder=self.folder)}"
+            f"(first: {names[missing[0]]}); {BUILD.format(folder=self.folder)}",
+            missing.tolist(),
         )
 
     def _refusal(self, wanted: FeatureFingerprint) -> DataError:
