@@ -158,21 +158,27 @@ class ToveModel(nn.Module):
         their places in the question.
 
         Raises:
-            ConfigError: there are not as many questions as images, or the lists are of different lengths.
+            ConfigError: there are not as many questions as images, or a list is empty.
             DataError: a question marks the places of more or fewer images than it is asked about.
         """
         shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in _listed(images)]
         asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
         if len(asked) != len(shown):
             raise ConfigError(f"{len(asked)} questions were given for {len(shown)} images; wanted one for each")
-        counts = {len(one) for one in shown}
-        if len(counts) > 1 or 0 in counts:
-            raise ConfigError(f"questions are about {sorted(counts)} images; ask about as many of them each time")
-        for question in asked:
-            if (fault := wrong_marks(question, len(shown[0]))) is not None:
+        counts = [len(one) for one in shown]
+        for question, count in zip(asked, counts, strict=True):
+            if count == 0:
+                raise ConfigError(f"the question {question!r} is about no image; give at least one")
+            if (fault := wrong_marks(question, count)) is not None:
                 raise DataError(fault)
-        tokens = self.tokens([image for one in shown for image in one])
-        return self.generate(tokens.reshape(len(shown), -1, tokens.shape[-1]), asked, **generation)
+        tokens = self.tokens([image for one in shown for image in one]).split(counts)
+        said = [""] * len(shown)
+        for count in sorted(set(counts)):  # a batch is of samples with as many images
+            own = [i for i, other in enumerate(counts) if other == count]
+            together = torch.stack([tokens[i].flatten(0, 1) for i in own])
+            for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
+                said[i] = text
+        return said
 
     def generate(self, tokens: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
         """Let the decoder write from enhanced tokens [B, N, D]."""

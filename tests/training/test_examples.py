@@ -91,14 +91,23 @@ def test_marked_images_stand_at_their_marks_in_training_and_answers(toy, model):
     assert model.answer(images[:1], prompts[0]) == model.decoder.generate(tokens[:1], prompts[:1])
 
 
+@pytest.mark.filterwarnings("ignore:this model was never trained")
+def test_questions_about_different_numbers_of_images_are_answered_as_alone(toy, model):
+    one, two, three = toy.pictures(3)
+    asked = [[one, two], three, [two, three, one], [three, one]]
+    questions = ["is it black?", "what colour is it?", "what?", "what colour?"]
+    wanted = [model.answer([images], question)[0] for images, question in zip(asked, questions, strict=True)]
+    assert model.answer(asked, questions) == wanted
+
+
 def test_marks_that_are_not_as_many_as_the_images_are_refused(toy, model, tmp_path):
     samples = [replace(s, prompt="<image> or <image>?") for s in halved(toy.samples())]
     with pytest.raises(DataError, match=r"sample 's1': prompt .* holds <image> 2 times for 3 images"):
         Examples(model, samples).prompts([1])
     with pytest.raises(DataError, match="2 times for 1 image; mark"):
         model.answer(toy.pictures(1), "<image><image>?")
-    with pytest.raises(ConfigError, match=r"questions are about \[1, 2\] images"):
-        model.answer([toy.pictures(2), toy.pictures(1)], "what?")
+    with pytest.raises(ConfigError, match=r"the question 'what\?' is about no image"):
+        model.answer([toy.pictures(2), []], "what?")
     record = {"image": [str(path) for path in toy.pictures(2)], "question": "<image>?", "answer": "a"}
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"sample 'line 1' of .*a\.jsonl: prompt .* holds <image> 1 times for 2"):
