@@ -25,7 +25,7 @@ def test_the_recipe_answers_easy_vqa_far_better_than_the_majority_answer(
     shared_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = shared_data("easy-vqa")
-    changed = [f"data.path={folder}", "data.limit=6000", "training.steps=400", f"output={tmp_path / 'run'}"]
+    changed = [f"data.path={folder}", "data.limit=3000", "training.steps=200", f"output={tmp_path / 'run'}"]
     model = train(read_config(RunConfig, RECIPE, changed), quiet=True)
     samples = read(DataConfig(reader="easy-vqa", path=folder, split="test", limit=800))
     scores = evaluate(model, make_examples(model, samples, cache=True, quiet=True))
