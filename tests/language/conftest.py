@@ -34,6 +34,8 @@ CONFIGS = {
         hidden_size=24, ffn_dim=40, num_hidden_layers=2, num_attention_heads=3, word_embed_proj_dim=24, **kw
     ),
     "bert": lambda **kw: transformers.BertConfig(**SMALL, is_decoder=True, **kw),
+    # Its padding is a token of its own, behind which positions begin.
+    "roberta": lambda **kw: transformers.RobertaConfig(**SMALL, is_decoder=True, **{**kw, "pad_token_id": 2}),
     "mamba": lambda **kw: transformers.MambaConfig(hidden_size=24, state_size=5, num_hidden_layers=2, **kw),
 }
 

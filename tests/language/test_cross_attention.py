@@ -9,7 +9,7 @@ from tove_core.errors import ConfigError
 from tove_core.language.batch import assemble
 from tove_core.language.cross_attention import CrossAttentionDecoder, cross_attention_parameters
 
-FAMILIES = ["bert", "gpt2"]
+FAMILIES = ["bert", "roberta", "gpt2"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

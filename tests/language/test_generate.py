@@ -6,7 +6,7 @@ from transformers import TextIteratorStreamer
 
 from tove_core.errors import ConfigError, DataError
 
-KINDS = [("llama", "prefix"), ("gpt2", "cross-attention"), ("bert", "cross-attention")]
+KINDS = [("llama", "prefix"), ("gpt2", "cross-attention"), ("bert", "cross-attention"), ("roberta", "cross-attention")]
 
 
 @pytest.mark.parametrize(("family", "kind"), KINDS)

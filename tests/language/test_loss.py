@@ -10,7 +10,7 @@ from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import IGNORE, assemble
 from tove_core.language.prompt import EncodedText
 
-FAMILIES = ["llama", "gpt2", "gemma2", "bert", "mamba"]
+FAMILIES = ["llama", "gpt2", "gemma2", "bert", "roberta", "mamba"]
 
 
 def own_loss(decoder, tokens, prompts, targets, labelled=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-FAMILIES = ["llama", "gpt2", "qwen2", "gpt_neox", "gemma2", "opt", "bert", "mamba"]
+FAMILIES = ["llama", "gpt2", "qwen2", "gpt_neox", "gemma2", "opt", "bert", "roberta", "mamba"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -28,7 +28,7 @@ def test_generation_in_a_batch_equals_generation_alone(make, tokens, prompts, fa
     assert together == alone
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_cross_attention_in_a_batch_equals_alone(make, tokens, prompts, targets, family, beams):
     decoder = make(family, kind="cross-attention")
@@ -40,7 +40,7 @@ def test_cross_attention_in_a_batch_equals_alone(make, tokens, prompts, targets,
         assert decoder.generate(tokens[one], prompts[one], num_beams=beams) == together[one]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "mamba"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "roberta", "mamba"])
 def test_greedy_generation_equals_stepwise_argmax_of_forward(make, tokens, prompts, family):
     decoder = make(family)
     text = decoder.encode(prompts)[0]

@@ -17,6 +17,7 @@ from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
 from tove_core.language.lora import adapted, add_lora
+from tove_core.language.positions import first_position, position_ids
 from tove_core.language.projector import Projector
 from tove_core.language.prompt import EncodedText, PromptLayout
 from tove_core.language.randomness import seeded
@@ -103,6 +104,7 @@ class Decoder(nn.Module, ABC):
         self.pad = self._padding_id()
         self.projector = Projector(width, self._hidden(language_model))
         self.language_model = language_model
+        self._first = first_position(language_model)
         self._selects = "logits_to_keep" in inspect.signature(language_model.forward).parameters
         self._set_generation_defaults()
         language_model.requires_grad_(False)
@@ -251,10 +253,13 @@ class Decoder(nn.Module, ABC):
 
         `logits_to_keep` is the model's own doing, so soft-capping and scaling of logits are where they belong.
         """
-        inputs |= {"attention_mask": batch.attention_mask, "use_cache": False}
+        inputs |= {"attention_mask": batch.attention_mask, "use_cache": False, **self._places(batch)}
         if self._selects:
             return self.language_model(**inputs, logits_to_keep=batch.columns).logits
         return self.language_model(**inputs).logits[:, batch.columns]
+
+    def _places(self, batch: TextBatch) -> dict[str, Tensor]:
+        return position_ids(batch.attention_mask, self._first)
 
     def _texts(self, tokens: Tensor, prompts: Texts, targets: Sequence[str] | None) -> list[EncodedText]:
         if tokens.ndim != 3 or tokens.shape[2] != self.width or not tokens.shape[1]:
@@ -294,7 +299,8 @@ class Decoder(nn.Module, ABC):
     @property
     def _limit(self) -> int | None:
         """The longest sequence of the language model, if it has one."""
-        return getattr(self.language_model.config, "max_position_embeddings", None)
+        limit = getattr(self.language_model.config, "max_position_embeddings", None)
+        return None if limit is None else limit - self._first
 
     def _padding_id(self) -> int:
         pad = self.tokenizer.pad_token_id

@@ -24,7 +24,7 @@ def cross_attention_parameters(config: PretrainedConfig) -> frozenset[str]:
     """
     if not hasattr(config, "add_cross_attention"):
         raise ConfigError(
-            f"{config.model_type!r} language models have no cross-attention; use kind 'prefix', or BERT or GPT-2"
+            f"{config.model_type!r} language models have no cross-attention; use kind 'prefix', or BERT, RoBERTa or GPT-2"
         )
     return _names(config, True) - _names(config, False)
 
@@ -72,6 +72,7 @@ class CrossAttentionDecoder(Decoder):
         ids = self.language_model.generate(  # type: ignore[operator]
             input_ids=batch.ids,
             attention_mask=batch.attention_mask,
+            **self._places(batch),
             encoder_hidden_states=self._states(tokens),
             past_key_values=cache,
             **options,

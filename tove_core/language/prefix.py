@@ -29,7 +29,8 @@ class PrefixDecoder(Decoder):
     def _generate(self, tokens: Tensor, batch: TextBatch, options: dict[str, Any]) -> Tensor:
         # Given embeddings alone, generate returns new tokens only.
         embeddings = self._embed(tokens, batch)
-        return self.language_model.generate(inputs_embeds=embeddings, attention_mask=batch.attention_mask, **options)  # type: ignore[return-value, operator]
+        given = {"attention_mask": batch.attention_mask, **self._places(batch), **options}
+        return self.language_model.generate(inputs_embeds=embeddings, **given)  # type: ignore[return-value, operator]
 
     def _embed(self, tokens: Tensor, batch: TextBatch) -> Tensor:
         """Return [B, L, hidden]: embedded text with the projected tokens at the image's positions."""
