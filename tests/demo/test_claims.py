@@ -146,10 +146,47 @@ def test_an_interval_covers_seeds_as_well_as_images():
     alike, spread_out = of_differences(same), of_differences(apart)
     assert alike.mean == pytest.approx(spread_out.mean) and alike.by_seed[0] == pytest.approx(images.mean())
     error = images.std(ddof=1) / 400**0.5
-    assert alike.high - alike.low == pytest.approx(2 * 1.96 * error, rel=0.1), "one seed's: the textbook interval"
+    alone = of_differences(images)
+    for one in (alike, alone):
+        assert one.high - one.low == pytest.approx(2 * 1.96 * error, rel=1e-6), "the textbook interval over images"
+    assert alone.verdict == "yes, in this run"
+    over_seeds = 4.303 * 0.1 / 3**0.5  # Student's t, two degrees of freedom, standard deviation 0.1
+    assert spread_out.high - spread_out.mean == pytest.approx((over_seeds**2 + (1.96 * error) ** 2) ** 0.5, rel=1e-6)
     assert spread_out.high - spread_out.low > 2 * (alike.high - alike.low)
     assert (alike.verdict, spread_out.verdict) == ("yes", "not decided")
     assert of_differences(-same).verdict == "no, the reverse"
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 12])
+@pytest.mark.parametrize("deviation", [0.0, 0.02])
+def test_intervals_of_few_seeds_cover_what_they_promise(seeds: int, deviation: float):
+    draw, hits = np.random.default_rng(5), 0
+    for _ in range(300):
+        apart = draw.normal(0, deviation, (seeds, 1)) + draw.normal(0, 0.2, (seeds, 200))
+        found = of_differences(0.03 + apart + draw.normal(0, 0.2, 200))
+        hits += found.low <= 0.03 <= found.high
+    assert hits >= 0.93 * 300
+
+
+def test_experts_are_judged_by_what_was_expected_of_them():
+    def run_of(*lost: float) -> dict:
+        foreseen = {name: {"loss": loss} for name, loss in (("a", 0.1), ("b", 0.0))}
+        return {"accuracy": 0.75, "without": {"zero": dict(zip("ab", (0.75 - x for x in lost), strict=True))}} | {
+            "foreseen": foreseen
+        }
+
+    results = {Job("detach", "detach", seed): run_of(0.05 + seed / 100, 0.01 - seed / 100) for seed in range(3)}
+    least, most = verdicts(Found(EASY_VQA, TINY, results, []))
+    assert least.change.by_seed == pytest.approx((0.01, 0.0, -0.01)) and least.change.verdict == "not decided"
+    assert most.change.by_seed == pytest.approx((0.05, 0.06, 0.07)) and most.change.verdict == "yes"
+
+
+def test_results_of_seeds_that_are_not_named_stay_on_the_page(tmp_path: Path):
+    folder = Path(__file__).parents[2] / "docs" / "benchmarks"
+    run.unpack(folder / "claims.json", tmp_path)
+    size = SIZES_OF_THE_PAGE["world"]
+    some, every = (run.collect(tmp_path, "world", size, seeds) for seeds in ((0,), (0, 1, 2)))
+    assert some.results.keys() == every.results.keys() and len({job.seed for job in some.results}) == 3
 
 
 def test_results_of_other_images_or_seeds_are_not_compared():

@@ -48,6 +48,10 @@ def claims(
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise ConfigError(f"seeds {seeds!r} is not a comma list of whole numbers such as 0,1,2") from None
+    if min(numbers) < 0:
+        raise ConfigError(f"seed {min(numbers)} was given, but seeds are whole numbers from 0")
+    if not _listed(data):
+        raise ConfigError(f"no data set is named; choose from {', '.join(DATA)}")
     sizes = dict.fromkeys(DATA, TINY) if small else SIZES
     if results is not None:
         bench.unpack(results, out)

@@ -79,7 +79,8 @@ def _claims(results: Sequence[SeedResult], questions: Sequence[Sample]) -> list[
             [(one.control, one.merged) for one in results if one.control is not None and one.merged is not None],
         ),
     ]
-    lines = ["| the claims, in short | points (95 % interval over seeds and images) | holds |", "|---|---|---|"]
+    over = "images" if len(results) == 1 else "seeds and images"
+    lines = [f"| the claims, in short | points (95 % interval over {over}) | holds |", "|---|---|---|"]
     for claim, pairs in rows:
         if pairs:
             found = of_differences(np.array([_gained(before, after, questions) for before, after in pairs]))

@@ -24,7 +24,8 @@ def cross_attention_parameters(config: PretrainedConfig) -> frozenset[str]:
     """
     if not hasattr(config, "add_cross_attention"):
         raise ConfigError(
-            f"{config.model_type!r} language models have no cross-attention; use kind 'prefix', or BERT, RoBERTa or GPT-2"
+            f"{config.model_type!r} language models have no cross-attention; "
+            "use kind 'prefix', or BERT, RoBERTa or GPT-2"
         )
     return _names(config, True) - _names(config, False)
 

@@ -31,12 +31,15 @@ cores; not run on a GPU. CLIP, experts and language model are the small ones of 
 [embedded world](../reference/world.md): the experts know rendered scenes, and nothing here says what large experts do
 on photographs.
 
-Every setting was chosen on the world's validation split for the gate and `clip-mlp`; the others got the same. ± is the
-standard deviation over seeds, which vary the fusion's start, the order of samples and the noise; the frozen parts and
-the language model's start are single runs. An interval (95 %) draws seeds and images again, both runs' alike; in
-NLVR it draws statements. Of one seed it says nothing of other seeds. `gate` is the softmax gate of ToVE; `NAME alone`
-puts what one expert gives in place of CLIP's tokens; the best single expert is the best on the test split itself, which
-favours it."""
+Every setting was chosen on the world's validation split for the gate and `clip-mlp`; the others got the same, but that
+`NAME alone` drops no expert, because there is nothing beside it. ± is the standard deviation over seeds, which vary the
+fusion's start, the order of samples and the noise; the frozen parts and the language model's start are single runs.
+Points are means of the differences per image (in NLVR per statement), each counting alike; on easy-VQA, whose images
+have different numbers of questions, they differ by tenths from the difference of two accuracies. An interval (95 %)
+joins Student's t over seeds and the normal one over images, and errs on the wide side; of one seed it covers images
+alone. Intervals are not corrected for there being many rows: of 20 differences that are none, one is expected to seem
+decided. `gate` is the softmax gate of ToVE; `NAME alone` puts what one expert gives in place of CLIP's tokens; the best
+single expert is the best on the test split itself, which favours it."""
 
 NAMES = {WORLD: "Embedded world", "easy-vqa": "easy-VQA", NLVR: "NLVR"}
 

@@ -70,13 +70,18 @@ def run(
 
 
 def collect(out: Path, name: str, size: Size, seeds: Sequence[int]) -> Found:
-    """Return the results there are of one data set, of all stages.
+    """Return the results there are of one data set, of all stages and all seeds, those that are not named too.
+
+    Args:
+        seeds: whose results are counted as missing where there are none.
 
     Raises:
         ConfigError: some were made with other settings.
     """
     runner = _runner(out, name, size, {})
-    wanted = list(jobs(name, STAGES, seeds, size.train))
+    ends = (path.stem.rpartition("-")[2] for path in (out / name).glob("*-*.json"))
+    others = {int(end) for end in ends if end.isdecimal()}
+    wanted = list(jobs(name, STAGES, sorted({*seeds, *others}), size.train))
     results = {job: found for job in wanted if (found := runner.result(job)) is not None}
     return Found(name, size, results, [job for job in wanted if job not in results])
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from tove_core.demo.claims.jobs import CURVES, FUSIONS, MERGE, Job
+from tove_core.demo.claims.jobs import CURVES, DETACH, FUSIONS, MERGE, Job
 from tove_core.demo.claims.measure import Result
 from tove_core.demo.claims.run import Found
 from tove_core.demo.claims.subjects import WORLD
-from tove_core.demo.claims.summary import Change, change, differences, of_differences
+from tove_core.demo.claims.summary import Change, change, differences, of_differences, of_seeds
 from tove_core.demo.claims.variants import CLIP_ONLY, HUB, alone, beside
 from tove_core.demo.hooks import EXPERTS
 
@@ -48,7 +48,7 @@ def verdicts(found: Found) -> list[Verdict]:
         compared = _compared(of(found, FUSIONS, before), of(found, FUSIONS, after))
         if compared is not None:
             rows.append(Verdict(claim, found.data, compared, f"{after} against {before}"))
-    return [*rows, *_curves(found), *_merging(found)]
+    return [*rows, *_curves(found), *_detaching(found), *_merging(found)]
 
 
 def _pairs(found: Found) -> list[tuple[str, str, str]]:
@@ -101,6 +101,27 @@ def _curves(found: Found) -> list[Verdict]:
     gains = [differences([a[s] for s in seeds], [b[s] for s in seeds]) for a, b in (few, many)]
     note = f"the gain with {sizes[0]} training images against that with {found.size.train}"
     return [Verdict("experts help more where data are few", found.data, of_differences(gains[0] - gains[1]), note)]
+
+
+def _detaching(found: Found) -> list[Verdict]:
+    """Say what the experts that were expected to matter least and most cost when they are switched off."""
+    runs = {job.seed: result for job, result in found.results.items() if job.stage == DETACH}
+    if not runs:
+        return []
+    rows = []
+    for claim, pick in (
+        ("the expert expected to matter least is missed", min),
+        ("the expert expected to matter most is missed", max),
+    ):
+        lost = [_lost(runs[seed], pick) for seed in sorted(runs)]
+        note = "on against off (`zero`); expected from the loss without it on other samples; over seeds alone"
+        rows.append(Verdict(claim, found.data, of_seeds(lost), note))
+    return rows
+
+
+def _lost(run: Result, pick: Callable[..., str]) -> float:
+    name = pick(run["foreseen"], key=lambda expert: run["foreseen"][expert]["loss"])
+    return run["accuracy"] - run["without"]["zero"][name]
 
 
 def _merging(found: Found) -> list[Verdict]:
