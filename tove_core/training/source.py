@@ -18,9 +18,7 @@ from tove_core.settings import read_config
 from tove_core.training.cached import open_cache
 from tove_core.training.examples import MAX_BROKEN, WORKERS, Examples
 from tove_core.training.metrics import Display
-
-CONFIG = "config.yaml"
-"""Where a run's folder holds its resolved configuration."""
+from tove_core.training.state import CONFIG
 
 
 @dataclass(frozen=True)
