@@ -123,6 +123,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         quiet=quiet,
         max_broken=config.data.max_broken,
         workers=config.training.workers,
+        together=True,
     )
     if together.is_main_process:
         _keep(config)

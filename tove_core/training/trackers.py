@@ -87,7 +87,9 @@ def _disk_named(folder: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, ToveError):
             raise
-        raise CheckpointError(f"the trackers cannot write into {folder} ({error}); make room, or leave them out") from error
+        raise CheckpointError(
+            f"the trackers cannot write into {folder} ({error}); make room, or leave them out"
+        ) from error
 
 
 def _opened(name: Tracker, folder: Path, config: BaseModel, first_step: int) -> Any:
