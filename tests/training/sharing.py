@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import tove_core
 from tove_core.config import DataConfig
 from tove_core.data.readers import read
-from tove_core.training import examples, exchange
+from tove_core.training import exchange
 from tove_core.training.examples import Examples
 from tove_core.training.processes import join
 from tove_core.training.run import prepare
