@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tove_core.config import ModelConfig, RunConfig
-from tove_core.errors import ConfigError
+from tove_core.errors import CheckpointError, ConfigError
 from tove_core.settings import read_config, write_config
 
 
@@ -31,6 +31,22 @@ def test_what_is_written_is_read_back(tmp_path):
     config = read_config(RunConfig, None, ["model.experts=[a, 'b:small']", "training.steps=7", "data.path=x/y.jsonl"])
     write_config(config, tmp_path / "resolved.yaml")
     assert read_config(RunConfig, tmp_path / "resolved.yaml") == config
+
+
+def test_a_configuration_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    path = tmp_path / "config.yaml"
+    write_config(RunConfig(seed=5), path)
+    path.with_name(".config.yaml.tmp").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"config\.yaml cannot be written .*No space left.*; make room"):
+        write_config(RunConfig(seed=6), path)
+    assert read_config(RunConfig, path).seed == 5
+    assert [found.name for found in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999999999])
+def test_a_seed_that_torch_or_numpy_does_not_take_is_refused(seed):
+    with pytest.raises(ConfigError, match=r"^seed: Input should be .* than or equal to \d+ \(got -?\d+\)$"):
+        read_config(RunConfig, None, [f"seed={seed}"])
 
 
 def test_overrides_reach_nested_keys_and_win_over_the_file(written):

@@ -35,6 +35,8 @@ __all__ = [
     "TrainingConfig",
 ]
 
+LARGEST_SEED = 2**32 - 1
+"""What torch and numpy both take."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 Rule = Literal["zero", "renormalise"]
 """How an expert is switched off. zero: its term goes and the softmax still counts it; renormalise: its row goes too."""
@@ -274,7 +276,9 @@ class RunConfig(Frozen):
         default=None, description="run or checkpoint whose trained tensors this run starts from; None: afresh"
     )
     output: Path = Field(default=Path("runs/tove"), description="folder of the run; it must not hold a run already")
-    seed: int = Field(default=0, description="of everything random: parameters, batches, noise, dropped experts")
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
+        default=0, description="of everything random: parameters, batches, noise, dropped experts"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,11 +1,12 @@
-"""Writes a folder all at once: under a temporary name beside its place, then renamed. No torch."""
+"""Writes a folder or a file all at once: under a temporary name beside its place, then renamed. No torch."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -69,6 +70,26 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file in UTF-8 so that it holds all of the new text or, whatever happens, what it held before.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    work = path.with_name(f".{path.name}.tmp")
+    try:
+        with work.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename: a power cut must not leave a whole name on half a file
+        work.replace(path)
+    except OSError as error:
+        # Whatever is in the way of removing what is half written, the first error is the one to tell.
+        with suppress(OSError):
+            work.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} cannot be written ({error}); make room or give another folder") from error
 
 
 def _swap(new: Path, target: Path, old: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tove_core.errors import ConfigError
+from tove_core.folders import write_file
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -47,8 +48,12 @@ def read_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ())
 
 
 def write_config(config: BaseModel, path: Path) -> None:
-    """Write a resolved configuration as YAML that `read_config` reads back."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    """Write a resolved configuration as YAML that `read_config` reads back; whole, or what was there stays.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    write_file(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def describe(error: ValidationError, kind: type[BaseModel] | None = None) -> str:

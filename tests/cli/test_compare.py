@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,34 @@ def test_runs_that_were_told_the_same_and_one_that_was_killed(tove: Tove, tmp_pa
     (second / "metrics.jsonl").write_text('{"step": 5, "loss": 2.0}\n{"step": 10, "lo')
     done = tove("runs", "compare", first, second)
     assert "the configurations are the same" in done.out and rows(done.out)["loss"] == ["3", "2"]
+
+
+def test_lines_that_hold_no_metrics_are_left_out_and_told(tove: Tove, tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a", [3.0]), run(tmp_path / "b", [])
+    lines = [b'{"step": 5, "loss": 2.0}', b'{"step": 10, "lo', b"null", b"\xff", b"", b'{"step": 20, "loss": 4.5}']
+    (second / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    done = tove("runs", "compare", first, second)
+    assert done.code == 0
+    assert f"note: {second / 'metrics.jsonl'}: 3 lines, first line 2, are not a JSON object and left out" in done.err
+    assert rows(done.out)["loss"] == ["3", "4.5"] and rows(done.out)["loss, lowest"] == ["3", "2"]
+
+
+def test_the_lowest_loss_is_of_the_lines_that_have_a_number(tove: Tove, tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a", [math.nan, 1.0, math.inf, 2.0]), run(tmp_path / "b", [math.nan])
+    with (first / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99}\n{"step": 100, "loss": null}\n{"step": 101, "loss": "low"}\n')
+    done = tove("runs", "compare", first, second)
+    found = rows(done.out)
+    assert done.code == 0 and done.err == ""
+    assert found["loss, lowest"] == ["1", "-"] and found["loss, lowest at step"] == ["10", "-"]
+    assert found["loss"] == ["low", "nan"]
+
+
+def test_metrics_that_cannot_be_read_are_one_line(tove: Tove, tmp_path: Path) -> None:
+    first = run(tmp_path / "a", [3.0])
+    (first / "metrics.jsonl").unlink()
+    (first / "metrics.jsonl").mkdir()
+    assert "metrics.jsonl cannot be read" in tove("runs", "compare", first, first).error
 
 
 def test_a_folder_without_a_run_is_refused(tove: Tove, tmp_path: Path) -> None:

@@ -194,6 +194,9 @@ def test_merge_writes_a_clip_and_a_checkpoint_that_answers(tove: Tove, run: Path
         ("data.path=null", "data.path"),
         ("data.reader=jsonll", "did you mean 'jsonl'"),
         ("training.learning_rate=.inf", "the loss is nan at step"),
+        ("seed=99999999999999999999", "seed: Input should be less than or equal to 4294967295"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("model.experts=[{name: toy-fine, device: meta}]", "expert 'toy-fine' is to run on 'meta'"),
     ],
 )
 def test_a_run_that_cannot_start_says_why_in_one_line(
@@ -201,6 +204,13 @@ def test_a_run_that_cannot_start_says_why_in_one_line(
 ) -> None:
     assert wanted in tove("train", write(), "--quiet", "--set", override).error
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_the_largest_seed_trains_and_a_device_without_values_does_not(
+    tove: Tove, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert "the model is to run on 'meta', where" in tove("train", write(), "--quiet", "--device", "meta").error
+    assert tove("train", write(seed=2**32 - 1), "--quiet", "--set", "training.steps=1").code == 0
 
 
 def test_data_that_cannot_be_used_are_named(tove: Tove, write: Callable[..., Path], tmp_path: Path) -> None:
@@ -226,6 +236,10 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("train", there, "--quiet"), str(there)),
         (("train", none, "--resume"), "no run to resume"),
         (("train", run, "--resume", "--set", "training.steps=3"), "exclude each other"),
+        (("train", run, "--resume"), "is finished"),
+        (("train", none, "--rdzv-endpoint", "nohost:1"), "--rdzv-endpoint nohost:1 is for several machines"),
+        (("train", none, "--node-rank", 0), "--node-rank 0 is for several machines"),
+        (("caption", run, image, "--device", "meta"), "the model is to run on 'meta'"),
         (("caption", run, none), str(none)),
         (("caption", run, tmp_path / "broken.png"), "broken.png"),
         (("caption", none, image), "not a tove checkpoint"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 import torch
 
 from tove_core.config import TrainingConfig
-from tove_core.errors import ConfigError
+from tove_core.errors import CheckpointError, ConfigError
 from tove_core.training import fit
 from tove_core.training.checkpointing import checkpointed
 from tove_core.training.optimise import parameter_groups
 from tove_core.training.step import TransferStep
-from tove_core.training.trackers import require_trackers
+from tove_core.training.trackers import Trackers, require_trackers
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -108,9 +109,10 @@ import json
 from pathlib import Path
 
 class SummaryWriter:
-    def __init__(self, folder):
-        Path(folder).mkdir(parents=True)
-        self.file = (Path(folder) / "events.jsonl").open("w")
+    def __init__(self, folder, purge_step=None):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.file = (Path(folder) / "events.jsonl").open("a")
+        self.file.write(json.dumps([purge_step, "purge", None]) + "\\n")
 
     def add_scalar(self, name, value, global_step=None, **_):
         self.file.write(json.dumps([global_step, name, value]) + "\\n")
@@ -136,7 +138,105 @@ def test_tensorboard_gets_what_the_metrics_file_gets(toy: Any, tmp_path: Path, m
     for line in lines:
         assert [line["step"], "loss", line["loss"]] in found
         assert [line["step"], "gate/toy-wide", line["gate"]["toy-wide"]] in found
-    assert {step for step, *_ in found} == {2, 4}
+    assert {step for step, name, _ in found if name != "purge"} == {2, 4}
+
+
+def as_read(events: list[list[Any]]) -> list[list[Any]]:
+    """Return what TensorBoard shows of events: a new writer's purge drops what is at its step or later."""
+    shown: list[list[Any]] = []
+    for step, name, value in events:
+        if name == "purge":
+            shown = [one for one in shown if step is None or one[0] < step]
+        else:
+            shown.append([step, name, value])
+    return shown
+
+
+def test_tensorboard_of_a_resumed_run_shows_every_step_once(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorboardX.py").write_text(WRITER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    (tmp_path / "run").mkdir()
+    stopped_and_resumed(toy, tmp_path / "run", "tensorboard")
+    found = [json.loads(line) for line in next((tmp_path / "run").rglob("events.jsonl")).read_text().splitlines()]
+    assert [step for step, name, _ in found if name == "loss"] == [1, 2, 3, 3, 4, 5]
+    assert [step for step, name, _ in as_read(found) if name == "loss"] == [1, 2, 3, 4, 5]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopped_and_resumed(toy: Any, folder: Path, tracker: str) -> None:
+    """Train five steps: stop after the third, go on from the state after the second."""
+    settings = config(log_every=1, save_every=2, trackers=[tracker])
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise Stopped
+
+    for resume, after in ((False, stop), (True, None)):
+        model = toy.build()
+        given = {"output": folder, "quiet": True, "resume": resume, "after_step": after}
+        with suppress(Stopped):
+            fit(model, toy.examples(model), settings, **given)
+
+
+WANDB = """
+import json
+from pathlib import Path
+
+class Run:
+    def __init__(self, file, id):
+        self.file, self.id = file, id
+
+    def log(self, values, step=None):
+        self.file.write(json.dumps([self.id, step, values["loss"]]) + "\\n")
+
+    def finish(self):
+        self.file.close()
+
+class config:
+    def update(values, allow_val_change=False):
+        pass
+
+def init(project, name, dir, id, resume):
+    assert project == "tove" and resume == "allow" and Path(dir).name == name
+    return Run((Path(dir) / "logged.jsonl").open("a"), id)
+"""
+
+
+def test_a_resumed_run_is_the_same_one_to_wandb_and_one_that_begins_anew_is_not(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    (tmp_path / "run").mkdir()
+    stopped_and_resumed(toy, tmp_path / "run", "wandb")
+    found = [json.loads(line) for line in (tmp_path / "run" / "logged.jsonl").read_text().splitlines()]
+    assert [step for _, step, _ in found] == [1, 2, 3, 3, 4, 5]
+    assert {known for known, *_ in found} == {(tmp_path / "run" / "wandb-id.txt").read_text().strip()}
+    model = toy.build()
+    fit(model, toy.examples(model), config(steps=1, trackers=["wandb"]), output=tmp_path / "run", quiet=True)
+    last = json.loads((tmp_path / "run" / "logged.jsonl").read_text().splitlines()[-1])
+    assert last[0] != found[0][0]
+    monkeypatch.delitem(sys.modules, "wandb")
+
+
+def test_a_tracker_that_cannot_write_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "logged.jsonl").symlink_to("/dev/full")
+    trackers = Trackers(["wandb"], tmp_path / "run", config())
+    trackers.log(1, {"loss": 1.0})
+    with pytest.raises(CheckpointError, match=r"the trackers cannot write into .*No space left"):
+        trackers.close()
+    monkeypatch.delitem(sys.modules, "wandb")
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

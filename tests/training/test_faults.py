@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +16,10 @@ from safetensors.torch import load_file
 
 from tove_core.config import RunConfig, TrainingConfig
 from tove_core.errors import CheckpointError, Interrupted, PlacementError, ToveError
-from tove_core.settings import write_config
+from tove_core.settings import read_config, write_config
 from tove_core.training import fit, resume, train
 from tove_core.training.examples import Examples
-from tove_core.training.faults import listening
+from tove_core.training.faults import listening, memory_named, not_finite
 from tove_core.training.state import STATE, load_state, states
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -187,21 +189,88 @@ def test_an_output_that_cannot_be_written_is_said_before_any_work(toy: Any, tmp_
             train(run, quiet=True)
 
 
-def test_a_run_without_a_state_cannot_be_resumed(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("{}")
-    (tmp_path / STATE / ".step-00000001-x.tmp").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="no saved state"):
-        resume(tmp_path)
-
-
-def test_a_run_stopped_before_its_first_state_begins_anew(toy: Any, tmp_path: Path) -> None:
+def small(toy: Any, output: Path, **training: Any) -> RunConfig:
     model = {"clip": {"name": toy.clip}, "experts": ["toy-fine"], "decoder": {"name": toy.decoder}}
-    training = {"steps": 2, "batch_size": 5, "save_every": 1}
-    run = {"model": model, "data": {"path": toy.data}, "training": training, "output": tmp_path}
-    write_config(RunConfig.model_validate(run), tmp_path / "config.yaml")
-    with pytest.warns(UserWarning, match="before its first state was saved; it begins anew"):
+    training = {"steps": 3, "batch_size": 5, "warmup": 1, "log_every": 1} | training
+    return RunConfig.model_validate(
+        {"model": model, "data": {"path": toy.data}, "training": training, "output": output}
+    )
+
+
+def steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("every", "cure"), [(None, r"set training\.save_every in .*config\.yaml$"), (2, "below 2$")])
+def test_a_run_stopped_before_its_first_state_begins_anew(
+    toy: Any, tmp_path: Path, every: int | None, cure: str
+) -> None:
+    write_config(small(toy, tmp_path, save_every=every), tmp_path / "config.yaml")
+    (tmp_path / STATE / ".step-00000001-x.tmp").mkdir(parents=True)  # of a process that was killed as it wrote
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 99}\n{"step"')
+    with pytest.raises(CheckpointError, match=r"not finished; go on with 'tove train .* --resume'"):
+        train(small(toy, tmp_path), quiet=True)
+    with pytest.warns(UserWarning, match=f"before its first state was saved; it begins anew; to lose less, .*{cure}"):
         assert resume(tmp_path, quiet=True).trained
-    assert (tmp_path / "checkpoint" / "tove.json").is_file()
+    assert (tmp_path / "checkpoint" / "tove.json").is_file() and steps(tmp_path) == [1, 2, 3]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] < 99
+
+
+@pytest.mark.parametrize("every", [None, 2, 3])
+def test_a_finished_run_is_not_trained_again(toy: Any, tmp_path: Path, every: int | None) -> None:
+    folder = tmp_path / "run"
+    train(small(toy, folder, save_every=every), quiet=True)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(CheckpointError, match=r"is finished and its model is in .*checkpoint, so there is nothing"):
+        resume(folder, quiet=True)
+    with pytest.raises(CheckpointError, match="holds a run already, which is finished; set another output"):
+        train(small(toy, folder), quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_finished_run_that_is_given_more_steps_goes_on_to_them(toy: Any, tmp_path: Path) -> None:
+    train(small(toy, tmp_path, save_every=2), quiet=True)
+    write_config(small(toy, tmp_path, save_every=2, steps=5), tmp_path / "config.yaml")
+    assert resume(tmp_path, quiet=True).trained
+    assert steps(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def test_a_folder_whose_model_no_run_of_its_own_trained_is_not_trained_over(toy: Any, tmp_path: Path) -> None:
+    train(small(toy, tmp_path / "run"), quiet=True)
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "small")  # as tove detach writes one: no run's folder around it
+    (tmp_path / "small" / "config.yaml").write_bytes((tmp_path / "run" / "config.yaml").read_bytes())
+    with pytest.raises(CheckpointError, match="is finished"):
+        resume(tmp_path / "small", quiet=True)
+
+
+def test_resuming_leaves_a_configuration_that_says_the_same_untouched(toy: Any, tmp_path: Path) -> None:
+    train(small(toy, tmp_path / "run", save_every=2), quiet=True)
+    path = tmp_path / "run" / "config.yaml"
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    path.write_text(f"# mine\n{path.read_text()}")
+    before = path.stat()
+    resume(tmp_path / "run", quiet=True)
+    assert path.read_text().startswith("# mine") and path.stat().st_ino == before.st_ino
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    resume(moved, quiet=True)
+    assert read_config(RunConfig, moved / "config.yaml").output == moved
+
+
+def test_a_fault_says_which_command_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    settings, command = folder / "config.yaml", f"'tove train {shlex.quote(str(folder))} --resume'"
+    without = str(not_finite("the loss is nan", 3, ["a"], folder))
+    assert "no state was saved" in without and f"in {settings}, set training.save_every there" in without
+    assert f"begin anew with {command}" in without
+    (folder / STATE / "step-00000002").mkdir(parents=True)
+    kept = str(not_finite("the loss is nan", 3, ["a"], folder))
+    assert "step-00000002" in kept and f"go on from it with {command}" in kept and "save_every" not in kept
+    assert "--resume" not in str(not_finite("the loss is nan", 3, ["a"], None))
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), PlacementError("expert 'x' does not fit; do this")):
+        wanted = pytest.raises(PlacementError, match=r"; change .*config\.yaml and go on with 'tove train ")
+        with wanted, memory_named(1, 4, config(), folder):
+            raise error
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,30 @@ def test_a_gate_that_collapses_in_training_is_called_out_once(toy: Any, tmp_path
     assert "note: step 2" not in said
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert line["dead"] == ["toy-fine", "toy-whole"] and line["gate_entropy"] == 0
+
+
+def test_the_warning_comes_once_also_when_quiet_and_is_in_the_metrics(toy: Any, tmp_path: Path, capsys: Any) -> None:
+    gate = {"hidden": 6, "balance": 0.0, "balance_warmup": 1, "noise": 0.0, "expert_dropout": 0.0}
+    model = toy.build(fusion={"kind": "gate", "gate": gate})
+
+    def tip(done: int) -> None:  # it collapses twice, and recovers in between
+        with torch.no_grad():
+            model.fusion.gate.rows["toy-wide"].bias.fill_(30 if done in (2, 4, 5) else 0)
+
+    fit(model, toy.examples(model), config(steps=7, learning_rate=1e-9), output=tmp_path, quiet=True, after_step=tip)
+    said = capsys.readouterr().err
+    assert said.count("note: ") == 1 and "note: step 3: the gate has collapsed: 'toy-wide' holds" in said
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["warning"]] == [3, 5, 6]
+    assert {line["warning"] for line in lines} == {None, "the gate has collapsed"}
+
+
+def test_progress_counts_samples_as_the_metrics_do(toy: Any, tmp_path: Path, capsys: Any) -> None:
+    model = toy.build()
+    fit(model, toy.examples(model), config(steps=1), output=tmp_path)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    shown = re.search(r"train 1/1 loss .*  (\d+) samples/s", capsys.readouterr().err)
+    assert shown is not None and int(shown[1]) == round(line["samples_per_second"])
 
 
 def test_the_temperature_falls_to_its_own_and_stays_there_afterwards(toy: Any) -> None:

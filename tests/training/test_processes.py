@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tove_core.cli.runs import _words
 from tove_core.errors import ConfigError
 from tove_core.training.launch import Launch
 from tove_core.training.processes import join, own_device
@@ -128,6 +130,17 @@ def test_a_launch_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(ConfigError, match="numbered 0 to 1"):
         Launch(nproc=2, nnodes=2, node_rank=2, rdzv_endpoint="host:1")
     assert Launch(nproc=2, nnodes=3, rdzv_endpoint="host:1").processes == 6
+    for given in ({"rdzv_endpoint": "host:1"}, {"node_rank": 0}, {"node_rank": 1}):
+        with pytest.raises(ConfigError, match=r"for several machines and there is one; give --nnodes"):
+            Launch(nproc=2, **given)
+
+
+def test_the_words_of_a_command_are_those_it_can_be_started_with() -> None:
+    for launch in (Launch(nproc=2), Launch(nproc=2, nnodes=2, rdzv_endpoint="host:1")):
+        words = _words(Path("run.yaml"), [], False, [], None, None, None, False, launch)
+        given = dict(pairwise(words))
+        assert given["--nproc"] == "2" and given.get("--node-rank") == (None if launch.nnodes == 1 else "0")
+        assert given.get("--rdzv-endpoint") == launch.rdzv_endpoint
 
 
 def test_the_command_starts_the_processes_it_was_asked_for_and_fails_in_one_sentence(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,16 +60,49 @@ def _config(run: Path) -> dict[str, Any]:
 
 def _metrics(run: Path) -> dict[str, Any]:
     """Return the numbers of a run's last logged step, and its lowest loss."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    try:
-        steps = [json.loads(line) for line in lines]
-    except ValueError:  # the last line of a run that was killed
-        steps = [json.loads(line) for line in lines[:-1]]
+    steps = _steps(run / "metrics.jsonl")
     if not steps:
         return {}
-    lowest = min(steps, key=lambda step: step["loss"])
-    return _flat(steps[-1]) | {"loss, lowest": lowest["loss"], "loss, lowest at step": lowest["step"]}
+    last = _flat(steps[-1])
+    losses = [(step["loss"], step.get("step")) for step in steps if _is_finite(step.get("loss"))]
+    if not losses:
+        return last
+    lowest, at = min(losses, key=lambda found: found[0])  # the first of equals
+    return last | {"loss, lowest": lowest, "loss, lowest at step": at}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a metrics file. Lines that hold none, as a killed process leaves one, are left out; a note
+    on stderr says how many."""
+    from tove_core.errors import CheckpointError
+
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check who may read it") from error
+    steps, odd = [], []
+    for number, line in enumerate(lines, 1):
+        step = _object(line)
+        if step is not None:
+            steps.append(step)
+        elif line.strip():
+            odd.append(number)
+    if odd:
+        count = f"line {odd[0]} is" if len(odd) == 1 else f"{len(odd)} lines, first line {odd[0]}, are"
+        typer.echo(f"note: {path}: {count} not a JSON object and left out", err=True)
+    return steps
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:  # torn, or not text
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -51,6 +51,7 @@ def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
 
     from tove_core.data.readers import read
     from tove_core.evaluation.gain import measure_gain
+    from tove_core.folders import write_file
     from tove_core.training.run import held_out
     from tove_core.training.source import cache_of, make_examples
 
@@ -66,4 +67,4 @@ def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
     print(f"{len(examples)} held-out samples, without and with {', '.join(names)}")
     print(gain)
     content = {"data": data.model_dump(mode="json"), "samples": len(examples), **gain.plain()}
-    (config.output / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_file(config.output / REPORT, json.dumps(content, indent=2) + "\n")

@@ -45,7 +45,9 @@ def train(
     device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="processes that train together on this machine")] = 1,
     nnodes: Annotated[int, typer.Option(min=1, help="machines that train together, each started alike")] = 1,
-    node_rank: Annotated[int, typer.Option(min=0, help="this machine's number, from 0")] = 0,
+    node_rank: Annotated[
+        int | None, typer.Option(min=0, help="with --nnodes: this machine's number, from 0; 0 when not given")
+    ] = None,
     rdzv_endpoint: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="where several machines meet: on the first of them")
     ] = None,
@@ -110,8 +112,9 @@ def _words(
     flags = [word for word, given in (("--resume", resume), ("--quiet", quiet)) if given]
     named = [("--set", value) for value in set_] + [("--add", value) for value in add]
     named += [("--out", out and str(out)), ("--licenses", licenses), ("--device", device)]
-    named += [("--nproc", str(launch.nproc)), ("--nnodes", str(launch.nnodes)), ("--node-rank", str(launch.node_rank))]
-    named += [("--rdzv-endpoint", launch.rdzv_endpoint)]
+    named += [("--nproc", str(launch.nproc)), ("--nnodes", str(launch.nnodes))]
+    if launch.nnodes > 1:
+        named += [("--node-rank", str(launch.node_rank)), ("--rdzv-endpoint", launch.rdzv_endpoint)]
     return ["train", str(config), *flags, *(word for name, value in named if value for word in (name, value))]
 
 

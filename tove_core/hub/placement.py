@@ -102,15 +102,18 @@ def usable_device(device: torch.device | str, what: str) -> torch.device:
         what: is to run there; the error begins with it.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: there is no such device here, or it holds no values.
     """
     try:
-        return torch.empty(0, device=device).device
+        place = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
             f"{what} is to run on {str(device)!r}, which cannot be used here ({reason}); change its device"
         ) from error
+    if place.type == "meta":
+        raise ConfigError(f"{what} is to run on 'meta', where tensors have no values; give cpu, cuda or another device")
+    return place
 
 
 def _require_backend(name: str, expert: str) -> None:

@@ -19,6 +19,7 @@ from tove_core.fusion.align import gives_text
 from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
 from tove_core.tower.text import text_fingerprint
+from tove_core.training.exchange import build_together
 
 Progress = Callable[[int, int], None]
 Attempt = tuple[Any, None] | tuple[None, str]
@@ -96,18 +97,21 @@ class Examples:
         progress: Progress | None = None,
         max_broken: float = MAX_BROKEN,
         workers: int = WORKERS,
+        together: bool = False,
     ) -> Examples:
         """Run the frozen parts once per distinct image and keep what they give in float16.
 
         Samples with an unreadable image are left out, with a warning.
 
+        Args:
+            together: every process calls it with the same samples, computes its part and gets those of the others.
+
         Raises:
-            DataError: more than `max_broken` of the images are unreadable.
+            DataError: more than `max_broken` of the images are unreadable, or another process failed.
         """
         made = cls(model, samples, max_broken=max_broken, workers=workers)
-        made.table = build_table(
-            model, made.images, made.broken, batch_size=batch_size, progress=progress, workers=workers
-        )
+        options = {"batch_size": batch_size, "progress": progress, "workers": workers, "together": together}
+        made.table = build_table(model, made.images, made.broken, **options)
         if made.broken:
             made.samples = usable(samples, made.rows, made.broken)
             made.rows = [own for own in made.rows if not made._is_broken(own)]
@@ -220,23 +224,33 @@ def build_table(
     batch_size: int = 64,
     progress: Progress | None = None,
     workers: int = WORKERS,
+    together: bool = False,
 ) -> FeatureTable:
     """Return the features of distinct images, float16, in main memory; the rows of unreadable ones say nothing.
 
+    Args:
+        together: every process calls it with the same images and computes those of its part.
+
     Raises:
-        DataError: too many images are unreadable.
+        DataError: too many images are unreadable, or another process failed.
     """
     blank = torch.zeros(3, 1, 1, dtype=torch.uint8)
 
-    def encode(rows: Sequence[int]) -> Mapping[str, Tensor]:
-        read.expect(range(rows[0], min(rows[-1] + 1 + batch_size, len(images))))
-        found = [broken.kept(row, read(row)) for row in rows]
-        return model.encode([blank if image is None else image for image in found])
+    def build(rows: range) -> FeatureTable:
+        def encode(some: Sequence[int]) -> Mapping[str, Tensor]:
+            last = some[-1] + 1 + batch_size * rows.step
+            read.expect(range(some[0], min(last, len(images)), rows.step))
+            found = [broken.kept(row, read(row)) for row in some]
+            return model.encode([blank if image is None else image for image in found])
 
-    rows = list(range(len(images)))
+        def tell(done: int, _: int) -> None:
+            if progress is not None:  # the other processes are about as far
+                progress(min(done * rows.step, len(images)), len(images))
+
+        return FeatureTable.build(encode, rows, fingerprint(model), batch_size=batch_size, progress=tell)
+
     with image_reader(model, images, workers) as read:
-        made = fingerprint(model)
-        return FeatureTable.build(encode, rows, fingerprint=made, batch_size=batch_size, progress=progress)
+        return build_together(build, len(images), broken) if together else build(range(len(images)))
 
 
 def image_reader(model: ToveModel, images: Sequence[ImageRef], workers: int) -> ReadAhead[Attempt]:

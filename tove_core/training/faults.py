@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from tove_core.config import TrainingConfig
 from tove_core.errors import Interrupted, PlacementError, ToveError
 from tove_core.hub.microbatch import is_out_of_memory
 from tove_core.model import ToveModel
-from tove_core.training.state import STATE, states
+from tove_core.training.state import CONFIG, STATE, states
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 3.0
@@ -54,11 +55,16 @@ def listening() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+def go_on(output: Path) -> str:
+    """Return the command that goes on with the run in a folder, quoted."""
+    return f"'tove train {shlex.quote(str(output))} --resume'"
+
+
 def interrupted(number: int, step: int, steps: int, state: Path | None) -> Interrupted:
     """Return the error for a run that a signal ended after `step` of `steps` steps."""
     name = signal.Signals(number).name
     kept = (
-        f"its state is in {state}, go on with 'tove train {state.parent} --resume'"
+        f"its state is in {state}, go on with {go_on(state.parent)}"
         if state
         else "nothing was saved, because it writes to no folder"
     )
@@ -76,10 +82,16 @@ def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) ->
     """
     ids = list(dict.fromkeys(ids))  # a batch that ends one epoch and begins the next may hold a sample twice
     shown = ", ".join(repr(name) for name in ids[:5]) + (", ..." if len(ids) > 5 else "")
-    found = states(output / STATE) if output else []
-    kept = f"the last good state is {found[0]}" if found else "no state was saved, set training.save_every"
+    seen = f"{what} at step {step} (samples {shown})"
+    cure = "look at these samples, or lower training.learning_rate"
+    if output is None:
+        return ToveError(f"{seen}; nothing was saved, because the run writes to no folder; {cure}")
+    cure += f" in {output / CONFIG}"
+    found = states(output / STATE)
+    if found:
+        return ToveError(f"{seen}; the last good state is {found[0]}; {cure}, and go on from it with {go_on(output)}")
     return ToveError(
-        f"{what} at step {step} (samples {shown}); {kept}; lower training.learning_rate or look at these samples"
+        f"{seen}; no state was saved; {cure}, set training.save_every there, and begin anew with {go_on(output)}"
     )
 
 
@@ -110,20 +122,22 @@ def encoding_named(model: ToveModel, images: int) -> Iterator[None]:
 
 
 @contextmanager
-def memory_named(step: int, size: int, config: TrainingConfig) -> Iterator[None]:
+def memory_named(step: int, size: int, config: TrainingConfig, output: Path | None = None) -> Iterator[None]:
     """Say what to make smaller where a step does not fit into memory. An expert that does not fit names itself.
 
     Args:
         step: counted from 1.
         size: samples this process takes at a time.
+        output: folder of the run, if it has one; its configuration is what is to be changed.
 
     Raises:
         PlacementError: memory ran out.
     """
+    again = f"; change {output / CONFIG} and go on with {go_on(output)}" if output else ""
     try:
         yield
-    except PlacementError:
-        raise
+    except PlacementError as error:
+        raise PlacementError(f"{error}{again}") from error
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -133,5 +147,5 @@ def memory_named(step: int, size: int, config: TrainingConfig) -> Iterator[None]
             less = f"set training.accumulate to {more}, which gives the same result"
         saves = "" if config.checkpointing else ", or set training.checkpointing"
         raise PlacementError(
-            f"memory ran out at step {step}, with {size} samples at a time in fusion and decoder; {less}{saves}"
+            f"memory ran out at step {step}, with {size} samples at a time in fusion and decoder; {less}{saves}{again}"
         ) from error

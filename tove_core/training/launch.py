@@ -16,14 +16,24 @@ class Launch:
     Args:
         nproc: processes on this machine.
         nnodes: machines; the same command is started on each.
-        node_rank: this machine's number, from 0.
+        node_rank: this machine's number, from 0, which is what None means.
         rdzv_endpoint: HOST:PORT of the first machine, where all meet.
 
     Raises:
-        ConfigError: the numbers contradict each other, or no endpoint is given for several machines.
+        ConfigError: the numbers contradict each other, no endpoint is given for several machines, or what only several
+            machines need is given for one.
     """
 
-    def __init__(self, nproc: int = 1, nnodes: int = 1, node_rank: int = 0, rdzv_endpoint: str | None = None) -> None:
+    def __init__(
+        self, nproc: int = 1, nnodes: int = 1, node_rank: int | None = None, rdzv_endpoint: str | None = None
+    ) -> None:
+        if nnodes == 1:
+            for name, value in (("--node-rank", node_rank), ("--rdzv-endpoint", rdzv_endpoint)):
+                if value is not None:
+                    raise ConfigError(
+                        f"{name} {value} is for several machines and there is one; give --nnodes, or leave it out"
+                    )
+        node_rank = node_rank or 0
         if not 0 <= node_rank < nnodes:
             raise ConfigError(f"--node-rank is {node_rank}, but {nnodes} machines are numbered 0 to {nnodes - 1}")
         if nnodes > 1 and not rdzv_endpoint:

@@ -55,7 +55,7 @@ def fit(
         seed: fixes batches, noise and dropped experts.
         output: folder for `metrics.jsonl` and the state to resume from; None: nothing is written.
         resume: go on from the state in `output`.
-        quiet: show no progress.
+        quiet: show no progress; that the gate has collapsed is said all the same.
         label: what the progress is called.
         after_step: called with the number of finished steps.
         only: train these experts' first linears and gate rows alone, so that every other tensor stays bit for bit.
@@ -64,6 +64,7 @@ def fit(
         ConfigError: the model has no decoder or nothing trainable.
         ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
         PlacementError: a step does not fit into memory.
+        CheckpointError: metrics or a state cannot be written, or there is no state to resume from.
         Interrupted: SIGTERM or SIGINT came; the state after the last step was saved first.
     """
     if model.decoder is None:
@@ -102,7 +103,7 @@ class _Run:
         parts = mixture_parts(self.examples.samples)
         sampler = BatchSampler(len(self.examples), config.batch_size, self.seed, parts)
         where = self.output if engine.first else None
-        reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet or not engine.first)
+        reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet, speaks=engine.first)
         with reporter, closing(engine), closing(self.examples), checkpointed(self.decoder, config.checkpointing):
             start = time.perf_counter()
             for step in range(first, config.steps):
@@ -129,7 +130,8 @@ class _Run:
         own = [sampler.batch(n, engine.rank, engine.world) for n in (step, step + 1) if n < self.config.steps]
         indices = self.examples.usable(own[0], *own[1:])
         share = self._share(indices, step)
-        with memory_named(step + 1, math.ceil(len(indices) / self.config.accumulate), self.config):
+        size = math.ceil(len(indices) / self.config.accumulate)
+        with memory_named(step + 1, size, self.config, self.output):
             report = engine.backward(self.examples, share, step, stop=stop)
             self._check(math.isfinite(report.loss), f"the loss is {report.loss}", engine, report, indices, step)
             norm = engine.update()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tove_core.config import TrainingConfig
+from tove_core.errors import CheckpointError
+from tove_core.folders import write_file
+from tove_core.training.faults import go_on
 from tove_core.training.health import dead_experts, diagnosis
 from tove_core.training.trackers import Trackers
 
@@ -24,20 +28,57 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
-    """`metrics.jsonl`, appended to; lines past the step a run resumes from are dropped first."""
+    """`metrics.jsonl`, appended to; lines past the step a run resumes from are dropped first.
+
+    Raises:
+        CheckpointError: it cannot be read or written.
+    """
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         self.path = path
         if path.is_file():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= first_step]
-            rest = path.with_name(f".{path.name}.tmp")
-            rest.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            rest.replace(path)  # all at once: a process killed here loses no line
+            kept = [line for line in _lines(path) if _step(line) <= first_step]
+            write_file(path, "".join(line + "\n" for line in kept))  # a process killed here loses no line
 
     def write(self, **values: Any) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line, all of it or nothing.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        before = None
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                before = file.tell()
+                line = (json.dumps(values) + "\n").encode()
+                while line:  # a disk that fills up takes a part
+                    line = line[file.write(line) :]
+        except OSError as error:
+            if before is not None:
+                with suppress(OSError):
+                    os.truncate(self.path, before)
+            raise CheckpointError(
+                f"{self.path} cannot be written ({error}); the states and lines before are kept: make room, then go on "
+                f"with {go_on(self.path.parent)}"
+            ) from error
+
+
+def last_step(path: Path) -> int:
+    """Return the last step that a metrics file tells of, 0 where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    steps = [step for line in (_lines(path) if path.is_file() else []) if (step := _step(line)) < sys.maxsize]
+    return max(steps, default=0)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # What is no text was torn by a crash, as a line that is no JSON is.
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); give the folder of a run") from error
 
 
 def _step(line: str) -> int:
@@ -81,7 +122,17 @@ class Display:
 
 
 class Reporter:
-    """Where every step of a run goes: the metrics file, trackers, progress, and a warning when the gate collapses."""
+    """Where every step of a run goes: the metrics file, trackers, progress, and a warning when the gate collapses.
+
+    Args:
+        model: what is trained.
+        config: how.
+        label: what the progress is called.
+        output: folder of the metrics file; None: nothing is written.
+        first_step: the step a run goes on from.
+        quiet: show no progress; a warning is shown all the same.
+        speaks: whether this process is the one that shows anything.
+    """
 
     def __init__(
         self,
@@ -92,12 +143,14 @@ class Reporter:
         first_step: int,
         *,
         quiet: bool,
+        speaks: bool = True,
     ) -> None:
-        self.config, self.gate, self.quiet = config, model.config.fusion.gate, quiet
+        self.config, self.gate, self.quiet = config, model.config.fusion.gate, quiet or not speaks
+        self.speaks = speaks
         self.file = MetricsFile(output / METRICS, first_step) if output else None
-        self.trackers = Trackers(config.trackers, output, model.config) if output else None
-        self.display = Display(config.steps, label, quiet=quiet)
-        self._said: str | None = None
+        self.trackers = Trackers(config.trackers, output, model.config, first_step) if output else None
+        self.display = Display(config.steps, label, quiet=self.quiet)
+        self._said: set[str] = set()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -118,7 +171,7 @@ class Reporter:
             self._log(done, report, rate)
         if self.quiet:
             return
-        note = f"loss {report.loss:.3f}  {rate:.0f} images/s"
+        note = f"loss {report.loss:.3f}  {rate:.0f} samples/s"
         if report.spread is not None:
             note += f"  gate entropy {report.spread:.2f}"
         if report.shares:
@@ -134,18 +187,22 @@ class Reporter:
             "gate": shares,
             "gate_entropy": None if report.spread is None else round(report.spread, 4),
             "dead": dead_experts(report.shares or {}),
+            "warning": self._warn(done, report),
         }
         if self.file:
             self.file.write(step=done, **values)
         if self.trackers:
             self.trackers.log(done, values)
-        self._warn(done, report)
 
-    def _warn(self, done: int, report: Report) -> None:
+    def _warn(self, done: int, report: Report) -> str | None:
+        """Return what is wrong with the gate, if anything; the first time, say it and what to change."""
         if done <= self.gate.balance_warmup or not report.shares:
-            return
+            return None
         found = diagnosis(report.shares, report.spread, self.gate)
-        kind = found and found.partition(";")[0].partition(":")[0]
-        if found and kind != self._said and not self.quiet:
+        if found is None:
+            return None
+        kind = found.partition(";")[0].partition(":")[0]
+        if kind not in self._said and self.speaks:
             print(f"note: step {done}: {found}", file=sys.stderr, flush=True)
-        self._said = kind
+        self._said.add(kind)
+        return kind

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
-from tove_core.checkpoint import load, start_from
+from tove_core.checkpoint import MANIFEST, load, start_from
 from tove_core.config import DataConfig, GrowthConfig, RunConfig
 from tove_core.data.broken import try_image
 from tove_core.data.readers import WITH_SPLITS, read
@@ -18,7 +18,9 @@ from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
+from tove_core.training.faults import go_on
 from tove_core.training.loop import fit
+from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import join, own_device
 from tove_core.training.shard import require_shardable
@@ -47,7 +49,7 @@ def train(
     """
     together = join(device, processes)
     if (config.output / CONFIG).exists():
-        raise CheckpointError(f"{config.output} holds a run already; resume it, or set another output")
+        raise _taken(config.output)
     require_writable(config.output)
     together.wait_for_everyone()  # before the first process writes there
     return _run(config, resume=False, device=own_device(device), quiet=quiet)
@@ -56,22 +58,44 @@ def train(
 def resume(folder: Path, *, device: str | None = None, quiet: bool = False, processes: int | None = None) -> ToveModel:
     """Go on with a stopped run from its last whole state, exactly as if it had not stopped; arguments as for `train`.
 
-    A run that saves states and was stopped before the first begins anew, with a warning.
+    A run that was stopped before it saved a state begins anew, with a warning.
 
     Raises:
-        CheckpointError: the folder holds no run, or one that was told to save no states.
+        CheckpointError: the folder holds no run, or one that is finished.
     """
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} holds no run to resume ({CONFIG} is missing)")
     config = read_config(RunConfig, folder / CONFIG).model_copy(update={"output": folder})
     begun = bool(states(folder / STATE))
-    if not begun and config.training.save_every is None:
-        raise CheckpointError(f"{folder} has no saved state; start it anew, with training.save_every set")
+    # One whose configuration was given more steps since goes on to them.
+    if is_finished(folder) and (not begun or last_step(folder / METRICS) >= config.training.steps):
+        raise CheckpointError(
+            f"{folder} is finished and its model is in {find_checkpoint(folder)}, so there is nothing to go on with; "
+            "set another output to train anew"
+        )
     join(device, processes).wait_for_everyone()  # all have looked before the first process writes there
     require_writable(folder)
     if not begun and PartialState().is_main_process:
-        warnings.warn(f"{folder} was stopped before its first state was saved; it begins anew", stacklevel=2)
+        every = config.training.save_every
+        cure = f"set training.save_every in {folder / CONFIG}" + (f" below {every}" if every else "")
+        warnings.warn(
+            f"{folder} was stopped before its first state was saved; it begins anew; to lose less, {cure}", stacklevel=2
+        )
     return _run(config, resume=begun, device=own_device(device), quiet=quiet)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run's folder holds the checkpoint that training ends with."""
+    return (find_checkpoint(folder) / MANIFEST).is_file()
+
+
+def _taken(folder: Path) -> CheckpointError:
+    """Return the error for a run that was to begin where another is."""
+    if is_finished(folder):
+        return CheckpointError(f"{folder} holds a run already, which is finished; set another output")
+    return CheckpointError(
+        f"{folder} holds a run already, which is not finished; go on with {go_on(folder)}, or set another output"
+    )
 
 
 def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
@@ -99,16 +123,35 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         quiet=quiet,
         max_broken=config.data.max_broken,
         workers=config.training.workers,
+        together=True,
     )
     if together.is_main_process:
-        config.output.mkdir(parents=True, exist_ok=True)
-        write_config(config, config.output / CONFIG)
+        _keep(config)
     settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
     fit(model, examples, config.training, **settings)
     if together.is_main_process:
-        model.save_pretrained(config.output / CHECKPOINT)
+        try:
+            model.save_pretrained(config.output / CHECKPOINT)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; then end the run with {go_on(config.output)}") from error
     together.wait_for_everyone()  # nobody reads the checkpoint before it is there
     return model
+
+
+def _keep(config: RunConfig) -> None:
+    """Write the configuration of a run that does not have it yet.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    path = config.output / CONFIG
+    if path.is_file() and read_config(RunConfig, path) == config:
+        return
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{config.output} cannot be made ({error}); give another folder as output") from error
+    write_config(config, path)
 
 
 def starting_model(
@@ -178,7 +221,7 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
 
 def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint folder that a run folder or a checkpoint folder means."""
-    return path / CHECKPOINT if (path / CHECKPOINT / "tove.json").is_file() else path
+    return path / CHECKPOINT if (path / CHECKPOINT / MANIFEST).is_file() else path
 
 
 def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list[Sample]:

@@ -18,9 +18,7 @@ from tove_core.settings import read_config
 from tove_core.training.cached import open_cache
 from tove_core.training.examples import MAX_BROKEN, WORKERS, Examples
 from tove_core.training.metrics import Display
-
-CONFIG = "config.yaml"
-"""Where a run's folder holds its resolved configuration."""
+from tove_core.training.state import CONFIG
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ def make_examples(
     label: str = "encode",
     max_broken: float = MAX_BROKEN,
     workers: int = WORKERS,
+    together: bool = False,
 ) -> Examples:
     """Bind samples to a model, with features computed once per image when `cache` is set, or read from a cache.
 
@@ -67,9 +66,12 @@ def make_examples(
 
     Args:
         workers: threads that read images ahead, where features are computed.
+        together: every process calls it with the same samples; features that are kept in memory are computed in
+            parts, one by each.
 
     Raises:
-        DataError: the cache that is named lacks features or images, or holds features of another model.
+        DataError: the cache that is named lacks features or images, or holds features of another model; or too many
+            images are unreadable.
     """
     found = cached_examples(model, samples, cache, quiet=quiet, max_broken=max_broken)
     if found is not None:
@@ -84,6 +86,7 @@ def make_examples(
             progress=lambda done, _: display.update(done),
             max_broken=max_broken,
             workers=workers,
+            together=together,
         )
 
 

@@ -23,6 +23,8 @@ from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.training.pieces import laid_out, whole
 
+CONFIG = "config.yaml"
+"""Where a run's folder holds its resolved configuration."""
 STATE = "state"
 FORMAT = 2
 KEPT = 2
