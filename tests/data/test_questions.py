@@ -64,7 +64,24 @@ def test_vqav2_refuses_annotations_of_another_file_and_unknown_image_names(vqa):
     with pytest.raises(DataError, match=r"question_id 42000\) is not in .*b\.json"):
         read(DataConfig(reader="vqav2", path=vqa, options={"annotations": str(other)}))
     with pytest.raises(DataError, match=r"cannot name .*data\.options\.image_name"):
-        read(DataConfig(reader="vqav2", path=vqa, options={"image_name": "{number}.jpg"}))
+        read(DataConfig(reader="vqav2", path=vqa, options={"image_name": "{subset:d}.jpg"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("{number}.jpg", r"holds \{number\}, but \{image_id\} and \{subset\} are all"),
+        ("{image_id.foo}", r"holds \{image_id\.foo\}"),
+        ("{subset[a]}", r"holds \{subset\[a\]\}"),
+        ("{}.jpg", r"holds \{\}"),
+        ("{image_id", "image_name"),
+        ("{image_id:{number}}", r"holds \{number\}"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["vqav2", "gqa"])
+def test_templates_that_name_something_else_are_refused_as_options(vqa, reader, name, words):
+    with pytest.raises(ConfigError, match=words):
+        read(DataConfig(reader=reader, path=vqa, options={"image_name": name}))
 
 
 # --- GQA, POPE, VSR ---------------------------------------------------------------------------------------------------

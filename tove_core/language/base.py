@@ -205,7 +205,16 @@ class Decoder(nn.Module, ABC):
             ConfigError: a prompt alone is too long.
         """
         used = self._assemble(tokens, self._texts(tokens, prompts, None), "left").ids.shape[1]
-        return None if self._limit is None else self._limit - used
+        return None if self.limit is None else self.limit - used
+
+    @property
+    def limit(self) -> int | None:
+        """The longest sequence of the language model, if it has one."""
+        return getattr(self.language_model.config, "max_position_embeddings", None)
+
+    def length(self, text: EncodedText, tokens: int) -> int:
+        """Return how many positions a text and its images' `tokens` vision tokens take in the language model."""
+        return self._positions(tokens) + sum(map(len, (text.before, *text.between, text.after, text.target)))
 
     def trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return what is trained, in two groups: `projector` and `language_model`."""
@@ -239,8 +248,8 @@ class Decoder(nn.Module, ABC):
         """Return the ids [B, T] of new tokens only."""
 
     @abstractmethod
-    def _positions(self, tokens: Tensor) -> int:
-        """Return how many positions of the language model's sequence the image takes."""
+    def _positions(self, tokens: int) -> int:
+        """Return how many positions of the language model's sequence so many vision tokens take."""
 
     def _trained(self) -> list[nn.Parameter]:
         """Return the parameters of the language model that `config.train` names."""
@@ -276,8 +285,8 @@ class Decoder(nn.Module, ABC):
         return texts
 
     def _assemble(self, tokens: Tensor, texts: list[EncodedText], side: Any, new: int = 0) -> TextBatch:
-        batch = assemble(texts, image=self._positions(tokens), pad=self.pad, side=side)
-        length, limit = batch.ids.shape[1] + new, self._limit
+        batch = assemble(texts, image=self._positions(tokens.shape[1]), pad=self.pad, side=side)
+        length, limit = batch.ids.shape[1] + new, self.limit
         if limit is not None and length > limit:
             raise ConfigError(
                 f"a sequence of {length} positions exceeds the {limit} of {self.identity.architecture}; "
@@ -290,11 +299,6 @@ class Decoder(nn.Module, ABC):
                 "use the tokenizer that belongs to it"
             )
         return batch.to(tokens.device)
-
-    @property
-    def _limit(self) -> int | None:
-        """The longest sequence of the language model, if it has one."""
-        return getattr(self.language_model.config, "max_position_embeddings", None)
 
     def _padding_id(self) -> int:
         pad = self.tokenizer.pad_token_id
