@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -84,20 +84,20 @@ def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) ->
     )
 
 
-def require_room(lengths: Mapping[str, int], decoder: Decoder, step: int) -> None:
+def require_room(lengths: Sequence[tuple[str, int]], decoder: Decoder, step: int) -> None:
     """Refuse samples that are longer than the language model's longest sequence.
 
     Args:
-        lengths: positions that each sample of a step takes, by its id.
+        lengths: id of each sample of a step, and how many positions it takes.
         decoder: whose language model it is.
         step: counted from 1.
 
     Raises:
         DataError: some are; those samples are named.
     """
-    long = {} if decoder.limit is None else {name: size for name, size in lengths.items() if size > decoder.limit}
+    long = [] if decoder.limit is None else [(name, size) for name, size in lengths if size > decoder.limit]
     if long:
-        shown = ", ".join(f"{name!r} takes {size}" for name, size in list(long.items())[:5])
+        shown = ", ".join(f"{name!r} takes {size}" for name, size in long[:5])
         raise DataError(
             f"{len(long)} of the samples of step {step} exceed the {decoder.limit} positions of "
             f"{decoder.identity.architecture} ({shown}{', ...' if len(long) > 5 else ''}); shorten their texts, take "

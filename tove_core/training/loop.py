@@ -63,6 +63,7 @@ def fit(
     Raises:
         ConfigError: the model has no decoder or nothing trainable.
         ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
+        DataError: a sample is longer than the language model's longest sequence; it is named.
         PlacementError: a step does not fit into memory.
         Interrupted: SIGTERM or SIGINT came; the state after the last step was saved first.
     """
@@ -142,10 +143,10 @@ class _Run:
         prompts, targets = self.examples.prompts(indices), self.examples.targets(indices, keys)
         texts = self.decoder.encode(prompts, targets)
         seen = math.prod(self.model.tower.grid)
-        lengths = {
-            self.examples.samples[index].id: self.decoder.length(text, seen * len(self.examples.rows[index]))
+        lengths = [
+            (self.examples.samples[index].id, self.decoder.length(text, seen * len(self.examples.rows[index])))
             for index, text in zip(indices, texts, strict=True)
-        }
+        ]
         require_room(lengths, self.decoder, step + 1)
         return Share(indices, keys, texts)
 
