@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 
-from tove_core.config import DataConfig
+from tove_core.config import DataConfig, RunConfig
 from tove_core.data.readers import read
 from tove_core.errors import ConfigError, DataError
+from tove_core.settings import read_config
 
 
 def write(folder: Path, name: str, content: object) -> Path:
@@ -183,7 +185,25 @@ def test_conversations_without_image_are_refused_or_skipped_as_told(llava):
     bare = {"id": "t", "conversations": talk("Hello", "Hi")["conversations"]}
     with pytest.raises(DataError, match=r"item 1 has no image; .*text_only"):
         read(llava(talk("<image>x", "y"), bare))
-    assert [s.id for s in read(llava(talk("<image>x", "y"), bare, text_only="skip"))] == ["a/0"]
+    config = llava(bare, talk("<image>x", "y"), bare, text_only="skip")
+    with pytest.warns(UserWarning, match=r"2 of 3 conversations of .*data\.json have no image and are left") as noted:
+        assert [s.id for s in read(config)] == ["a/0"]
+    assert len(noted) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(llava(talk("<image>x", "y"), text_only="skip"))
+
+
+def test_the_recipe_reads_a_mix_that_holds_conversations_without_image(tmp_path):
+    recipe = Path(__file__).parents[2] / "docs" / "recipes" / "llava.yaml"
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "a.jpg").write_bytes(b"x")
+    bare = {"id": "t", "conversations": talk("Hello", "Hi")["conversations"]}
+    path = write(tmp_path, "mix.json", [talk("What?\n<image>", "That.", image="coco/a.jpg"), bare])
+    data = read_config(RunConfig, recipe, [f"data.path={path}", f"data.images={tmp_path}"]).data
+    with pytest.warns(UserWarning, match="1 of 2 conversations"):
+        (only,) = read(data)
+    assert (only.prompt, only.targets, only.image) == ("What?", ("That.",), tmp_path / "coco" / "a.jpg")
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,17 @@ def test_open_clip_tables_are_read_by_their_own_column_names(tmp_path):
         ('image,text\n0.png,"x\n', "is not delimited text"),
         ("image,text\n,x\n", "line 2 has no 'image'"),
         ("", "has the columns nothing"),
+        ("image,text,text\n0.png,x,y\n", "has the column 'text' twice"),
     ],
 )
 def test_broken_tables_are_refused_with_the_line(tmp_path, text, words):
     with pytest.raises(DataError, match=words):
         read(table(tmp_path, text))
+
+
+def test_columns_without_a_name_may_be_several_as_spreadsheets_write_them(tmp_path):
+    (only,) = read(table(tmp_path, "image,text,,\n0.png,x,,\n"))
+    assert (only.targets, only.meta) == (("x",), {})
 
 
 def test_json_lines_are_read_by_column_names_and_misspelt_ones_are_refused(tmp_path):

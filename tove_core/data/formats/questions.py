@@ -98,7 +98,8 @@ def _annotations(path: Path) -> dict[str, Answer]:
         if key == "annotations":
             with one_row:
                 where = f"{path} annotation {number}"
-                told[required_id(record, "question_id", where)] = _answer(record, where, known)
+                identifier = required_id(record, "question_id", where)
+                told[identifier] = _answer(record, where, known)
     return told
 
 
