@@ -205,12 +205,12 @@ class Decoder(nn.Module, ABC):
             ConfigError: a prompt alone is too long.
         """
         used = self._assemble(tokens, self._texts(tokens, prompts, None), "left").ids.shape[1]
-        return None if self.limit is None else self.limit - used
+        return None if self._limit is None else self._limit - used
 
     @property
     def limit(self) -> int | None:
-        """The longest sequence of the language model, if it has one."""
-        return getattr(self.language_model.config, "max_position_embeddings", None)
+        """The longest sequence that the language model takes, if it has one; see `length`."""
+        return self._limit
 
     def length(self, text: EncodedText, tokens: int) -> int:
         """Return how many positions a text and its images' `tokens` vision tokens take in the language model."""
@@ -286,7 +286,7 @@ class Decoder(nn.Module, ABC):
 
     def _assemble(self, tokens: Tensor, texts: list[EncodedText], side: Any, new: int = 0) -> TextBatch:
         batch = assemble(texts, image=self._positions(tokens.shape[1]), pad=self.pad, side=side)
-        length, limit = batch.ids.shape[1] + new, self.limit
+        length, limit = batch.ids.shape[1] + new, self._limit
         if limit is not None and length > limit:
             raise ConfigError(
                 f"a sequence of {length} positions exceeds the {limit} of {self.identity.architecture}; "
@@ -299,6 +299,11 @@ class Decoder(nn.Module, ABC):
                 "use the tokenizer that belongs to it"
             )
         return batch.to(tokens.device)
+
+    @property
+    def _limit(self) -> int | None:
+        """The longest sequence of the language model, if it has one."""
+        return getattr(self.language_model.config, "max_position_embeddings", None)
 
     def _padding_id(self) -> int:
         pad = self.tokenizer.pad_token_id
