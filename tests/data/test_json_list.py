@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from tove_core.data.json_list import read_records
+from tove_core.data.json_list import read_members, read_records
 from tove_core.errors import DataError
 
 RECORDS = [{"a": 1}, {"b": 'ü \u2028 , ] [ " \\'}, {}, {"c": [1, {"d": None}], "e": -1.5e3}]
@@ -74,5 +74,65 @@ def test_no_more_than_the_text_and_one_item_is_in_memory(tmp_path):
     try:
         assert sum(1 for _ in read_records(path)) == 20_000
         assert tracemalloc.get_traced_memory()[1] < 2.5 * size  # bytes and text; decoded it is more than five times
+    finally:
+        tracemalloc.stop()
+
+
+OBJECT = {"info": {"a": [1]}, "images": [{"b": "] } ,"}, 5], "licence": None, "empty": [], "last": [[], {}]}
+
+
+def told(path, lists=(), optional=()):
+    """Put together again what `read_members` gives."""
+    found = {}
+    for key, number, value in read_members(path, lists, optional):
+        if key in lists:
+            found.setdefault(key, []).append(value)
+            assert number == len(found[key]) - 1
+        else:
+            assert number == 0
+            found[key] = value
+    return found
+
+
+@pytest.mark.parametrize("indent", [None, 1, "\t"])
+@pytest.mark.parametrize("lists", [(), ("images",), ("last", "images", "empty")])
+def test_the_members_of_an_object_are_read_as_json_reads_them(tmp_path, indent, lists):
+    path = put(tmp_path, "\ufeff " + json.dumps(OBJECT, indent=indent) + "\n")
+    assert told(path, lists) == {key: value for key, value in OBJECT.items() if key not in lists or value}
+    assert told(put(tmp_path, "{ }")) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": [1}', '{"a": [1],}', '{"a" [1]}', '{"a": [1]} {}', '{"a": [1]', "{5: 6}", '{"a": [1] "b": 2}', '{"a": \n}'],
+)
+def test_faults_in_objects_are_told_with_the_line_that_json_tells(tmp_path, text):
+    path = put(tmp_path, "\n" + text)
+    with pytest.raises(json.JSONDecodeError) as seen:
+        json.loads("\n" + text)
+    for lists in ((), ("a",)):
+        with pytest.raises(DataError, match=rf"x\.json is not JSON \(line {seen.value.lineno}: "):
+            told(path, lists)
+
+
+def test_lists_must_be_there_unless_they_are_optional(tmp_path):
+    path = put(tmp_path, '{"a": [1], "b": 5}')
+    assert told(path, ("a", "c"), ("c",)) == {"a": [1], "b": 5}
+    with pytest.raises(DataError, match=r"has no 'c' \(it has a, b\)"):
+        told(path, ("a", "c"))
+    with pytest.raises(DataError, match=r"has 'b' of type int, but a list is wanted"):
+        told(path, ("b",))
+    with pytest.raises(DataError, match="holds str, but an object is wanted"):
+        told(put(tmp_path, '"text"'))
+
+
+def test_no_more_than_the_text_and_one_item_of_a_list_below_a_key_is_in_memory(tmp_path):
+    items = [{"answers": [{"answer": str(n)}]} for n in range(20_000)]
+    path = put(tmp_path, json.dumps({"annotations": items}))
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_members(path, ["annotations"])) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * size  # as above
     finally:
         tracemalloc.stop()

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 
-from tove_core.config import DataConfig
+from tove_core.config import DataConfig, RunConfig
 from tove_core.data.readers import read
 from tove_core.errors import ConfigError, DataError
+from tove_core.settings import read_config
 
 
 def write(folder: Path, name: str, content: object) -> Path:
@@ -64,7 +66,24 @@ def test_vqav2_refuses_annotations_of_another_file_and_unknown_image_names(vqa):
     with pytest.raises(DataError, match=r"question_id 42000\) is not in .*b\.json"):
         read(DataConfig(reader="vqav2", path=vqa, options={"annotations": str(other)}))
     with pytest.raises(DataError, match=r"cannot name .*data\.options\.image_name"):
-        read(DataConfig(reader="vqav2", path=vqa, options={"image_name": "{number}.jpg"}))
+        read(DataConfig(reader="vqav2", path=vqa, options={"image_name": "{subset:d}.jpg"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("{number}.jpg", r"holds \{number\}, but \{image_id\} and \{subset\} are all"),
+        ("{image_id.foo}", r"holds \{image_id\.foo\}"),
+        ("{subset[a]}", r"holds \{subset\[a\]\}"),
+        ("{}.jpg", r"holds \{\}"),
+        ("{image_id", "image_name"),
+        ("{image_id:{number}}", r"holds \{number\}"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["vqav2", "gqa"])
+def test_templates_that_name_something_else_are_refused_as_options(vqa, reader, name, words):
+    with pytest.raises(ConfigError, match=words):
+        read(DataConfig(reader=reader, path=vqa, options={"image_name": name}))
 
 
 # --- GQA, POPE, VSR ---------------------------------------------------------------------------------------------------
@@ -166,7 +185,25 @@ def test_conversations_without_image_are_refused_or_skipped_as_told(llava):
     bare = {"id": "t", "conversations": talk("Hello", "Hi")["conversations"]}
     with pytest.raises(DataError, match=r"item 1 has no image; .*text_only"):
         read(llava(talk("<image>x", "y"), bare))
-    assert [s.id for s in read(llava(talk("<image>x", "y"), bare, text_only="skip"))] == ["a/0"]
+    config = llava(bare, talk("<image>x", "y"), bare, text_only="skip")
+    with pytest.warns(UserWarning, match=r"2 of 3 conversations of .*data\.json have no image and are left") as noted:
+        assert [s.id for s in read(config)] == ["a/0"]
+    assert len(noted) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(llava(talk("<image>x", "y"), text_only="skip"))
+
+
+def test_the_recipe_reads_a_mix_that_holds_conversations_without_image(tmp_path):
+    recipe = Path(__file__).parents[2] / "docs" / "recipes" / "llava.yaml"
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "a.jpg").write_bytes(b"x")
+    bare = {"id": "t", "conversations": talk("Hello", "Hi")["conversations"]}
+    path = write(tmp_path, "mix.json", [talk("What?\n<image>", "That.", image="coco/a.jpg"), bare])
+    data = read_config(RunConfig, recipe, [f"data.path={path}", f"data.images={tmp_path}"]).data
+    with pytest.warns(UserWarning, match="1 of 2 conversations"):
+        (only,) = read(data)
+    assert (only.prompt, only.targets, only.image) == ("What?", ("That.",), tmp_path / "coco" / "a.jpg")
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_images_are_found_beside_the_file_or_where_the_configuration_says(tmp_pa
         ({"images": []}, "3 captions of images it does not list"),
         ({"images": [{"id": 3}]}, "image 0 has no 'file_name'"),
         ({"annotations": [{"image_id": 3}]}, "annotation 0 has no 'caption'"),
-        ({"annotations": [{"image_id": 3, "caption": None}]}, "annotation 0 has the caption None"),
+        ({"annotations": [{"image_id": 3, "caption": None}]}, "annotation 0 has None as 'caption'"),
         ({"annotations": [5]}, "annotation 0 is int"),
         ({"annotations": {}}, "'annotations' of type dict"),
         ({"annotations": CONTENT["annotations"][:1]}, "1 of 2 samples .* have no target text.*'9'"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tove_core.config import DataConfig
 from tove_core.data.images import PackedImage
-from tove_core.data.readers import read
+from tove_core.data.readers import collect, read
 from tove_core.errors import ConfigError, DataError
 from tove_core.hub.images import read_image
 
@@ -65,11 +65,17 @@ def test_open_clip_tables_are_read_by_their_own_column_names(tmp_path):
         ('image,text\n0.png,"x\n', "is not delimited text"),
         ("image,text\n,x\n", "line 2 has no 'image'"),
         ("", "has the columns nothing"),
+        ("image,text,text\n0.png,x,y\n", "has the column 'text' twice"),
     ],
 )
 def test_broken_tables_are_refused_with_the_line(tmp_path, text, words):
     with pytest.raises(DataError, match=words):
         read(table(tmp_path, text))
+
+
+def test_columns_without_a_name_may_be_several_as_spreadsheets_write_them(tmp_path):
+    (only,) = read(table(tmp_path, "image,text,,\n0.png,x,,\n"))
+    assert (only.targets, only.meta) == (("x",), {})
 
 
 def test_json_lines_are_read_by_column_names_and_misspelt_ones_are_refused(tmp_path):
@@ -181,6 +187,19 @@ def test_saved_tables_and_their_splits_are_read_with_labels_as_words(hub, tmp_pa
     assert told(read(DataConfig(reader="datasets", path=tmp_path / "two", split="val"))) == ROWS[2:]
     with pytest.raises(DataError, match="cannot be read by datasets"):
         read(DataConfig(reader="datasets", path=tmp_path / "two", split="test"))
+
+
+@pytest.mark.parametrize("kept", [[0, 2], [0]])
+def test_labels_without_a_name_are_refused_and_listed_with_their_row(hub, tmp_path, kept):
+    datasets, made = hub
+    secret = made.select([0, 1, 2]).to_dict() | {"answer": [1 if n in kept else -1 for n in range(3)]}
+    datasets.Dataset.from_dict(secret, features=made.features).to_parquet(str(tmp_path / "a.parquet"))
+    config = DataConfig(reader="datasets", path=tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 1 has the label -1 in column 'answer', which has no name"):
+        read(config)
+    (part,) = collect(config, malformed=True)
+    assert told(part.samples) == [ROWS[n] for n in kept]
+    assert len(part.malformed) == 3 - len(kept)
 
 
 def test_parquet_files_are_read_and_images_stay_on_disk_until_wanted(hub, tmp_path):

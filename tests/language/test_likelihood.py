@@ -80,3 +80,12 @@ def test_room_is_what_the_positions_leave_behind_the_longest_prompt(make, tokens
     with pytest.raises(ConfigError, match="exceeds the 60"):
         decoder.generate(tokens, prompts, max_new_tokens=room + 1)
     assert make("mamba").room(tokens, prompts) is None
+
+
+@pytest.mark.parametrize("kind", ["prefix", "cross-attention"])
+def test_the_length_of_a_text_is_that_of_its_row_in_a_batch(make, tokens, prompts, kind):
+    decoder = make("gpt2", kind=kind)
+    texts = decoder.encode(prompts, ["red", "a blue square", "two"][: len(prompts)])
+    lengths = [decoder.length(text, tokens.shape[1]) for text in texts]
+    rows = [decoder._assemble(tokens[:1], [text], "right").ids.shape[1] for text in texts]
+    assert lengths == rows and len(set(lengths)) > 1

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from tove_core.config import RunConfig, TrainingConfig
-from tove_core.errors import CheckpointError, Interrupted, PlacementError, ToveError
+from tove_core.errors import CheckpointError, DataError, Interrupted, PlacementError, ToveError
 from tove_core.settings import read_config, write_config
 from tove_core.training import fit, resume, train
 from tove_core.training.examples import Examples
 from tove_core.training.faults import listening, memory_named, not_finite
+from tove_core.training.run import prepare
 from tove_core.training.state import STATE, load_state, states
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -105,6 +107,28 @@ def test_a_bad_gradient_stops_before_it_reaches_a_parameter(toy: Any) -> None:
     with pytest.raises(ToveError, match=r"the gradient is (inf|nan) at step 1 \(samples 's\d+', 's\d+'"):
         fit(model, examples, config(), quiet=True)
     assert all(torch.equal(value, before[name]) for name, value in trained_state(model).items())
+
+
+def test_samples_too_long_for_the_language_model_are_named_before_anything_is_computed(toy: Any) -> None:
+    model = toy.build()
+    samples = toy.samples()
+    wordy = replace(samples[4], targets=("black " * 200,))
+    many = replace(samples[7], image=samples[7].images * 3)
+    examples = Examples(model, [samples[0], wordy, samples[1], many])
+    prepare(model, samples)
+    texts = model.decoder.encode(examples.prompts([0, 1, 2, 3]), [s.targets[0] for s in examples.samples])
+    sizes = [len(t.before) + len(t.after) + len(t.target) + 25 * n for t, n in zip(texts, (1, 1, 1, 3), strict=True)]
+    # The longest that fits and the shortest that does not differ by one position.
+    model.decoder.language_model.config.max_position_embeddings = sizes[3] - 1
+    assert max(sizes[0], sizes[2]) < sizes[3] - 1 < sizes[1]
+    before = trained_state(model)
+    told = rf"2 of the samples of step 1 exceed the {sizes[3] - 1} positions of LlamaForCausalLM \("
+    with pytest.raises(DataError, match=told) as caught:
+        fit(model, examples, config(batch_size=4), quiet=True)
+    assert f"'s4' takes {sizes[1]}" in str(caught.value) and f"'s7' takes {sizes[3]}" in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in trained_state(model).items())
+    model.decoder.language_model.config.max_position_embeddings = sizes[1]
+    fit(model, examples, config(batch_size=4, steps=1), quiet=True)
 
 
 def test_full_memory_says_what_to_shrink(toy: Any) -> None:

@@ -19,6 +19,9 @@ app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 NAMED = 5
 """How many faults of a sort are named in the table; `--json` names them all."""
 
+LONGEST = 400
+"""Characters of a name or a sentence that the table shows; `--json` shows all."""
+
 
 @app.callback()
 def _group() -> None:
@@ -35,8 +38,8 @@ def check_data(
 ) -> None:
     """Count what a data set holds and find what is wrong with it; exit with code 1 where anything is.
 
-    Missing and unreadable images, ids that come twice, and samples without target text are faults. Of a run its data
-    and its validation data are read. With READER:PATH, --set changes keys of the data: --set split=val.
+    Malformed rows, missing and unreadable images, ids that come twice, and samples without target text are faults. Of a
+    run its data and its validation data are read. With READER:PATH, --set changes keys of the data: --set split=val.
     """
     from tove_core.data.check import check
     from tove_core.data.readers import collect
@@ -45,7 +48,7 @@ def check_data(
 
     reports = []
     for name, config in _wanted(source, set_ or []).items():
-        for part in collect(config):
+        for part in collect(config, malformed=True):
             images = len(distinct_images(part.samples[: part.limit])[0])
             with Display(images, f"look at {name}", quiet=as_json, every=5000) as display:
                 report = check(
@@ -80,27 +83,33 @@ def _wanted(source: str, changes: list[str]) -> dict[str, DataConfig]:
 
 
 def _lines(name: str, report: DataReport) -> list[str]:
+    from tove_core.data.files import shortened
+
     asked = report.samples - report.captions
     rows = [
         ("samples", f"{report.samples:,} ({asked:,} with a question, {report.captions:,} without)"),
-        ("images", f"{report.images:,} different; per sample {report.images_per_sample}"),
+        ("images", f"{report.images:,} different; per sample {report.images_per_sample or '-'}"),
         ("sides", f"{report.sides} pixels" if report.sides else "not decoded"),
-        ("targets", f"per sample {report.targets_per_sample}"),
+        ("targets", f"per sample {report.targets_per_sample or '-'}"),
         ("prompt words", str(report.prompt_words or "-")),
         ("target words", str(report.target_words or "-")),
         ("kinds", _kinds(report.kinds)),
     ]
     lines = [f"{name}: {report.where}", *(f"  {head:<16}{text}" for head, text in rows)]
-    faults = {"missing images": report.missing, "repeated ids": report.repeated, "without target": report.bare}
+    if not report.samples:
+        cure = "repair its rows" if report.malformed else "give a file or a split that holds some"
+        lines.append(f"  there are no samples in it, and nothing can be trained or scored; {cure}")
+    faults = {"malformed rows": report.malformed, "missing images": report.missing}
+    faults |= {"repeated ids": report.repeated, "without target": report.bare}
     if report.broken is not None:
         faults["broken images"] = report.broken
     for head, found in faults.items():
         lines.append(f"  {head:<16}{len(found):,}")
-        lines += [f"    {one}" for one in found[:NAMED]]
+        lines += [f"    {shortened(one, LONGEST)}" for one in found[:NAMED]]
         lines += [f"    and {len(found) - NAMED:,} more"] if len(found) > NAMED else []
     for sample in report.shown:
         lines.append(f"  sample {sample.id!r}")
-        lines += [f"    image   {key}" for key in sample.image_keys]
+        lines += [f"    image   {shortened(key, LONGEST)}" for key in sample.image_keys]
         lines += [f"    prompt  {sample.prompt}"] if sample.prompt is not None else []
         lines += [f"    target  {text}" for text in sample.targets]
     return lines

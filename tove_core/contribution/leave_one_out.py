@@ -23,7 +23,7 @@ class Contribution:
     Attributes:
         expert: its name in the model.
         loss: nats per answer token that its absence costs; negative: the model is better without it.
-        norm: mean norm of its gated term before the shared linear; a proxy that does not always hold (docs/benchmarks/claims.md).
+        norm: mean norm of its gated term before the shared linear; a proxy that does not always hold.
         mass: mean gate; 1 is the weight of equal gates. Not a measure of contribution.
     """
 

@@ -49,6 +49,7 @@ class DataReport:
         prompt_words, target_words: lengths of the texts, in words; None where there are none.
         sides: of the images, in pixels, the shorter and the longer together; None where none was decoded.
         kinds: samples by kind.
+        malformed: what is wrong with rows that cannot be read, a sentence each; the rest of the report is without them.
         missing: names of images that are not there.
         broken: why images cannot be decoded, a sentence each; None: none was decoded.
         repeated: ids of several samples.
@@ -66,6 +67,7 @@ class DataReport:
     target_words: Range | None
     sides: Range | None
     kinds: dict[str, int]
+    malformed: list[str]
     missing: list[str]
     broken: list[str] | None
     repeated: list[str]
@@ -75,7 +77,7 @@ class DataReport:
     @property
     def faults(self) -> int:
         """How many things are wrong; a data set without samples is one."""
-        found = (self.missing, self.broken or [], self.repeated, self.bare)
+        found = (self.malformed, self.missing, self.broken or [], self.repeated, self.bare)
         return sum(map(len, found)) + (not self.samples)
 
     def plain(self) -> dict[str, Any]:
@@ -117,6 +119,7 @@ def check(part: Part, *, show: int = 3, decode: bool = True, progress: Progress 
         target_words=Range.of([len(text.split()) for s in samples for text in s.targets]),
         sides=Range.of(sides),
         kinds=dict(Counter(sample.kind for sample in samples)),
+        malformed=list(part.malformed),
         missing=list(dict.fromkeys(missing.values())),
         broken=broken,
         repeated=repeated_ids(samples),

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.config import SourceConfig
+from tove_core.data.malformed import one_row
 from tove_core.errors import DataError
+
+_DECODER = json.JSONDecoder()
 
 
 def required_path(config: SourceConfig) -> Path:
@@ -52,6 +55,39 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
+def scan(text: str, place: int = 0) -> tuple[Any, int]:
+    """Return the JSON value that begins at a place of a text, and where it ends.
+
+    Raises:
+        json.JSONDecodeError: there is none, or one that the decoder gives up on, whatever it raises then.
+    """
+    try:
+        return _DECODER.raw_decode(text, place)
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:
+        raise _given_up(error, text, place) from error
+
+
+def parse(text: str) -> Any:
+    """Return the JSON value that a text is.
+
+    Raises:
+        json.JSONDecodeError: as of `scan`.
+    """
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:
+        raise _given_up(error, text, 0) from error
+
+
+def _given_up(error: Exception, text: str, place: int) -> json.JSONDecodeError:
+    deep = isinstance(error, RecursionError)
+    return json.JSONDecodeError("Nested too deeply" if deep else "A number of too many digits", text, place)
+
+
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
@@ -59,7 +95,7 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing, not UTF-8, or not JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return parse(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not JSON (line {error.lineno}: {error.msg.lower()}); repair or replace it"
@@ -72,25 +108,32 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: the file is missing, or a line is not a JSON object.
     """
-    scan = json.JSONDecoder().raw_decode
     # Lines end at line feeds alone: JSON texts may hold U+2028 and others that splitlines() would break at.
     for number, line in enumerate(_lines(path), start=1):
         if line.isspace():
             continue
-        try:
-            record, end = scan(line)
-            if line[end:] not in ("\n", ""):
-                record = json.loads(line)  # blanks around it are well; what else there is, it says
-        except json.JSONDecodeError:
-            record = _parsed(line, path, number)
-        if not isinstance(record, dict):
-            raise DataError(f"{path} line {number} holds {type(record).__name__}, but an object is wanted; repair it")
-        yield number, record
+        record = None
+        with one_row:
+            record = _object(line, path, number)
+        if record is not None:
+            yield number, record
+
+
+def _object(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        record, end = scan(line)
+        if line[end:] not in ("\n", ""):
+            record = parse(line)  # blanks around it are well; what else there is, it says
+    except json.JSONDecodeError:
+        record = _parsed(line, path, number)
+    if not isinstance(record, dict):
+        raise DataError(f"{path} line {number} holds {type(record).__name__}, but an object is wanted; repair it")
+    return record
 
 
 def _parsed(line: str, path: Path, number: int) -> Any:
     try:
-        return json.loads(line)
+        return parse(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {number} is not JSON ({error.msg.lower()}); repair it") from error
 
@@ -119,11 +162,50 @@ def checked_text(value: Any, key: str, where: object) -> str:
     """Return a text without the blanks around it.
 
     Raises:
-        DataError: it is no text, or there is nothing in it.
+        DataError: it is no text, there is nothing in it, or it cannot be written.
     """
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where} has {value!r:.60} as {key!r}, but a text is wanted; repair it or take it out")
-    return value.strip()
+    return writable(value, key, where).strip()
+
+
+def writable(text: str, key: str, where: object) -> str:
+    """Return a text that can be printed, saved and tokenised: JSON can spell halves of characters ("\\ud800").
+
+    Raises:
+        DataError: it holds one.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):x}"
+            raise DataError(
+                f"{where} has half a character ({half}, a lone surrogate) at place {error.start} of {key!r}; repair it"
+            ) from error
+    return text
+
+
+def optional_text(record: Any, key: str, where: object) -> str:
+    """Return `record[key]`, stripped; "" where there is no such key, or null or nothing in it.
+
+    Raises:
+        DataError: the record is no object, or there is something else in it.
+    """
+    value = required_key(record, key, where) if not isinstance(record, dict) or key in record else None
+    return "" if value is None or value == "" else checked_text(value, key, where)
+
+
+def required_list(record: Any, key: str, where: object) -> list[Any]:
+    """Return `record[key]`; see `required_key`.
+
+    Raises:
+        DataError: there is no such key, or no list in it.
+    """
+    value = required_key(record, key, where)
+    if not isinstance(value, list):
+        raise DataError(f"{where} has {key!r} of type {type(value).__name__}, but a list is wanted; repair it")
+    return value
 
 
 def checked_texts(value: Any, key: str, where: object) -> tuple[str, ...]:
@@ -139,6 +221,14 @@ def checked_texts(value: Any, key: str, where: object) -> tuple[str, ...]:
     return tuple(checked_text(item, key, where) for item in value)
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """Return a text for people to read, without its middle where it is long: names can fill a screen."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}...{text[-half:]} ({len(text):,} characters)"
+
+
 def required_id(record: Any, key: str, where: object) -> str:
     """Return `record[key]`, a text or a whole number, as text.
 
@@ -148,7 +238,7 @@ def required_id(record: Any, key: str, where: object) -> str:
     value = required_key(record, key, where)
     if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
         raise DataError(f"{where} has the {key} {value!r:.60}, but a text or a whole number is wanted; repair it")
-    return str(value)
+    return writable(value, key, where) if isinstance(value, str) else str(value)
 
 
 def required_key(record: Any, key: str, where: object) -> Any:

@@ -243,10 +243,22 @@ def open_images(path: Path) -> ImageFolder | ImageArchive:
     raise DataError(f"{path} does not exist, but the images were expected there as a folder or a tar archive")
 
 
+class FoundImages(dict[str, Path | StoredImage]):
+    """Images by the name a data set gives them, each looked for when it is first asked for and kept.
+
+    Where there is none, a `MissingImage` stands for it.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        super().__init__()
+        self.source = source
+
+    def __missing__(self, name: str) -> Path | StoredImage:
+        found = self[name] = self.source.find(name) or MissingImage(name, str(self.source))
+        return found
+
+
 def find_all(source: ImageSource, names: Iterable[str]) -> dict[str, Path | StoredImage]:
     """Return the image of every name, a `MissingImage` where there is none."""
-    found: dict[str, Path | StoredImage] = {}
-    for name in names:
-        if name not in found:
-            found[name] = source.find(name) or MissingImage(name, str(source))
-    return found
+    images = FoundImages(source)
+    return {name: images[name] for name in names}

@@ -6,13 +6,16 @@ import difflib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
 from tove_core.config import DataConfig, SourceConfig
 from tove_core.data.collector import without_collector
+from tove_core.data.files import shortened
 from tove_core.data.format import Format
 from tove_core.data.images import FileImage, MissingImage
+from tove_core.data.malformed import noting, one_row
 from tove_core.data.sample import ImageRef, Sample, distinct_images
 from tove_core.data.shards import url_of
 from tove_core.errors import ConfigError, DataError
@@ -64,6 +67,8 @@ class Part(NamedTuple):
     where: str
     limit: int | None
     samples: list[Sample]
+    malformed: Sequence[str] = ()
+    """What is wrong with rows that were left out, a sentence each; only where `collect` was asked for them."""
 
 
 def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
@@ -88,39 +93,45 @@ def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
     return found
 
 
-def collect(config: DataConfig) -> list[Part]:
+def collect(config: DataConfig, *, malformed: bool = False) -> list[Part]:
     """Read every part of a configuration without checking or leaving out anything; one part where there is no mixture.
 
     Samples of a mixture carry the name of their part, in front of their ids too, and its weight.
 
+    Args:
+        config: a data set, or a mixture of several.
+        malformed: leave malformed rows out and list them in their part, rather than stop at the first.
+
     Raises:
         ConfigError: there is no such reader, or it has no such option.
-        DataError: a data set is malformed.
+        DataError: a data set is malformed, and not only in some of its rows where these are listed.
     """
     if not config.mixture:
-        return [_collected(config)]
+        return [_collected(config, malformed)]
     parts = []
     for one in config.mixture:
-        name, part = one.name or one.reader, _collected(one)
+        name, part = one.name or one.reader, _collected(one, malformed)
         samples = [replace(s, id=f"{name}/{s.id}", source=name, weight=one.weight) for s in part.samples]
         limits = [limit for limit in (one.limit, config.limit) if limit is not None]
-        parts.append(Part(f"{name} ({part.where})", min(limits, default=None), samples))
+        parts.append(Part(f"{name} ({part.where})", min(limits, default=None), samples, part.malformed))
     return parts
 
 
-def _collected(config: SourceConfig) -> Part:
-    with without_collector():
-        samples = reader(config.reader).read(config)
-    for sample in samples:
-        if sample.prompt is not None and IMAGE in sample.prompt:
-            fault = wrong_marks(sample.prompt, len(sample.images))
-            if fault is not None:
-                raise DataError(f"sample {sample.id!r} of {_where(config)}: {fault}")
+def _collected(config: SourceConfig, malformed: bool) -> Part:
+    with noting() if malformed else nullcontext([]) as noted:
+        with without_collector():
+            samples = reader(config.reader).read(config)
+        for sample in samples:
+            if sample.prompt is not None and IMAGE in sample.prompt:
+                fault = wrong_marks(sample.prompt, len(sample.images))
+                if fault is not None:
+                    with one_row:
+                        raise DataError(f"sample {sample.id!r} of {_where(config)}: {fault}")
     if config.tiles is not None:
         from tove_core.data.parts import tiled
 
         samples = [replace(sample, image=tiled(sample.images, config.tiles)) for sample in samples]
-    return Part(_where(config), config.limit, samples)
+    return Part(_where(config), config.limit, samples, noted)
 
 
 def _where(config: SourceConfig) -> str:
@@ -153,7 +164,7 @@ def _present(part: Part, limit: float) -> list[Sample]:
     images, rows = distinct_images(part.samples)
     missing = {row: one for row, image in enumerate(images) if (one := missing_image(image)) is not None}
     places = ", ".join(dict.fromkeys(one.place for one in missing.values()))
-    first = ", ".join(list(dict.fromkeys(one.name for one in missing.values()))[:3])
+    first = ", ".join(map(shortened, list(dict.fromkeys(one.name for one in missing.values()))[:3]))
     counted = f"{len(missing)} of {len(images)} images are not in {places} (first: {first})"
     if len(missing) > limit * len(images):
         raise DataError(f"{counted}; add them, take their samples out, or raise data.max_broken (now {limit:g})")

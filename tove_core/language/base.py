@@ -209,6 +209,15 @@ class Decoder(nn.Module, ABC):
         used = self._assemble(tokens, self._texts(tokens, prompts, None), "left").ids.shape[1]
         return None if self._limit is None else self._limit - used
 
+    @property
+    def limit(self) -> int | None:
+        """The longest sequence that the language model takes, if it has one; see `length`."""
+        return self._limit
+
+    def length(self, text: EncodedText, tokens: int) -> int:
+        """Return how many positions a text and its images' `tokens` vision tokens take in the language model."""
+        return self._positions(tokens) + sum(map(len, (text.before, *text.between, text.after, text.target)))
+
     def trainable_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return what is trained, in two groups: `projector` and `language_model`."""
         return {
@@ -241,8 +250,8 @@ class Decoder(nn.Module, ABC):
         """Return the ids [B, T] of new tokens only."""
 
     @abstractmethod
-    def _positions(self, tokens: Tensor) -> int:
-        """Return how many positions of the language model's sequence the image takes."""
+    def _positions(self, tokens: int) -> int:
+        """Return how many positions of the language model's sequence so many vision tokens take."""
 
     def _trained(self) -> list[nn.Parameter]:
         """Return the parameters of the language model that `config.train` names."""
@@ -281,7 +290,7 @@ class Decoder(nn.Module, ABC):
         return texts
 
     def _assemble(self, tokens: Tensor, texts: list[EncodedText], side: Any, new: int = 0) -> TextBatch:
-        batch = assemble(texts, image=self._positions(tokens), pad=self.pad, side=side)
+        batch = assemble(texts, image=self._positions(tokens.shape[1]), pad=self.pad, side=side)
         length, limit = batch.ids.shape[1] + new, self._limit
         if limit is not None and length > limit:
             raise ConfigError(

@@ -54,7 +54,7 @@ class CrossAttentionDecoder(Decoder):
             )
         return language_model.config.hidden_size
 
-    def _positions(self, tokens: Tensor) -> int:
+    def _positions(self, tokens: int) -> int:
         return 0
 
     def _trained(self) -> list[nn.Parameter]:

@@ -20,8 +20,8 @@ class PrefixDecoder(Decoder):
     def _hidden(self, language_model: PreTrainedModel) -> int:
         return language_model.get_input_embeddings().weight.shape[1]  # type: ignore[index]
 
-    def _positions(self, tokens: Tensor) -> int:
-        return tokens.shape[1]
+    def _positions(self, tokens: int) -> int:
+        return tokens
 
     def _logits(self, tokens: Tensor, batch: TextBatch) -> Tensor:
         return self._run(batch, inputs_embeds=self._embed(tokens, batch))

@@ -21,7 +21,7 @@ from tove_core.training.average import MovingAverage
 from tove_core.training.checkpointing import checkpointed
 from tove_core.training.engine import Engine, Report, Share
 from tove_core.training.examples import Examples
-from tove_core.training.faults import StopRequest, interrupted, listening, memory_named, not_finite
+from tove_core.training.faults import StopRequest, interrupted, listening, memory_named, not_finite, require_room
 from tove_core.training.metrics import Reporter
 from tove_core.training.only import only_experts
 from tove_core.training.optimise import schedule, set_rates
@@ -63,6 +63,7 @@ def fit(
     Raises:
         ConfigError: the model has no decoder or nothing trainable.
         ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
+        DataError: a sample is longer than the language model's longest sequence; it is named.
         PlacementError: a step does not fit into memory.
         CheckpointError: metrics or a state cannot be written, or there is no state to resume from.
         Interrupted: SIGTERM or SIGINT came; the state after the last step was saved first.
@@ -142,7 +143,14 @@ class _Run:
         epoch = step * self.config.batch_size // len(self.examples)
         keys = sample_keys(self.seed, [epoch] * len(indices), indices)
         prompts, targets = self.examples.prompts(indices), self.examples.targets(indices, keys)
-        return Share(indices, keys, self.decoder.encode(prompts, targets))
+        texts = self.decoder.encode(prompts, targets)
+        seen = math.prod(self.model.tower.grid)
+        lengths = [
+            (self.examples.samples[index].id, self.decoder.length(text, seen * len(self.examples.rows[index])))
+            for index, text in zip(indices, texts, strict=True)
+        ]
+        require_room(lengths, self.decoder, step + 1)
+        return Share(indices, keys, texts)
 
     def _check(self, fine: bool, seen: str, engine: Engine, report: Report, indices: list[int], step: int) -> None:
         if fine:

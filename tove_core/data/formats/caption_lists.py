@@ -9,14 +9,16 @@ from pydantic import Field
 from tove_core.config import SourceConfig
 from tove_core.data.files import (
     checked_texts,
-    read_json,
+    optional_text,
     required_id,
     required_key,
+    required_list,
     required_path,
     required_text,
 )
-from tove_core.data.images import find_all, open_images
-from tove_core.data.json_list import read_records
+from tove_core.data.images import FoundImages, find_all, open_images
+from tove_core.data.json_list import read_members, read_records
+from tove_core.data.malformed import one_row
 from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 from tove_core.spec import Frozen
@@ -38,33 +40,31 @@ def read_karpathy(config: SourceConfig, options: KarpathyOptions) -> list[Sample
         DataError: the file is malformed or has no such split.
     """
     path = required_path(config)
-    content = read_json(path)
-    records = required_key(content, "images", str(path))
     wanted = {config.split, "restval"} if config.split == "train" and options.restval else {config.split}
-    mine = [
-        (f"{path} image {number}", record)
-        for number, record in enumerate(records)
-        if required_key(record, "split", f"{path} image {number}") in wanted
-    ]
-    if not mine:
-        known = ", ".join(sorted({str(record["split"]) for record in records})) or "none"
-        raise DataError(f"{path} has no images of split {config.split!r} (it has {known}); set data.split")
-    names = [_file_name(record, where) for where, record in mine]
-    images = find_all(open_images(config.images or path.parent), names)
-    return [
-        Sample(
-            id=required_id(record, "cocoid" if "cocoid" in record else "imgid", where),
-            image=images[name],
-            targets=tuple(required_text(one, "raw", where) for one in required_key(record, "sentences", where)),
-            meta={key: record[key] for key in ("split", "filename", "imgid") if key in record},
-        )
-        for name, (where, record) in zip(names, mine, strict=True)
-    ]
+    images, samples = FoundImages(open_images(config.images or path.parent)), []
+    known: set[str] = set()
+    for key, number, record in read_members(path, ["images"]):
+        if key == "images":
+            with one_row:
+                where = f"{path} image {number}"
+                split = required_text(record, "split", where)
+                known.add(split)
+                if split in wanted:
+                    samples.append(_captioned(record, where, images))
+    if wanted.isdisjoint(known):
+        told = ", ".join(sorted(known)) or "none"
+        raise DataError(f"{path} has no images of split {config.split!r} (it has {told}); set data.split")
+    return samples
 
 
-def _file_name(record: Any, where: str) -> str:
-    folder, name = record.get("filepath", ""), required_text(record, "filename", where)
-    return f"{folder}/{name}" if folder else name
+def _captioned(record: dict[str, Any], where: str, images: FoundImages) -> Sample:
+    folder, name = optional_text(record, "filepath", where), required_text(record, "filename", where)
+    return Sample(
+        id=required_id(record, "cocoid" if "cocoid" in record else "imgid", where),
+        image=images[f"{folder}/{name}" if folder else name],
+        targets=tuple([required_text(one, "raw", where) for one in required_list(record, "sentences", where)]),
+        meta={key: record[key] for key in ("split", "filename", "imgid") if key in record},
+    )
 
 
 def read_blip(config: SourceConfig) -> list[Sample]:
@@ -80,8 +80,10 @@ def read_blip(config: SourceConfig) -> list[Sample]:
     captions: dict[str, list[str]] = {}
     meta: dict[str, dict[str, Any]] = {}
     for where, record in read_records(path):
-        name = required_text(record, "image", where)
-        captions.setdefault(name, []).extend(checked_texts(required_key(record, "caption", where), "caption", where))
-        meta.setdefault(name, {key: value for key, value in record.items() if key not in ("image", "caption")})
+        with one_row:
+            name = required_text(record, "image", where)
+            texts = checked_texts(required_key(record, "caption", where), "caption", where)
+            captions.setdefault(name, []).extend(texts)
+            meta.setdefault(name, {key: value for key, value in record.items() if key not in ("image", "caption")})
     images = find_all(open_images(config.images or path.parent), captions)
     return [Sample(name, images[name], None, tuple(texts), "", meta[name]) for name, texts in captions.items()]

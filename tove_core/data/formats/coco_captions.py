@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import read_json, required_key, required_path
-from tove_core.data.images import find_all, open_images
+from tove_core.data.files import optional_text, required_id, required_path, required_text
+from tove_core.data.images import FoundImages, open_images
+from tove_core.data.json_list import read_members
+from tove_core.data.malformed import one_row
 from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 
@@ -22,8 +24,7 @@ def read(config: SourceConfig) -> list[Sample]:
     Raises:
         DataError: the file is malformed, or a caption is of no listed image.
     """
-    path = required_path(config)
-    return _samples(config, path, read_json(path))
+    return _samples(config)
 
 
 def read_nocaps(config: SourceConfig) -> list[Sample]:
@@ -32,66 +33,43 @@ def read_nocaps(config: SourceConfig) -> list[Sample]:
     Raises:
         DataError: the file is malformed, or a caption is of no listed image.
     """
+    return _samples(config, optional=["annotations"], kind="domain")
+
+
+def _samples(config: SourceConfig, optional: Collection[str] = (), kind: str | None = None) -> list[Sample]:
     path = required_path(config)
-    content = read_json(path)
-    if isinstance(content, dict):
-        content = {"annotations": [], **content}
-    return _samples(config, path, content, kind="domain")
-
-
-def _samples(config: SourceConfig, path: Path, content: Any, kind: str | None = None) -> list[Sample]:
-    records = [
-        _image(record, f"{path} image {number}") for number, record in enumerate(_records(content, "images", path))
-    ]
-    captions = _captions(content, path, {str(record["id"]) for record in records})
+    records: list[tuple[str, str, str, dict[str, Any]]] = []
+    captions: dict[str, list[str]] = {}
+    for key, number, record in read_members(path, ["images", "annotations"], optional):
+        with one_row:
+            if key == "images":
+                records.append(_image(record, f"{path} image {number}", kind))
+            elif key == "annotations":
+                where = f"{path} annotation {number}"
+                image, caption = required_id(record, "image_id", where), required_text(record, "caption", where)
+                captions.setdefault(image, []).append(caption)
+    with one_row:
+        _refuse_strangers(captions, {identifier for identifier, _, _, _ in records}, path)
     beside = path.parent / "images"
-    source = open_images(config.images or (beside if beside.is_dir() else path.parent))
-    images = find_all(source, (record["file_name"] for record in records))
+    images = FoundImages(open_images(config.images or (beside if beside.is_dir() else path.parent)))
     return [
-        Sample(
-            id=str(record["id"]),
-            image=images[record["file_name"]],
-            targets=tuple(captions[str(record["id"])]),
-            kind=str(record.get(kind, "")) if kind else "",
-            meta={key: value for key, value in record.items() if key != "id"},
-        )
-        for record in records
+        Sample(identifier, images[name], None, tuple(captions.get(identifier, ())), domain, meta)
+        for identifier, name, domain, meta in records
     ]
 
 
-def _records(content: Any, key: str, path: Path) -> list[Any]:
-    records = required_key(content, key, str(path))
-    if not isinstance(records, list):
-        raise DataError(f"{path} has {key!r} of type {type(records).__name__}, but a list is wanted; repair it")
-    return records
+def _image(record: Any, where: str, kind: str | None) -> tuple[str, str, str, dict[str, Any]]:
+    """Return id, file, kind and meta of an image."""
+    identifier, name = required_id(record, "id", where), required_text(record, "file_name", where)
+    domain = optional_text(record, kind, where) if kind else ""
+    return identifier, name, domain, {key: value for key, value in record.items() if key != "id"}
 
 
-def _image(record: Any, where: str) -> Mapping[str, Any]:
-    required_key(record, "id", where)
-    name = required_key(record, "file_name", where)
-    if not isinstance(name, str) or not name:
-        raise DataError(f"{where} has the file_name {name!r}, but a file name is wanted; repair it")
-    return record
-
-
-def _captions(content: Any, path: Path, known: set[str]) -> dict[str, list[str]]:
-    """Return the captions of every known image."""
-    captions: dict[str, list[str]] = {image: [] for image in known}
-    strangers = []
-    for number, record in enumerate(_records(content, "annotations", path)):
-        where = f"{path} annotation {number}"
-        image = str(required_key(record, "image_id", where))
-        caption = required_key(record, "caption", where)
-        if not isinstance(caption, str) or not caption.strip():
-            raise DataError(f"{where} has the caption {caption!r}, but a text is wanted; repair it or take it out")
-        if image in known:
-            captions[image].append(caption.strip())
-        else:
-            strangers.append(image)
+def _refuse_strangers(captions: Mapping[str, list[str]], known: Collection[str], path: Path) -> None:
+    strangers = [image for image, texts in captions.items() for _ in texts if image not in known]
     if strangers:
-        first = ", ".join(dict.fromkeys(strangers[:3]))
+        first = ", ".join(list(dict.fromkeys(strangers))[:3])
         raise DataError(
-            f"{path} has {len(strangers)} captions of images it does not list (first image ids: {first}); "
+            f"{path} has {len(strangers)} captions of images it does not list (first image ids: {first:.100}); "
             "list the images or take the captions out"
         )
-    return captions

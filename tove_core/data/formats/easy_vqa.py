@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import read_json, required_path
-from tove_core.data.images import ImageArchive, ImageFolder, find_all
+from tove_core.data.files import checked_text, read_json, required_path
+from tove_core.data.images import FoundImages, ImageArchive, ImageFolder
+from tove_core.data.malformed import one_row
 from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 
@@ -50,26 +51,28 @@ def read(config: SourceConfig) -> list[Sample]:
         raise DataError(
             f"{questions} holds {type(rows).__name__}, but a list of [question, answer, image id] is wanted"
         )
-    parsed = [_row(row, f"{questions} row {number}") for number, row in enumerate(rows)]
-    images = find_all(_images(folder, config.split), (f"images/{image}.png" for _, _, image in parsed))
-    return [
-        Sample(
-            id=f"{config.split}/{number}",
-            image=images[f"images/{image}.png"],
-            prompt=question,
-            targets=(answer,),
-            kind=question_kind(question),
-            meta={"image_id": image},
-        )
-        for number, (question, answer, image) in enumerate(parsed)
-    ]
+    images, samples = FoundImages(_images(folder, config.split)), []
+    for number, row in enumerate(rows):
+        with one_row:
+            question, answer, image = _row(row, f"{questions} row {number}")
+            samples.append(
+                Sample(
+                    id=f"{config.split}/{number}",
+                    image=images[f"images/{image}.png"],
+                    prompt=question,
+                    targets=(answer,),
+                    kind=question_kind(question),
+                    meta={"image_id": image},
+                )
+            )
+    return samples
 
 
 def _row(row: Any, where: str) -> tuple[str, str, int]:
     """Check one row."""
     if not isinstance(row, list) or [type(item) for item in row] != [str, str, int]:
         raise DataError(f"{where} is {row!r:.80}, but [question, answer, image id] is wanted; repair it")
-    return row[0], row[1], row[2]
+    return checked_text(row[0], "question", where), checked_text(row[1], "answer", where), row[2]
 
 
 def _first_existing(folder: Path, *names: str) -> Path:

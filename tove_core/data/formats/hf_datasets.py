@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from tove_core.config import SourceConfig
 from tove_core.data.files import required_path
 from tove_core.data.formats.records import RecordOptions, Row, sample, with_images
 from tove_core.data.images import StoredImage, open_images
+from tove_core.data.malformed import one_row
 from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError, DataError
 
@@ -88,15 +90,17 @@ def read(config: SourceConfig, options: HubOptions) -> list[Sample]:
         folder = config.images or (
             config.path if config.path and config.path.is_dir() else required_path(config).parent
         )
-        return with_images(_rows(config, table, table.column_names), options.columns, open_images(folder))
+        rows = (row for _, row in _rows(config, table, table.column_names))
+        return with_images(rows, options.columns, open_images(folder))
     images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     others = _rows(config, table, [name for name in table.column_names if name != column])
     # The fingerprint of datasets says what the table holds and how it was made.
     name = table._fingerprint
-    return [
-        sample(row, options.columns.names, TableImage(images, column, number, name))
-        for number, row in enumerate(others)
-    ]
+    samples = []
+    for number, row in others:
+        with one_row:
+            samples.append(sample(row, options.columns.names, TableImage(images, column, number, name)))
+    return samples
 
 
 def _open(config: SourceConfig, path: Path, builder: str | None) -> Any:
@@ -124,12 +128,22 @@ def _open(config: SourceConfig, path: Path, builder: str | None) -> Any:
         raise DataError(f"{path} (split {config.split!r}) cannot be read by datasets ({reason}); check it") from error
 
 
-def _rows(config: SourceConfig, table: Any, columns: list[str]) -> list[Row]:
+def _rows(config: SourceConfig, table: Any, columns: list[str]) -> Iterator[tuple[int, Row]]:
     labels = {name: feature for name, feature in table.features.items() if hasattr(feature, "int2str")}
-    rows = []
     cells_of = table.select_columns(columns) if columns else [{} for _ in range(len(table))]
     for number, cells in enumerate(cells_of):
-        told = {name: value for name, value in cells.items() if value is not None}
-        told |= {name: labels[name].int2str(value) for name, value in told.items() if name in labels}
-        rows.append(Row(config.path, f"row {number}", told))
-    return rows
+        row = Row(config.path, f"row {number}", {name: value for name, value in cells.items() if value is not None})
+        told = None
+        with one_row:
+            told = {name: _label(row, name, labels[name]) for name in row.cells if name in labels}
+        if told is not None:
+            yield number, row._replace(cells={**row.cells, **told})
+
+
+def _label(row: Row, column: str, classes: Any) -> str:
+    try:
+        return classes.int2str(row.cells[column])
+    except ValueError as error:  # -1 stands for a label that is kept secret
+        raise DataError(
+            f"{row} has the label {row.cells[column]!r:.60} in column {column!r}, which has no name; take the row out"
+        ) from error

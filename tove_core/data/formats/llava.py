@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,10 +10,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import required_key, required_path, required_text
-from tove_core.data.images import MissingImage, open_images
+from tove_core.data.files import required_key, required_path, required_text, writable
+from tove_core.data.images import FoundImages, open_images
 from tove_core.data.json_list import read_records
-from tove_core.data.sample import ImageRef, Sample
+from tove_core.data.malformed import one_row
+from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 from tove_core.language.marks import IMAGE
 from tove_core.spec import Frozen
@@ -40,27 +42,39 @@ def read(config: SourceConfig, options: LlavaOptions) -> list[Sample]:
         DataError: a conversation is malformed, or has no image and `text_only` is "refuse".
     """
     path = required_path(config)
-    source, images = open_images(config.images or path.parent), dict[str, ImageRef]()
-    seen: Counter[str] = Counter()
-    samples, number = [], -1
+    images, seen = FoundImages(open_images(config.images or path.parent)), Counter[str]()
+    samples, number, bare = [], -1, 0
     for where, record in read_records(path):
-        if not record.get("image"):
-            if options.text_only == "refuse":
-                raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
-            continue
-        number, names = number + 1, _names(record["image"], where)
-        told = str(record.get("id", f"item {number}"))
-        seen[told] += 1
-        identifier = told if seen[told] == 1 else f"{told}#{seen[told]}"
-        for name in names:
-            if name not in images:
-                images[name] = source.find(name) or MissingImage(name, str(source))
-        found = tuple([images[name] for name in names])
-        turns = _turns(record, len(names), where)
-        for turn, (question, answer) in enumerate(turns[: 1 if options.turns == "first" else None]):
-            history = [text for pair in turns[:turn] for text in pair]
-            image = found if isinstance(record["image"], list) else found[0]
-            samples.append(Sample(f"{identifier}/{turn}", image, "\n".join([*history, question]), (answer,)))
+        with one_row:
+            if not record.get("image"):
+                if options.text_only == "refuse":
+                    raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
+                bare += 1
+                continue
+            number += 1
+            told = writable(str(record.get("id", f"item {number}")), "id", where)
+            seen[told] += 1
+            identifier = told if seen[told] == 1 else f"{told}#{seen[told]}"
+            samples += _answers(record, identifier, images, where)[: 1 if options.turns == "first" else None]
+    if bare:
+        warnings.warn(
+            f"{bare} of {bare + number + 1} conversations of {path} have no image and are left out, "
+            "as data.options.text_only says",
+            stacklevel=2,
+        )
+    return samples
+
+
+def _answers(record: Mapping[str, Any], identifier: str, images: FoundImages, where: str) -> list[Sample]:
+    """Return a sample for each answer of a conversation."""
+    names = _names(record["image"], where)
+    found = tuple([images[name] for name in names])
+    image = found if isinstance(record["image"], list) else found[0]
+    samples, said = [], []
+    for turn, (question, answer) in enumerate(_turns(record, len(names), where)):
+        said.append(question)
+        samples.append(Sample(f"{identifier}/{turn}", image, "\n".join(said), (answer,)))
+        said.append(answer)
     return samples
 
 
@@ -68,7 +82,7 @@ def _names(image: Any, where: str) -> list[str]:
     names = image if isinstance(image, list) else [image]
     if not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{where} has the image {image!r:.60}, but a path or a list of them is wanted; repair it")
-    return names
+    return [writable(name, "image", where) for name in names]
 
 
 def _turns(record: Mapping[str, Any], images: int, where: str) -> list[tuple[str, str]]:
@@ -80,7 +94,7 @@ def _turns(record: Mapping[str, Any], images: int, where: str) -> list[tuple[str
     for turn, part in enumerate(said):
         speaker, wanted = required_key(part, "from", where), ("human", "gpt")[turn % 2]
         if speaker != wanted:
-            raise DataError(f"{where} turn {turn} is from {speaker!r}, but {wanted!r} is wanted; repair it")
+            raise DataError(f"{where} turn {turn} is from {speaker!r:.60}, but {wanted!r} is wanted; repair it")
         text = required_text(part, "value", where)
         places = text.count(IMAGE)
         if places and (turn or places != images):

@@ -10,6 +10,7 @@ from pydantic import Field
 from tove_core.config import SourceConfig
 from tove_core.data.files import read_json_lines, required_path, required_text
 from tove_core.data.images import ImageArchive, ImageFolder, find_all
+from tove_core.data.malformed import one_row
 from tove_core.data.parts import ImagePart
 from tove_core.data.sample import ImageRef, Sample, image_digest
 from tove_core.errors import DataError
@@ -81,15 +82,15 @@ def _strips(folder: Path, split: str, permutations: int) -> list[Strip]:
         raise DataError(f"{folder} has no {split}.json; set data.path to NLVR's folder, data.split to dev or test")
     rows = []
     for number, record in read_json_lines(file):
-        where = f"{file} line {number}"
-        label = required_text(record, "label", where).lower()
-        if label not in ("true", "false"):
-            raise DataError(f"{where} has the label {label!r}, but true or false is wanted; repair it")
-        identifier, sentence = required_text(record, "identifier", where), required_text(record, "sentence", where)
-        for k in range(permutations):
-            name = f"{split}-{identifier}-{k}"
-            place = f"images/{required_text(record, 'directory', where)}/{name}.png"
-            rows.append((name, identifier, sentence, label, place))
+        with one_row:
+            where = f"{file} line {number}"
+            label = required_text(record, "label", where).lower()
+            if label not in ("true", "false"):
+                raise DataError(f"{where} has the label {label!r:.60}, but true or false is wanted; repair it")
+            identifier, sentence = required_text(record, "identifier", where), required_text(record, "sentence", where)
+            directory = required_text(record, "directory", where)
+            names = [f"{split}-{identifier}-{k}" for k in range(permutations)]
+            rows += [(name, identifier, sentence, label, f"images/{directory}/{name}.png") for name in names]
     images = find_all(_source(folder, split), (row[-1] for row in rows))
     return [(*row[:-1], images[row[-1]]) for row in rows]
 

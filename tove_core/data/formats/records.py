@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from tove_core.data.files import checked_text, checked_texts, required_id, required_key
-from tove_core.data.images import ImageSource, MissingImage
+from tove_core.data.files import checked_text, checked_texts, required_id, required_key, writable
+from tove_core.data.images import FoundImages, ImageSource
+from tove_core.data.malformed import one_row
 from tove_core.data.sample import ImageRef, Sample
 from tove_core.errors import DataError
 from tove_core.spec import Frozen
@@ -80,15 +81,12 @@ def with_images(rows: Iterable[Row], columns: Columns, source: ImageSource) -> l
         DataError: a row is malformed.
     """
     # Row by row, so that a row's cells are gone before the next is read: a million rows should fit into memory.
-    images: dict[str, ImageRef] = {}
-    samples, names = [], columns.names
+    images, samples, names = FoundImages(source), [], columns.names
     for row in rows:
-        given = _image_names(row, names.image)
-        for name in given if isinstance(given, list) else (given,):
-            if name not in images:
-                images[name] = source.find(name) or MissingImage(name, str(source))
-        image = tuple([images[name] for name in given]) if isinstance(given, list) else images[given]
-        samples.append(sample(row, names, image))
+        with one_row:
+            given = _image_names(row, names.image)
+            image = tuple([images[name] for name in given]) if isinstance(given, list) else images[given]
+            samples.append(sample(row, names, image))
     return samples
 
 
@@ -124,10 +122,10 @@ def sample(row: Row, names: Names, image: ImageRef) -> Sample:
 def _image_names(row: Row, column: str) -> str | list[str]:
     given = required_key(row.cells, column, row)
     if isinstance(given, str) and given:
-        return given
+        return writable(given, column, row)
     if not isinstance(given, list) or not given or not all(isinstance(name, str) and name for name in given):
         raise DataError(f"{row} has the image {given!r:.60}, but a path is wanted; repair it")
-    return given
+    return [writable(name, column, row) for name in given]
 
 
 def _answers(row: Row, names: Names) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import Field
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import required_path
+from tove_core.data.files import parse, required_path, writable
 from tove_core.data.formats.records import RecordOptions, Row, sample
 from tove_core.data.images import PackedImage
+from tove_core.data.malformed import one_row
 from tove_core.data.remote import fetch_shard
 from tove_core.data.sample import Sample
 from tove_core.data.shards import expanded, url_of
@@ -66,7 +67,11 @@ def _shard(shard: Path, options: ShardOptions) -> Iterator[Sample]:
         # "r:" and not "r": in a compressed archive a member cannot be reached by its offset.
         with tarfile.open(shard, "r:") as tar:
             for key, members in _groups(tar):
-                yield _sample(tar, shard, key, members, options)
+                found = None
+                with one_row:
+                    found = _sample(tar, shard, key, members, options)
+                if found is not None:
+                    yield found
             end = tar.offset
         # tarfile takes a file that was cut off between or within heads for a shorter one.
         with shard.open("rb") as file:
@@ -89,9 +94,11 @@ def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarIn
             if members:
                 yield key, members
             key, members = found[1], {}
-        if extension in members:
+        if extension not in members:
+            members[extension] = member
+            continue
+        with one_row:
             raise DataError(f"{tar.name} has {member.name} twice; repack it")
-        members[extension] = member
     if members:
         yield key, members
 
@@ -99,7 +106,7 @@ def _groups(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarIn
 def _sample(
     tar: tarfile.TarFile, shard: Path, key: str, members: dict[str, tarfile.TarInfo], options: ShardOptions
 ) -> Sample:
-    where = f"{shard} key {key}"
+    where = f"{shard} key {writable(key, 'key', shard)}"
     images = [members[extension] for extension in options.image if extension in members]
     if len(images) != 1:
         raise DataError(
@@ -128,7 +135,7 @@ def _decoded(content: bytes, where: str) -> str:
 
 def _json(content: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(_decoded(content, where))
+        found = parse(_decoded(content, where))
     except json.JSONDecodeError as error:
         raise DataError(f"{where} has a .json that is not JSON ({error.msg.lower()}); repair it") from error
     if not isinstance(found, dict):
