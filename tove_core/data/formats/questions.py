@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from tove_core.config import SourceConfig
 from tove_core.data.files import read_json, required_id, required_key, required_path, required_text
+from tove_core.data.formats.pope_files import pope_files
 from tove_core.data.images import find_all, open_images
 from tove_core.data.json_list import read_records
 from tove_core.data.sample import Sample
@@ -119,21 +120,25 @@ def read_gqa(config: SourceConfig, options: GqaOptions) -> list[Sample]:
 def read_pope(config: SourceConfig) -> list[Sample]:
     """Read POPE (github.com/AoiDragon/POPE), JSON lines of {"question_id", "image", "text", "label"}.
 
+    `path` is one file or a folder with one of each split. The kind is the split that a file's name says, else "yes/no";
+    ids of a folder begin with it.
+
     Raises:
-        DataError: a line is malformed.
+        DataError: a line is malformed, or a folder lacks a split.
     """
     path = required_path(config)
-    records = list(read_records(path))
-    images = find_all(open_images(config.images or path.parent), (required_text(r, "image", w) for w, r in records))
+    rows = [(file, where, record) for file in pope_files(path) for where, record in read_records(file.path)]
+    root = config.images or (path if path.is_dir() else path.parent)
+    images = find_all(open_images(root), (required_text(record, "image", where) for _, where, record in rows))
     return [
         Sample(
-            id=required_id(record, "question_id", where),
+            id=file.prefix + required_id(record, "question_id", where),
             image=images[required_text(record, "image", where)],
             prompt=required_text(record, "text", where),
             targets=(required_text(record, "label", where),) if "label" in record else (),
-            kind="yes/no",
+            kind=file.kind,
         )
-        for where, record in records
+        for file, where, record in rows
     ]
 
 
