@@ -12,6 +12,9 @@ from tove_core.evaluation.predictions import check_predictions
 from tove_core.evaluation.references import Reference
 from tove_core.evaluation.tasks import Measured, Task, check_task, clusters_of, kinds_of
 
+SCORES = "scores.json"
+"""File of a report in the folder of an evaluation."""
+
 
 @dataclass(frozen=True)
 class Row:
