@@ -110,6 +110,7 @@ def test_vqa_takes_ten_answers_and_counts_as_published():
     references = asking([["red"] * 3 + ["blue"] * 7] * 12)
     found = report(task("vqa"), {name: "red" if n else "Blue." for n, name in enumerate(NAMES)}, references)
     assert found.rows[0].value == pytest.approx((11 * 0.9 + 1) / 12)
+    assert found.rows[0].name == "VQA accuracy (leave-one-out average)"  # there is min(n/3, 1) too
 
 
 def test_vsr_is_told_per_relation():
