@@ -77,3 +77,26 @@ def test_metrics_that_cannot_be_read_are_one_line(tove: Tove, tmp_path: Path) ->
 
 def test_a_folder_without_a_run_is_refused(tove: Tove, tmp_path: Path) -> None:
     assert "holds no run" in tove("runs", "compare", tmp_path, tmp_path).error
+
+
+def test_evaluations_are_put_into_one_table_and_runs_are_not_mixed_with_them(tove: Tove, tmp_path: Path) -> None:
+    row = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 8}
+    folders = [tmp_path / name for name in ("x", "y", "z")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "scores.json").write_text(json.dumps({"scores": {"exact match": row}, "absent": {}}))
+        told = {"task": "gqa", "data": {"sha256": "0" * 64, "samples": 8}, "generation": {}}
+        (folder / "manifest.json").write_text(json.dumps(told))
+    done = tove("runs", "compare", *folders)
+    assert done.code == 0 and f"C: {folders[2]}" in done.out
+    assert done.out.count("0.6250 (0.5000 to 0.7500)") == 3
+    trained = run(tmp_path / "a", [3.0])
+    assert "x holds an evaluation and " in tove("runs", "compare", folders[0], trained).error
+    (folders[1] / "manifest.json").write_text(json.dumps({**told, "task": "vqa"}))
+    assert "for task 'gqa' and" in tove("runs", "compare", *folders).error
+
+
+def test_runs_are_compared_two_at_a_time(tove: Tove, tmp_path: Path) -> None:
+    folders = [run(tmp_path / name, [3.0]) for name in "abc"]
+    assert "3 runs were given, but two are compared" in tove("runs", "compare", *folders).error
+    assert "1 run was given" in tove("runs", "compare", folders[0]).error

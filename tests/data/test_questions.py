@@ -117,6 +117,56 @@ def test_pope_reads_json_lines_that_are_called_json(tmp_path):
     samples = read(DataConfig(reader="pope", path=path))
     assert [(s.id, s.targets) for s in samples] == [("1", ("yes",)), ("2", ("no",))]
     assert samples[0].prompt == "Is there a dog in the image?"
+    assert {s.kind for s in samples} == {"random"}
+
+
+POPE = {"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "no"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("coco_pope_popular.json", "popular"),
+        ("aokvqa_pope_seem_adversarial.json", "adversarial"),
+        ("mine.json", "yes/no"),
+        ("randomised.json", "yes/no"),  # holds the letters of a split, and is none
+        ("random_and_popular.json", "yes/no"),
+    ],
+)
+def test_the_kind_of_a_pope_question_is_the_split_that_its_file_names(name, kind, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (one,) = read(DataConfig(reader="pope", path=lines(tmp_path, POPE).rename(tmp_path / name)))
+    assert (one.id, one.kind) == ("1", kind)
+
+
+def test_a_folder_of_pope_is_its_three_splits_whose_ids_repeat(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"x")
+    splits = ("random", "popular", "adversarial")
+    for n, split in enumerate(splits):
+        rows = [{**POPE, "question_id": 1 + k, "label": ("no", "yes", "no")[k]} for k in range(n + 1)]
+        lines(tmp_path, *rows).rename(tmp_path / f"coco_pope_{split}.json")
+    write(tmp_path, "instances.json", {"another": "file"})
+    samples = read(DataConfig(reader="pope", path=tmp_path, images=tmp_path / "images"))
+    assert [(s.id, s.kind, s.targets) for s in samples] == [
+        ("random/1", "random", ("no",)),
+        ("popular/1", "popular", ("no",)),
+        ("popular/2", "popular", ("yes",)),
+        ("adversarial/1", "adversarial", ("no",)),
+        ("adversarial/2", "adversarial", ("yes",)),
+        ("adversarial/3", "adversarial", ("no",)),
+    ]
+
+
+def test_a_folder_without_each_split_of_pope_once_is_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    lines(tmp_path, POPE).rename(tmp_path / "coco_pope_random.json")
+    with pytest.raises(DataError, match=r"holds no file of POPE's split popular .*coco_pope_popular\.json.*; complete"):
+        read(DataConfig(reader="pope", path=tmp_path))
+    for name in ("coco_pope_popular", "coco_pope_adversarial", "gqa_pope_random"):
+        lines(tmp_path, POPE).rename(tmp_path / f"{name}.json")
+    with pytest.raises(DataError, match=r"2 files of POPE's split random \(coco_pope_random\.json, gqa_pope_random"):
+        read(DataConfig(reader="pope", path=tmp_path))
 
 
 def vsr(label: object, **more: object) -> dict[str, object]:

@@ -91,6 +91,26 @@ def test_the_interval_is_of_a_bootstrap_that_draws_whole_images(world: Any) -> N
     assert part.total.difference.high == pytest.approx(high, abs=0.015)
 
 
+def test_the_permutations_of_a_statement_are_drawn_together() -> None:
+    # Three statements with six pictures each; the run lost all pictures of one of them.
+    names = [f"s{i}" for i in range(18)]
+    references = [Reference(s, f"i{i}", ("true",), "?", "", {"identifier": i // 6}) for i, s in enumerate(names)]
+    right = np.arange(18) >= 6
+    state = Answers(
+        {s: "true" if one else "false" for s, one in zip(names, right, strict=True)},
+        dict(zip(names, (~right).astype(float).tolist(), strict=True)),
+        dict.fromkeys(names, 1),
+    )
+    found = Probe([], state, {"idle": state}, None, {})
+    part, _ = compare_part(task("nlvr"), references, found, dict.fromkeys(names, "true"))
+    change = part.total.difference
+    assert part.total.images == 18 and change.value == pytest.approx(-1 / 3)
+    # The one statement is missing from (2/3)^3 = 30 % of the draws, so nothing is certain.
+    assert (change.low, change.high, change.sign) == (-1.0, 0.0, 0)
+    alone, _ = compare_part(task("nlvr"), references[:6], found, dict.fromkeys(names, "true"))
+    assert alone.total.difference.low is None
+
+
 def test_one_image_gives_differences_without_an_interval(world: Any) -> None:
     references, found, said, _ = world
     alone = [one for one in references if one.image == "i5"]

@@ -54,21 +54,39 @@ def test_a_program_that_stops_is_absent_with_what_it_said(monkeypatch, tmp_path)
     assert absent["METEOR"].startswith("METEOR stopped (")
 
 
-@pytest.mark.slow
-def test_meteor_is_that_of_pycocoevalcap():
+def assert_meteor_is_the_original(candidates, references):
     original = pytest.importorskip("pycocoevalcap.meteor.meteor")
     if shutil.which("java") is None:
         pytest.skip("METEOR needs java, which is not installed")
     from tove_core.evaluation.metrics.ptb import tokenize
 
-    scores, absent = java.java_scores(SAID, RIGHT)
-    right = {name: [" ".join(tokenize(text)) for text in texts] for name, texts in RIGHT.items()}
-    said = {name: [" ".join(tokenize(text))] for name, text in SAID.items()}
+    right = {name: [" ".join(tokenize(text)) for text in texts] for name, texts in references.items()}
+    said = {name: [" ".join(tokenize(candidates[name]))] for name in references}
     value, samples = original.Meteor().compute_score(right, said)
+    scores, absent = java.java_scores(candidates, references)
     meteor = scores[0]
     assert meteor.name == "METEOR" and "METEOR" not in absent
     assert meteor.value == pytest.approx(value, abs=1e-6)
+    assert list(meteor.samples) == list(references)
     assert list(meteor.samples.values()) == pytest.approx(samples, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_meteor_is_that_of_pycocoevalcap():
+    assert_meteor_is_the_original(SAID, RIGHT)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_meteor_of_constructed_captions_of_coco_is_that_of_pycocoevalcap(constructed, monkeypatch):
+    monkeypatch.setattr(java, "_SPICE_NEEDS", (java.Path("never there"),))  # it takes minutes
+    candidates, references = {}, {}
+    # All at once, because the program takes long to start.
+    for made in ("identical", "shuffled", "truncated", "empty", "unicode", "one-word"):
+        said, right = constructed(made)
+        candidates |= {f"{made} {name}": text for name, text in said.items()}
+        references |= {f"{made} {name}": texts for name, texts in right.items()}
+    assert_meteor_is_the_original(candidates, references)
 
 
 def test_what_spice_writes_is_read(tmp_path):

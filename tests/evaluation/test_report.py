@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 
 import pytest
 
@@ -37,12 +39,49 @@ def test_every_score_has_an_interval_around_it_and_its_number_of_samples():
     for row in found.rows:
         assert row.low is not None and row.high is not None and row.low <= row.value <= row.high and row.n == 12
     assert (found.samples, found.images) == (12, 6)
-    assert {kind: n for kind, (n, _) in found.kinds.items()} == {"random": 4, "popular": 4, "adversarial": 4}
-    assert found.kinds["random"][1]["yes-ratio"] == 0
+    assert {kind: len(rows) for kind, rows in found.kinds.items()} == {"random": 5, "popular": 5, "adversarial": 5}
+    assert all(row.n == 4 for rows in found.kinds.values() for row in rows)
+    assert found.kinds["random"][4].name == "yes-ratio" and found.kinds["random"][4].value == 0
     plain = json.loads(json.dumps(found.plain()))
     assert plain["scores"]["F1"]["value"] == found.rows[3].value and plain["kinds"]["popular"]["n"] == 4
+    assert plain["kinds"]["popular"]["scores"]["F1"].keys() == {"value", "low", "high", "n"}
     text = str(found)
     assert "pope: 12 samples of 6 images" in text and "adversarial" in text
+
+
+def test_columns_of_kinds_do_not_touch():
+    said = {name: "yes" if n % 5 else "No." for n, name in enumerate(NAMES)}
+    found = report(task("pope"), said, asking([["yes"], ["no"]] * 6, ["a kind of a long name", "x"] * 6))
+    lines = str(found).splitlines()
+    (head,) = (n for n, line in enumerate(lines) if line.startswith("kind"))
+    cells = [re.split(r" {2,}", line) for line in lines[head + 1 :]]
+    told = [[kind, str(row.n), row.name, f"{row.value:.4f}"] for kind, rows in found.kinds.items() for row in rows]
+    assert [row[:4] for row in cells] == told and ["x", "6", "F1", "0.0000"] in told
+    assert all(re.fullmatch(r"\d\.\d{4} to \d\.\d{4}", row[4]) for row in cells)
+
+
+@pytest.mark.parametrize(("name", "metric"), [("pope", "F1"), ("vsr", "accuracy")])
+def test_the_interval_of_a_kind_is_that_of_a_report_on_the_kind_alone(name, metric):
+    draw = random.Random(6)
+    of = [
+        Reference(str(n), f"i{draw.randrange(60)}", (draw.choice(("yes", "no")),), "?", draw.choice("abc"))
+        for n in range(301)
+    ]
+    said = {one.id: one.targets[0] if draw.random() < 0.7 else "no" for one in of}
+    found = report(task(name), said, of)
+    for kind, rows in found.kinds.items():
+        part = [one for one in of if one.kind == kind]
+        (alone,) = (row for row in report(task(name), {one.id: said[one.id] for one in part}, part).rows
+                    if row.name == metric)  # fmt: skip
+        (row,) = (row for row in rows if row.name == metric)
+        assert row.value == pytest.approx(alone.value) and row.n == len(part)
+        assert (row.low, row.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_a_kind_about_one_image_has_no_interval():
+    said = {name: "yes" if n % 3 else "no" for n, name in enumerate(NAMES)}
+    found = report(task("pope"), said, asking([["yes"], ["no"]] * 6, ["few"] * 2 + ["many"] * 10))
+    assert found.kinds["few"][0].low is None and found.kinds["many"][0].low is not None
 
 
 def test_captions_score_as_the_metrics_say():
@@ -71,6 +110,7 @@ def test_vqa_takes_ten_answers_and_counts_as_published():
     references = asking([["red"] * 3 + ["blue"] * 7] * 12)
     found = report(task("vqa"), {name: "red" if n else "Blue." for n, name in enumerate(NAMES)}, references)
     assert found.rows[0].value == pytest.approx((11 * 0.9 + 1) / 12)
+    assert found.rows[0].name == "VQA accuracy (leave-one-out average)"  # there is min(n/3, 1) too
 
 
 def test_vsr_is_told_per_relation():
@@ -78,7 +118,7 @@ def test_vsr_is_told_per_relation():
     references = asking([["True"], ["False"]] * 6, relation=relations)
     found = report(task("vsr"), dict.fromkeys(NAMES, "true"), references)
     assert found.rows[0].value == 0.5 and found.rows[0].name == "accuracy"
-    assert {kind: (n, values["accuracy"]) for kind, (n, values) in found.kinds.items()} == dict.fromkeys(
+    assert {kind: (rows[0].n, rows[0].value) for kind, rows in found.kinds.items()} == dict.fromkeys(
         relations, (4, 0.5)
     )
 
@@ -129,6 +169,10 @@ def test_two_runs_are_compared_on_every_metric():
     # Every image has one of each, so that every drawn set differs by a half.
     assert accuracy.low == accuracy.high == pytest.approx(0.5) and accuracy.p < 0.01
     assert found.plain()["differences"]["recall"]["difference"] == 0
+    # Saying yes is not being right, so who alone says it is no count of right answers.
+    ratio, line = found.differences[-1], str(found).splitlines()[-1]
+    assert (ratio.name, ratio.only_a, ratio.only_b, ratio.mcnemar) == ("yes-ratio", None, None, None)
+    assert line.startswith("yes-ratio") and len(line.split()) == len(str(found).splitlines()[2].split()) - 3
     assert [line.split()[0] for line in str(found).splitlines()[2:]] == [one.name for one in found.differences]
 
 

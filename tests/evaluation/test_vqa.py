@@ -83,6 +83,8 @@ def test_ids_that_come_twice_or_not_at_all_are_refused():
 
 def test_group_scores_split_the_score_by_kind():
     score = exact_match({"a": "x", "b": "x", "c": "x"}, {"a": ["x"], "b": ["y"], "c": ["x"]})
-    assert group_scores(score, {"a": "shape", "b": "shape", "c": "colour"}) == {"colour": 1.0, "shape": 0.5}
+    found = group_scores(score, {"a": "shape", "b": "shape", "c": "colour"})
+    assert {kind: part.value for kind, part in found.items()} == {"colour": 1.0, "shape": 0.5}
+    assert list(found["shape"].samples) == ["a", "b"] and len(found["colour"]) == 1
     with pytest.raises(DataError, match="1 of 3 samples have no group"):
         group_scores(score, {"a": "shape", "b": "shape"})

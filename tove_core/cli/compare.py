@@ -1,4 +1,4 @@
-"""`tove runs compare`: what two runs were told differently, and how they went."""
+"""`tove runs compare`: what two runs were told differently and how they went, or evaluations side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 
 app = typer.Typer(help="Look at runs side by side.", no_args_is_help=True)
 
-Folder = Annotated[Path, typer.Argument(help="folder of a run")]
+Folders = Annotated[
+    list[Path], typer.Argument(help="folders of two runs, or of two or more evaluations (tove evaluate --out)")
+]
 
 
 @app.callback()
@@ -20,8 +22,32 @@ def _runs() -> None:
 
 
 @app.command()
-def compare(first: Folder, second: Folder) -> None:
-    """Show the keys in which two runs' configurations differ, and the last and the lowest of their metrics."""
+def compare(folders: Folders) -> None:
+    """Show how runs or evaluations differ.
+
+    Of two runs: the keys in which their configurations differ, and the last and the lowest of their metrics. Of
+    evaluations of one task on the same data: scores with their intervals, throughput, latency, memory and GFLOP.
+    """
+    from tove_core.errors import ConfigError
+    from tove_core.evaluation.table import is_evaluation, side_by_side
+
+    evaluations = [folder for folder in folders if is_evaluation(folder)]
+    if len(evaluations) == len(folders):
+        print(side_by_side(folders))
+        return
+    if evaluations:
+        other = next(folder for folder in folders if folder not in evaluations)
+        raise ConfigError(
+            f"{evaluations[0]} holds an evaluation and {other} does not; compare runs with runs, and evaluations with "
+            "evaluations"
+        )
+    if len(folders) != 2:
+        given = "1 run was" if len(folders) == 1 else f"{len(folders)} runs were"
+        raise ConfigError(f"{given} given, but two are compared at a time; name two folders")
+    _compare_runs(*folders)
+
+
+def _compare_runs(first: Path, second: Path) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 

@@ -17,7 +17,7 @@ from tove_core.evaluation.metrics.score import Score, mean_score
 from tove_core.evaluation.predictions import check_predictions
 from tove_core.evaluation.probe import Answers, Probe, probe
 from tove_core.evaluation.references import Reference, references_of
-from tove_core.evaluation.tasks import Task, check_task, kinds_of, task
+from tove_core.evaluation.tasks import Task, check_task, clusters_of, kinds_of, task
 from tove_core.model import ToveModel
 from tove_core.training.examples import MAX_BROKEN
 from tove_core.training.source import Cache
@@ -44,7 +44,7 @@ def diagnose(
     """Compare a model with another on the same samples, kind by kind, and say what each of its experts does there.
 
     Every expert is switched off in turn. Questions are scored by one metric and captions by CIDEr-D; intervals are 95 %
-    ones of a paired bootstrap over images.
+    ones of a paired bootstrap over images (in NLVR over statements with all their pictures).
 
     Args:
         model: whose experts are looked at.
@@ -141,7 +141,8 @@ def compare_part(
         other: what the other says, by sample id.
     """
     targets = {one.id: one.targets for one in references}
-    clusters = {one.id: one.image for one in references}
+    image_of = {one.id: one.image for one in references}
+    clusters = clusters_of(chosen, references)
     kinds = kinds_of(chosen, references)
 
     def scored(said: Mapping[str, str]) -> Score:
@@ -163,7 +164,7 @@ def compare_part(
             )
         better = sum(own.samples[name] > rival.samples[name] for name in names)
         worse = sum(own.samples[name] < rival.samples[name] for name in names)
-        images = len({clusters[name] for name in names})
+        images = len({image_of[name] for name in names})
         change = _change(rival, own, clusters)
         return Row(kind, len(names), images, own.value, rival.value, change, better, worse, losses.value, effects)
 
@@ -193,7 +194,7 @@ def _losses(answers: Answers, names: Sequence[str]) -> Score:
 
 
 def _change(before: Score, after: Score, clusters: Mapping[str, str]) -> Change:
-    """Return after - before; without an interval where all samples are about one image."""
+    """Return after - before; without an interval where all samples are drawn together."""
     if len({clusters[name] for name in before.samples}) < 2:
         return Change(after.value - before.value, None, None)
     found = compare(before, after, clusters)

@@ -12,6 +12,9 @@ from tove_core.evaluation.predictions import check_predictions
 from tove_core.evaluation.references import Reference
 from tove_core.evaluation.tasks import Measured, Task, check_task, clusters_of, kinds_of
 
+SCORES = "scores.json"
+"""File of a report in the folder of an evaluation."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -33,7 +36,7 @@ class Report:
         samples: how many were scored: all of the data set.
         images: how many images they are about; intervals draw whole images.
         rows: one per metric.
-        kinds: per kind of question the number of samples and the metrics; empty where there is one kind.
+        kinds: per kind of question one row per metric; empty where there is one kind.
         absent: metrics that could not be computed, with the reason.
     """
 
@@ -41,15 +44,14 @@ class Report:
     samples: int
     images: int
     rows: Sequence[Row]
-    kinds: Mapping[str, tuple[int, Mapping[str, float]]]
+    kinds: Mapping[str, Sequence[Row]]
     absent: Mapping[str, str]
 
     def plain(self) -> dict[str, Any]:
         """Return what a JSON file holds of it."""
-        rows = {row.name: {"value": row.value, "low": row.low, "high": row.high, "n": row.n} for row in self.rows}
-        kinds = {name: {"n": n, **values} for name, (n, values) in self.kinds.items()}
+        kinds = {name: {"n": rows[0].n, "scores": _plain(rows)} for name, rows in self.kinds.items()}
         counts = {"task": self.task, "samples": self.samples, "images": self.images}
-        return {**counts, "scores": rows, "kinds": kinds, "absent": dict(self.absent)}
+        return {**counts, "scores": _plain(self.rows), "kinds": kinds, "absent": dict(self.absent)}
 
     def __str__(self) -> str:
         """Return tables."""
@@ -58,14 +60,20 @@ class Report:
         lines += [f"{'metric':<{width}}{'value':>8}  95 % interval"]
         lines += [f"{row.name:<{width}}{row.value:>8.4f}  {_interval(row)}" for row in self.rows]
         if self.kinds:
+            # A line per kind and metric: side by side, five metrics with intervals are wider than a terminal.
             wide = max(len(name) for name in [*self.kinds, "kind"]) + 2
-            names = list(next(iter(self.kinds.values()))[1])
-            lines += ["", f"{'kind':<{wide}}{'n':>7}" + "".join(f"{name:>{len(name) + 2}}" for name in names)]
-            for kind, (n, values) in self.kinds.items():
-                cells = "".join(f"{values[name]:>{len(name) + 2}.{min(4, len(name))}f}" for name in names)
-                lines.append(f"{kind or '-':<{wide}}{n:>7}{cells}")
+            lines += ["", f"{'kind':<{wide}}{'n':>7}  {'metric':<{width}}{'value':>8}  95 % interval"]
+            lines += [
+                f"{kind or '-':<{wide}}{row.n:>7}  {row.name:<{width}}{row.value:>8.4f}  {_interval(row)}"
+                for kind, rows in self.kinds.items()
+                for row in rows
+            ]
         lines += [f"{name}: absent, {reason}" for name, reason in self.absent.items()]
         return "\n".join(lines)
+
+
+def _plain(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    return {row.name: {"value": row.value, "low": row.low, "high": row.high, "n": row.n} for row in rows}
 
 
 def _interval(row: Row) -> str:
@@ -81,12 +89,9 @@ def report(task: Task, said: Candidates, references: Sequence[Reference]) -> Rep
     measured = measure(task, said, references)
     scores = [*measured.scores, *measured.baselines]
     clusters = clusters_of(task, references)
-    rows = [
-        Row(score.name, score.value, found.low if found else None, found.high if found else None, len(score))
-        for score, found in zip(scores, intervals(scores, clusters), strict=True)
-    ]
     images = len({one.image for one in references})
-    return Report(task.name, len(references), images, rows, _kinds(task, scores, references), measured.absent)
+    kinds = {kind: _rows(of_kind, clusters) for kind, of_kind in _kinds(task, scores, references).items()}
+    return Report(task.name, len(references), images, _rows(scores, clusters), kinds, measured.absent)
 
 
 def measure(task: Task, said: Candidates, references: Sequence[Reference]) -> Measured:
@@ -100,14 +105,18 @@ def measure(task: Task, said: Candidates, references: Sequence[Reference]) -> Me
     return task.measure(said, references)
 
 
-def _kinds(
-    task: Task, scores: Sequence[Score], references: Sequence[Reference]
-) -> dict[str, tuple[int, dict[str, float]]]:
+def _rows(scores: Sequence[Score], clusters: Mapping[str, str]) -> list[Row]:
+    return [
+        Row(score.name, score.value, found.low if found else None, found.high if found else None, len(score))
+        for score, found in zip(scores, intervals(scores, clusters), strict=True)
+    ]
+
+
+def _kinds(task: Task, scores: Sequence[Score], references: Sequence[Reference]) -> dict[str, list[Score]]:
+    """Return the scores of each kind of question; none where there is one kind."""
     kinds = kinds_of(task, references)
-    names = sorted(set(kinds.values()))
-    if len(names) < 2:
+    if len(set(kinds.values())) < 2:
         return {}
     # Consistency has groups of samples for samples, which have no kind.
-    found = {score.name: group_scores(score, kinds) for score in scores if score.samples.keys() <= kinds.keys()}
-    counts = {name: sum(kind == name for kind in kinds.values()) for name in names}
-    return {name: (counts[name], {metric: values[name] for metric, values in found.items()}) for name in names}
+    parts = [group_scores(score, kinds) for score in scores if score.samples.keys() <= kinds.keys()]
+    return {name: [part[name] for part in parts] for name in parts[0]}

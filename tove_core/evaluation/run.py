@@ -17,13 +17,11 @@ from tove_core.evaluation.manifest import describe, read_manifest, write_manifes
 from tove_core.evaluation.predict import predict
 from tove_core.evaluation.predictions import read_predictions
 from tove_core.evaluation.references import Reference, digest, read_references, references_of
-from tove_core.evaluation.report import report
+from tove_core.evaluation.report import SCORES, report
 from tove_core.evaluation.tasks import Task, check_task, task, task_for
 from tove_core.model import ToveModel
 from tove_core.training.processes import PATIENCE, join
 from tove_core.training.source import Cache, make_examples
-
-SCORES = "scores.json"
 
 
 def evaluate_once(

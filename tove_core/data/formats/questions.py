@@ -18,6 +18,7 @@ from tove_core.data.files import (
     required_text,
     writable,
 )
+from tove_core.data.formats.pope_files import pope_files
 from tove_core.data.images import FoundImages, open_images
 from tove_core.data.json_list import read_members, read_records
 from tove_core.data.malformed import one_row
@@ -163,22 +164,27 @@ def _structure(record: dict[str, Any], where: str) -> str:
 def read_pope(config: SourceConfig) -> list[Sample]:
     """Read POPE (github.com/AoiDragon/POPE), JSON lines of {"question_id", "image", "text", "label"}.
 
+    `path` is one file or a folder with one of each split. The kind is the split that a file's name says, else "yes/no";
+    ids of a folder begin with it.
+
     Raises:
-        DataError: a line is malformed.
+        DataError: a line is malformed, or a folder lacks a split.
     """
     path = required_path(config)
-    images, samples = FoundImages(open_images(config.images or path.parent)), []
-    for where, record in read_records(path):
-        with one_row:
-            samples.append(
-                Sample(
-                    id=required_id(record, "question_id", where),
-                    image=images[required_text(record, "image", where)],
-                    prompt=required_text(record, "text", where),
-                    targets=(required_text(record, "label", where),) if "label" in record else (),
-                    kind="yes/no",
+    root = config.images or (path if path.is_dir() else path.parent)
+    images, samples = FoundImages(open_images(root)), []
+    for file in pope_files(path):
+        for where, record in read_records(file.path):
+            with one_row:
+                samples.append(
+                    Sample(
+                        id=file.prefix + required_id(record, "question_id", where),
+                        image=images[required_text(record, "image", where)],
+                        prompt=required_text(record, "text", where),
+                        targets=(required_text(record, "label", where),) if "label" in record else (),
+                        kind=file.kind,
+                    )
                 )
-            )
     return samples
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def pope(candidates: Candidates, references: References) -> tuple[Score, ...]:
         _counted("recall", right, _share(yes * there, there)),
         # 2PR / (P + R) in counts: twice the hits over both totals.
         _counted("F1", right, _share(2 * yes * there, yes + there)),
-        mean_score("yes-ratio", {name: float(answer) for name, answer in said.items()}),
+        replace(mean_score("yes-ratio", {name: float(answer) for name, answer in said.items()}), judges=False),
     )
 
 

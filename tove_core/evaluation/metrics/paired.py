@@ -84,7 +84,7 @@ def compare(
     tail = min(int((changes <= 0).sum()), int((changes >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (len(changes) + 1))
     pairs = [(a.samples[name], b.samples[name]) for name in a.samples]
-    if a.weighted is not None or any(value not in (0.0, 1.0) for pair in pairs for value in pair):
+    if not a.judges or a.weighted is not None or any(value not in (0.0, 1.0) for pair in pairs for value in pair):
         return Difference(a.name, a.value, b.value, float(low), float(high), p)
     only_a, only_b = sum(x > y for x, y in pairs), sum(y > x for x, y in pairs)
     return Difference(a.name, a.value, b.value, float(low), float(high), p, only_a, only_b, mcnemar(only_a, only_b))

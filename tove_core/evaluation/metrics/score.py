@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +20,9 @@ Tokenizer = Callable[[str], list[str]]
 Weighted = Callable[[np.ndarray], np.ndarray]
 """From weights [R, n], how often each sample counts in each of R sets, to the score [R] of each set."""
 
+_WEIGHTS_AT_ONCE = 4_000_000
+"""Weights held in memory at a time where a part of a set is scored by the formula of the whole, 32 MB."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -30,12 +33,14 @@ class Score:
         value: the score of the set. For BLEU it is not the mean of the samples.
         samples: the score of each sample by id, in the order of the references.
         weighted: how a set's score comes from how often each sample counts; None: it is their mean.
+        judges: whether a sample's score says how right its answer is; POPE's yes-ratio only says what it was.
     """
 
     name: str
     value: float
     samples: Mapping[str, float] = field(repr=False)
     weighted: Weighted | None = field(default=None, repr=False, compare=False)
+    judges: bool = True
 
     def of_weights(self, weights: np.ndarray) -> np.ndarray:
         """Return the score [R] of R sets in which the samples count as often as `weights` [R, n] says.
@@ -101,8 +106,8 @@ def check_pairs(candidates: Candidates, references: References) -> None:
         raise DataError(f"{len(odd)} of {len(references)} samples hold what is not text ({first_ids(odd)}); convert it")
 
 
-def group_scores(score: Score, groups: Mapping[str, str]) -> dict[str, float]:
-    """Return the score of each group of samples (kind of question), groups sorted by name.
+def group_scores(score: Score, groups: Mapping[str, str]) -> dict[str, Score]:
+    """Return the score of each group of samples (kind of question) by the same formula, groups sorted by name.
 
     Raises:
         DataError: a sample has no group.
@@ -110,10 +115,30 @@ def group_scores(score: Score, groups: Mapping[str, str]) -> dict[str, float]:
     missing = [name for name in score.samples if name not in groups]
     if missing:
         raise DataError(f"{len(missing)} of {len(score)} samples have no group ({first_ids(missing)}); give each one")
-    of_sample = np.array([groups[name] for name in score.samples], dtype=object)
-    names = sorted(set(of_sample))
-    values = [score.of_weights((of_sample == name).astype(np.float64)[None])[0] for name in names]
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(score.samples):
+        places.setdefault(groups[name], []).append(place)
+    names = list(score.samples)
+    return {group: _part(score, [names[n] for n in where], where) for group, where in sorted(places.items())}
+
+
+def _part(score: Score, names: Sequence[str], where: Sequence[int]) -> Score:
+    samples = {name: score.samples[name] for name in names}
+    whole, total = score.weighted, len(score)
+    if whole is None:
+        return replace(score, value=sum(samples.values()) / len(samples), samples=samples)
+
+    def weighted(weights: np.ndarray) -> np.ndarray:
+        rows = max(1, _WEIGHTS_AT_ONCE // total)
+        found = []
+        for first in range(0, len(weights), rows):
+            some = weights[first : first + rows]
+            spread = np.zeros((len(some), total))
+            spread[:, where] = some
+            found.append(whole(spread))
+        return np.concatenate(found)
+
+    return replace(score, value=float(weighted(np.ones((1, len(names))))[0]), samples=samples, weighted=weighted)
 
 
 def _faults(missing: list[str], extra: list[str]) -> tuple[tuple[list[str], str], ...]:

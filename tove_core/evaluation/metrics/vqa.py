@@ -70,7 +70,7 @@ def vqa_accuracy(candidates: Candidates, references: References) -> Score:
     check_pairs(candidates, references)
     check_annotators(references)
     samples = {name: _leave_one_out(candidates[name], answers) for name, answers in references.items()}
-    return mean_score("VQA accuracy", samples)
+    return mean_score("VQA accuracy (leave-one-out average)", samples)
 
 
 def check_annotators(references: References) -> None:
