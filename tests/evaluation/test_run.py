@@ -16,7 +16,8 @@ from tove_core.evaluation import run as runs
 from tove_core.evaluation.collect import begin, collect, remaining
 from tove_core.evaluation.predict import predict
 from tove_core.evaluation.predictions import read_predictions
-from tove_core.evaluation.run import evaluate_into, open_predictions
+from tove_core.evaluation.run import evaluate_into
+from tove_core.evaluation.saved import open_predictions
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 MANIFEST = {"format": 1, "task": "t", "model": {}, "data": {}, "generation": {}}

@@ -136,7 +136,7 @@ def score(
     from tove_core.evaluation.clip_tower import score_with_clip
     from tove_core.evaluation.predictions import check_predictions
     from tove_core.evaluation.references import check_same_data, references_of
-    from tove_core.evaluation.run import open_predictions
+    from tove_core.evaluation.saved import open_predictions
 
     saved = open_predictions(predictions)
     kept = saved.manifest.get("data") if data is None and not set_ and split is None else None

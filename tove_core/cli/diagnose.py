@@ -107,7 +107,7 @@ def _said(
         DataError: they are about other data.
     """
     from tove_core.checkpoint import MANIFEST
-    from tove_core.evaluation.collect import PREDICTIONS
+    from tove_core.evaluation.saved import PREDICTIONS
     from tove_core.training.run import find_checkpoint
 
     checkpoint = find_checkpoint(against)
@@ -123,7 +123,7 @@ def _said(
 def _kept(against: Path, samples: Sequence[Sample], num_beams: int) -> dict[str, str]:
     from tove_core.errors import ConfigError
     from tove_core.evaluation.references import check_same_data, references_of
-    from tove_core.evaluation.run import open_predictions
+    from tove_core.evaluation.saved import open_predictions
 
     saved = open_predictions(against)
     if saved.references is not None:
