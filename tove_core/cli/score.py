@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tove_core.cli.runs import SetData
+from tove_core.cli.runs import SetData, named_data
 
 if TYPE_CHECKING:
+    from tove_core.config import DataConfig
     from tove_core.evaluation.references import Reference
     from tove_core.evaluation.saved import Saved
 
@@ -22,7 +22,7 @@ def score(
         Path | None, typer.Option(help="another such folder or file: compare, with paired tests")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="data set, where no references lie beside the predictions")] = None,
-    reader: Annotated[str | None, typer.Option(help="name of the reader of --data; jsonl if not given")] = None,
+    reader: Annotated[str | None, typer.Option(help="name of the reader of the data set; jsonl if not given")] = None,
     split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
     images: Annotated[Path | None, typer.Option(help="folder of the images of --data")] = None,
     set_: SetData = None,
@@ -38,33 +38,54 @@ def score(
 
     from tove_core.evaluation.compare import compare_predictions
     from tove_core.evaluation.report import report
-    from tove_core.evaluation.saved import OTHER_TASK, open_predictions, told
-    from tove_core.evaluation.tasks import scored_by, task_for
+    from tove_core.evaluation.saved import divide, matching, open_predictions, told
     from tove_core.evaluation.tasks import task as find
+    from tove_core.evaluation.tasks import task_for
     from tove_core.folders import require_place
 
-    if json is not None:
-        require_place(json, "--json")
+    require_place(json, "--json")
+    chosen = find(task) if task else None
     saved = open_predictions(predictions)
     other = open_predictions(against) if against is not None else None
-    told_by = _references(predictions, saved, data, reader, split, images, set_)
-    references, left_out = told_by
-    name = task or saved.task
-    chosen = find(name) if name else task_for(references)
-    scored = scored_by(chosen, references)
-    if len(scored) < len(references):
-        left_out[OTHER_TASK] = left_out.get(OTHER_TASK, 0) + len(references) - len(scored)
-    out = {one.id for one in references} - {one.id for one in scored}
-    said = _said(predictions, saved, scored, out)
+    named = data or reader or split or images or set_
+    wanted = named_data(reader or "jsonl", data, split, None, set_, images=images) if named else None
+    references, left_out = _references(predictions, saved, wanted)
+    chosen = chosen or (find(saved.task) if saved.task else task_for(references))
+    unreadable = saved.unreadable | (other.unreadable if other is not None else frozenset())
+    scored, out = divide(chosen, references, unreadable, left_out)
+    said = matching(predictions, saved, scored, out)
     if other is None or against is None:
         found = report(chosen, said, scored)
     else:
-        found = compare_predictions(chosen, said, _said(against, other, scored, out), scored)
+        found = compare_predictions(chosen, said, matching(against, other, scored, out), scored)
         print(f"A: {predictions}\nB: {against}")
     print(found)
     if line := told(left_out):
         print(line)
     if json is not None:
-        plain = {**found.plain(), "left_out": left_out}
-        json.write_text(encoder.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        json.write_text(encoder.dumps({**found.plain(), "left_out": left_out}, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {json}")
+
+
+def _references(path: Path, saved: Saved, data: DataConfig | None) -> tuple[list[Reference], dict[str, int]]:
+    """Return what is right: of the data set that is named, else what lies beside; and how many samples are not there.
+
+    Raises:
+        ConfigError: neither says what is right.
+    """
+    from tove_core.data.readers import read_counted
+    from tove_core.errors import ConfigError
+    from tove_core.evaluation.references import references_of
+    from tove_core.evaluation.saved import MISSING
+
+    if data is not None:
+        found = read_counted(data)
+        return references_of(found.samples), {MISSING: found.missing} if found.missing else {}
+    if saved.references is None:
+        raise ConfigError(f"no references lie beside {path}, so nothing says what is right; give --data and --reader")
+    if not all(one.targets for one in saved.references):
+        raise ConfigError(
+            f"the references beside {path} hold no targets, because its evaluation was not to be scored; give --data "
+            "and --reader of a data set that does"
+        )
+    return saved.references, saved.left_out

@@ -100,7 +100,8 @@ def collect(
     own = todo[low:high]
     stored = cached_examples(model, own, cache, quiet=quiet, max_broken=max_broken) if own else None
     blocks = _blocks(model, own, stored, block, max_broken)
-    _answer(model, own, blocks, folder / _PARTS.replace("*", f"{state.process_index:05d}"), batch_size, quiet, generation)
+    part = folder / _PARTS.replace("*", f"{state.process_index:05d}")
+    _answer(model, own, blocks, part, batch_size, quiet, generation)
     state.wait_for_everyone()
     seconds = time.perf_counter() - began
     if state.is_main_process:

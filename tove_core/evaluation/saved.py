@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tove_core.errors import ConfigError
 from tove_core.evaluation.manifest import read_manifest
-from tove_core.evaluation.predictions import read_predictions
-from tove_core.evaluation.references import Reference, read_references
-from tove_core.evaluation.tasks import S, scored_by, task
+from tove_core.evaluation.predictions import check_ids, read_predictions
+from tove_core.evaluation.references import Reference, check_same_data, read_references
+from tove_core.evaluation.tasks import S, Task, scored_by, task
 
 PREDICTIONS = "predictions.jsonl"
 REFERENCES = "references.jsonl"
@@ -76,6 +76,47 @@ def open_predictions(path: Path) -> Saved:
         return found
     kept = [one for one in read_references(folder / REFERENCES) if one.id not in found.unreadable]
     return Saved(found.said, kept, found.task, manifest)
+
+
+def divide(
+    wanted: Task, references: Sequence[Reference], unreadable: Collection[str], left_out: dict[str, int]
+) -> tuple[list[Reference], set[str]]:
+    """Return the references that are scored, and the ids of the others.
+
+    Args:
+        wanted: takes the samples it scores.
+        references: of the whole data set.
+        unreadable: ids that were not answered, because their images could not be read.
+        left_out: how many samples are not there already, by the reason; what is found here is added.
+
+    Raises:
+        DataError: the task scores none of them.
+    """
+    readable = [one for one in references if one.id not in unreadable]
+    scored = scored_by(wanted, readable)
+    for why, count in ((UNREADABLE, len(references) - len(readable)), (OTHER_TASK, len(readable) - len(scored))):
+        if count:
+            left_out[why] = left_out.get(why, 0) + count
+    return scored, {one.id for one in references} - {one.id for one in scored}
+
+
+def matching(path: Path, saved: Saved, scored: Sequence[Reference], out: Collection[str]) -> dict[str, str]:
+    """Return what a file says about the samples that are scored.
+
+    Args:
+        path: what the file is called.
+        saved: what it holds, and what lies beside it.
+        scored: what is right.
+        out: ids of the data set's other samples, about which it may say something too.
+
+    Raises:
+        DataError: it is about other samples, or about the same with other questions, answers or kinds.
+    """
+    said = {key: text for key, text in saved.said.items() if key not in out}
+    check_ids(said, [one.id for one in scored], str(path))
+    if saved.references is not None and saved.references is not scored:
+        check_same_data(scored, [one for one in saved.references if one.id not in out], str(path))
+    return said
 
 
 def told(left_out: Mapping[str, int]) -> str:
