@@ -167,6 +167,8 @@ def evaluate(
     from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
     from tove_core.folders import require_place, require_writable
+    from tove_core.hub.placement import usable_device
+    from tove_core.training.processes import own_device
     from tove_core.training.run import find_checkpoint
     from tove_core.training.source import cache_of, make_examples
 
@@ -175,6 +177,7 @@ def evaluate(
         raise ConfigError("--no-score keeps what is said in a folder to be scored later; give --out")
     if out is not None:
         require_writable(out)
+    usable_device(own_device(device) or "cpu", "--device")
     wanted = evaluation_data(run, data, reader, split, limit, set_)
     (samples, missing), source = read_counted(wanted, inference=no_score), cache_of(run, cache)
     checkpoint, options = find_checkpoint(run), {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
