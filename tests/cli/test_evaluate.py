@@ -80,6 +80,9 @@ def test_readers_are_told_their_options_in_evaluating_and_in_scoring(
     assert fewer.out.startswith("vqa: 2 samples")
     assert "did you mean 'annotations'" in tove("evaluate", run, *vqa[:6], "--set", "options.annotation=x").error
     assert "did you mean 'max_broken'" in tove("evaluate", run, "--set", "max_brocken=1").error
+    assert (
+        "did you mean 'max_broken'" in tove("diagnose", run, "--out", tmp_path / "page", "--set", "max_brocken=1").error
+    )
 
 
 def test_images_of_the_run_are_not_those_of_other_data(tove: Tove, run: Path, data: Path, tmp_path: Path) -> None:

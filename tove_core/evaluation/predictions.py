@@ -84,8 +84,8 @@ def check_ids(said: Mapping[str, str], wanted: Sequence[str], name: str | None =
     extra = [one for one in said if one not in known]
     if wanted and len(missing) == len(known):
         raise DataError(
-            f"{whose}none of {len(said)} predictions ({first_ids(extra) if extra else 'the file is empty'}) is about one "
-            f"of {len(known)} samples ({first_ids(missing)}); score the file of this data set and task"
+            f"{whose}none of {len(said)} predictions ({first_ids(extra) if extra else 'the file is empty'}) is about "
+            f"one of {len(known)} samples ({first_ids(missing)}); score the file of this data set and task"
         )
     parts = [
         f"{len(ids)} {what} ({first_ids(ids)})"
