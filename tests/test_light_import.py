@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,13 +20,18 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-def run(code: str, site: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh Python in which nothing heavy can be imported."""
+def run(code: str, site: Path | None = None, allowed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh Python in which nothing heavy can be imported, but for the one that is allowed."""
     path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "kernels", site) if folder)
     env = {key: value for key, value in os.environ.items() if not key.startswith("TOVE_")}
     env |= {"PYTHONPATH": path, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
     return subprocess.run(
-        [sys.executable, "-c", REFUSE + code], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", REFUSE.replace(f"{allowed!r}, ", "") + code],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -91,8 +97,8 @@ def test_an_unknown_attribute_of_a_lazy_package_is_an_attribute_error():
     assert done.stdout.count("has no attribute 'nothing'") == 2, done.stderr
 
 
-def command(*arguments: str, site: Path) -> subprocess.CompletedProcess[str]:
-    return run(f"sys.argv = ['tove', *{arguments!r}]\nfrom tove_core.cli.main import main\nmain()", site)
+def command(*arguments: str, site: Path, allowed: str = "") -> subprocess.CompletedProcess[str]:
+    return run(f"sys.argv = ['tove', *{arguments!r}]\nfrom tove_core.cli.main import main\nmain()", site, allowed)
 
 
 def test_the_command_line_helps_without_the_heavy_libraries(site):
@@ -121,3 +127,21 @@ def test_an_unknown_expert_ends_in_one_sentence_and_exit_code_one(site):
     assert done.returncode == 1
     assert done.stderr.startswith("error: no expert named 'dinov4'; did you mean dinov3 or dinov2")
     assert "Traceback" not in done.stderr
+
+
+def test_predictions_are_scored_and_compared_without_torch(site, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    lines = [{"id": "a", "image": "i0"}, {"id": "b", "image": "i1"}]
+    for name, more in (("predictions", {"prediction": "red"}), ("references", {"targets": ["red"], "prompt": "what?"})):
+        records = [{**({"id": one["id"]} if name == "predictions" else one), **more} for one in lines]
+        (kept / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    done = command("score", str(kept), "--against", str(kept / "predictions.jsonl"), site=site, allowed="numpy")
+    assert done.returncode == 0, done.stderr
+    assert "exact-match: 2 samples" in done.stdout
+    # A data set is read without it too.
+    (tmp_path / "a.png").write_bytes(b"not looked at")
+    right = [{"id": one["id"], "image": "a.png", "question": "what?", "answer": "red"} for one in lines]
+    (tmp_path / "right.jsonl").write_text("".join(json.dumps(one) + "\n" for one in right))
+    done = command("score", str(kept), "--data", str(tmp_path / "right.jsonl"), site=site, allowed="numpy")
+    assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from tove_core.errors import CheckpointError, ToveError
+from tove_core.errors import CheckpointError, ConfigError, ToveError
 
 
 def require_new(folder: str | Path) -> None:
@@ -38,6 +38,25 @@ def require_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written ({error}); give another folder as output") from error
+
+
+def require_place(file: Path | None, option: str) -> None:
+    """Refuse a file that cannot be written, before the work is done whose result it should hold.
+
+    Args:
+        file: None: nothing is to be written.
+        option: what names it.
+
+    Raises:
+        ConfigError: it is a folder, or there is no folder to put it into.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise ConfigError(f"{option} {file} is a folder; give a file in it")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{option} cannot be written to {file}: there is no folder {file.parent}; make it first")
+    require_writable(file.parent)
 
 
 @contextmanager

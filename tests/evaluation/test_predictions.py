@@ -48,12 +48,15 @@ def test_result_files_of_coco_and_vqa_are_read(write):
         ('{"id": "a", "prediction": "an \\ud800 eye"}\n', "line 1 has half a character at 3 of its text"),
         ("[3]", "record 0 holds int"),
         ("[3", "is not JSON"),
+        ("[" * 100_000, "nests brackets deeper"),
+        ('{"id": "a", "prediction": ' + "[" * 100_000 + "\n", "line 1 nests brackets deeper"),
+        ('{"id": ' + "7" * 5000 + ', "prediction": "x"}\n', "line 1 holds a number of thousands of digits"),
     ],
 )
 def test_malformed_files_are_refused_in_one_sentence(write, content, words):
     with pytest.raises(DataError, match=words) as caught:
         read_predictions(write(content))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "said.jsonl" in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tove_core.evaluation import run as runs
 from tove_core.evaluation.collect import begin, collect, remaining
 from tove_core.evaluation.predict import predict
 from tove_core.evaluation.predictions import read_predictions
-from tove_core.evaluation.run import evaluate_into, open_predictions
+from tove_core.evaluation.run import evaluate_into
+from tove_core.evaluation.saved import open_predictions
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 MANIFEST = {"format": 1, "task": "t", "model": {}, "data": {}, "generation": {}}
@@ -183,3 +185,29 @@ def test_a_folder_takes_no_other_evaluation(
         evaluate_into(tmp_path / "out", checkpoint, data, questions, "gqa", num_beams=2, **options)
     with pytest.raises(DataError, match="not true or false"):
         evaluate_into(tmp_path / "other", checkpoint, data, questions, "pope", **options)
+
+
+def test_unreadable_images_count_among_all_and_are_named_in_the_manifest(toy: Any, model: Any, tmp_path: Path) -> None:
+    samples = [replace(one, image=one.id.encode()) if one.id in ("s3", "s4") else one for one in toy.samples()]
+    begin(tmp_path, MANIFEST, samples)
+    # Two of five in a block are too many, two of twelve are not.
+    with pytest.raises(DataError, match=r"2 of 12 images cannot be used, more than data.max_broken .0.1. allows"):
+        collect(model, samples, tmp_path, batch_size=3, block=5, max_broken=0.1)
+    begin(tmp_path, MANIFEST, samples)
+    assert {"s3", "s4"} <= {sample.id for sample in remaining(tmp_path, samples)}
+    found = collect(model, samples, tmp_path, batch_size=3, block=5, max_broken=0.2)
+    wanted = {key: text for key, text in whole(toy, model).items() if key not in ("s3", "s4")}
+    assert found.said == wanted and list(found.said) == list(wanted)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["unreadable"] == ["s3", "s4"] and manifest["left_out"] == {"image unreadable": 2}
+    assert remaining(tmp_path, samples) == []
+    saved = open_predictions(tmp_path)
+    assert saved.references is not None and [one.id for one in saved.references] == list(wanted)
+
+
+def test_what_could_not_be_read_is_tried_again_after_a_stop(toy: Any, model: Any, tmp_path: Path) -> None:
+    begin(tmp_path, MANIFEST, toy.samples())
+    (tmp_path / "part-00003.jsonl").write_text('{"id": "s2", "prediction": null}\n{"id": "s5", "prediction": "x"}\n')
+    begin(tmp_path, MANIFEST, toy.samples())
+    assert [one.id for one in remaining(tmp_path, toy.samples())] == [f"s{n}" for n in range(12) if n != 5]
+    assert collect(model, toy.samples(), tmp_path).said == {**whole(toy, model), "s5": "x"}

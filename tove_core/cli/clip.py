@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tove_core.cli.runs import Device
+from tove_core.cli.runs import Device, SetData, named_data
 
 if TYPE_CHECKING:
     from tove_core.data.sample import Sample
@@ -25,9 +25,6 @@ Data = Annotated[Path | None, typer.Option(help="file or folder of the data set"
 Reader = Annotated[str, typer.Option(help="name of its reader")]
 Split = Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")]
 Limit = Annotated[int | None, typer.Option(min=1, help="only so many samples")]
-SetData = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the data: images=photos")
-]
 Kind = Annotated[str | None, typer.Option(help="only samples of this kind")]
 ViewName = Annotated[str, typer.Option(help="what is seen of an image: squash, crop or pad")]
 Own = Annotated[bool, typer.Option("--own-transform", help="score once more as the CLIP's own transform sees images")]
@@ -71,6 +68,7 @@ def classify(
 
     if template and templates:
         raise ConfigError("--template and --templates both name the prompts; give one of them")
+    _require(json, device)
     samples = _samples(data, reader, split, limit, set_, kind)
     names = _lines(classes) if classes else sorted({sample.targets[0] for sample in samples})
     prompts = _lines(templates) if templates else template or TEMPLATES
@@ -104,6 +102,7 @@ def retrieve(
     """
     from tove_core.evaluation.clip_tower import retrieve as recalls
 
+    _require(json, device)
     samples = _captions(_samples(data, reader, split, limit, set_, kind))
     tower = _tower(clip, device)
 
@@ -136,11 +135,12 @@ def score(
     from tove_core.evaluation.clip_tower import score_with_clip
     from tove_core.evaluation.predictions import check_predictions
     from tove_core.evaluation.references import check_same_data, references_of
-    from tove_core.evaluation.run import open_predictions
+    from tove_core.evaluation.saved import open_predictions
 
+    _require(json, device)
     saved = open_predictions(predictions)
     kept = saved.manifest.get("data") if data is None and not set_ and split is None else None
-    samples = _kept_samples(kept) if kept else _samples(data, reader, split, limit, set_, None)
+    samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, limit, set_, None)
     if saved.references is not None:
         check_same_data(references_of(samples), saved.references, str(predictions))
     check_predictions(saved.said, [sample.id for sample in samples])
@@ -172,6 +172,19 @@ def _report(
     if json is not None:
         json.write_text(encoder.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
         print(f"wrote {json}")
+
+
+def _require(json: Path | None, device: str | None) -> None:
+    """Refuse a file that cannot be written and a device that is not there, before anything is read.
+
+    Raises:
+        ConfigError: one of them is.
+    """
+    from tove_core.folders import require_place
+    from tove_core.hub.placement import usable_device
+
+    require_place(json, "--json")
+    usable_device(device or "cpu", "--device")
 
 
 def _tower(clip: str, device: str | None) -> Tower:
@@ -209,15 +222,10 @@ def _samples(
     Raises:
         DataError: it has no samples of that kind.
     """
-    from tove_core.config import DataConfig
-    from tove_core.data.readers import WITH_SPLITS, read
+    from tove_core.data.readers import read
     from tove_core.errors import DataError
-    from tove_core.settings import read_config
 
-    config = read_config(DataConfig, None, changes or [])
-    split = split or ("test" if reader in WITH_SPLITS else None)
-    given = {"reader": reader, "path": data, "limit": limit, "split": split}
-    samples = read(config.model_copy(update={key: value for key, value in given.items() if value is not None}))
+    samples = read(named_data(reader, data, split, limit, changes))
     if kind is None:
         return samples
     found = [sample for sample in samples if sample.kind == kind]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tove_core.cli.lifecycle import Out, detach_rule
-from tove_core.cli.runs import Cached, Device, Run, evaluation_data
+from tove_core.cli.runs import Cached, Device, Run, SetData, evaluation_data
 
 if TYPE_CHECKING:
     from tove_core.data.sample import Sample
@@ -27,6 +27,7 @@ def diagnose(
     reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
     split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
+    set_: SetData = None,
     examples: Annotated[int, typer.Option(min=0, max=40, help="samples to show on which the two differ")] = 24,
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="samples answered together")] = 128,
@@ -53,7 +54,7 @@ def diagnose(
 
     require_new(out)
     read_manifest(find_checkpoint(run))  # an unknown run is said before its data are looked for
-    chosen, wanted = detach_rule(rule), evaluation_data(run, data, reader, split, limit)
+    chosen, wanted = detach_rule(rule), evaluation_data(run, data, reader, split, limit, set_)
     if against is not None and not (data or reader or split):
         _require_same_data(run, against, limit)
     samples = read(wanted)
@@ -107,7 +108,7 @@ def _said(
         DataError: they are about other data.
     """
     from tove_core.checkpoint import MANIFEST
-    from tove_core.evaluation.collect import PREDICTIONS
+    from tove_core.evaluation.saved import PREDICTIONS
     from tove_core.training.run import find_checkpoint
 
     checkpoint = find_checkpoint(against)
@@ -123,7 +124,7 @@ def _said(
 def _kept(against: Path, samples: Sequence[Sample], num_beams: int) -> dict[str, str]:
     from tove_core.errors import ConfigError
     from tove_core.evaluation.references import check_same_data, references_of
-    from tove_core.evaluation.run import open_predictions
+    from tove_core.evaluation.saved import open_predictions
 
     saved = open_predictions(against)
     if saved.references is not None:

@@ -18,6 +18,11 @@ Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
 
+SetData = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the data: images=photos")
+]
+"""The option `--set` of commands that read one data set."""
+
 Cached = Annotated[
     Path | None,
     typer.Option(help="read features from this cache; if not given, from the run's own, where it holds the images"),
@@ -142,10 +147,14 @@ def evaluate(
     reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
     split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
+    set_: SetData = None,
     out: Annotated[
         Path | None, typer.Option(help="folder of predictions, manifest and scores; a stopped evaluation goes on there")
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="write what the model said here, as JSONL")] = None,
+    no_score: Annotated[
+        bool, typer.Option("--no-score", help="with --out: only answer, so that data need no targets")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="samples answered together")] = 128,
     beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
     cache: Cached = None,
@@ -155,33 +164,50 @@ def evaluate(
     """Score a run: accuracy per kind of question with the majority answer beside it, and caption metrics.
 
     Without --data, --reader and --split it is scored on its validation data, where its configuration names some. With
-    --task or --out every score has an interval, and the folder can be scored again with tove score.
+    --task or --out every score has an interval, and the folder can be scored again with tove score. A task that is
+    named takes the samples it scores.
     """
-    from tove_core.data.readers import read
+    from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
+    from tove_core.folders import require_place, require_writable
+    from tove_core.hub.placement import usable_device
+    from tove_core.training.processes import own_device
     from tove_core.training.run import find_checkpoint
     from tove_core.training.source import cache_of, make_examples
 
-    if predictions is not None and not predictions.parent.is_dir():
-        raise ConfigError(f"predictions cannot be written to {predictions}: there is no such folder; make it first")
-    wanted = evaluation_data(run, data, reader, split, limit)
-    samples, source = read(wanted), cache_of(run, cache)
+    require_place(predictions, "--predictions")
+    if no_score and out is None:
+        raise ConfigError("--no-score keeps what is said in a folder to be scored later; give --out")
+    if out is not None:
+        require_writable(out)
+    usable_device(own_device(device) or "cpu", "--device")
+    wanted = evaluation_data(run, data, reader, split, limit, set_)
+    (samples, missing), source = read_counted(wanted, inference=no_score), cache_of(run, cache)
     checkpoint, options = find_checkpoint(run), {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
         from tove_core.evaluation.run import evaluate_into, evaluate_once
 
         if out is None:
-            said = evaluate_once(checkpoint, samples, task, device=device, cache=source, **options)
+            said = evaluate_once(
+                checkpoint, samples, task, missing=missing, max_broken=wanted.max_broken, device=device, cache=source,
+                **options,
+            )  # fmt: skip
         else:
-            said = evaluate_into(out, checkpoint, wanted, samples, task, device=device, cache=source, **options)
+            said = evaluate_into(
+                out, checkpoint, wanted, samples, task, missing=missing, scored=not no_score, device=device,
+                cache=source, **options,
+            )  # fmt: skip
     else:
         from tove_core.evaluation.evaluate import evaluate as score
+        from tove_core.evaluation.saved import MISSING, UNREADABLE, told
         from tove_core.model import ToveModel
 
         model = ToveModel.from_pretrained(checkpoint, device=device)
         examples = make_examples(model, samples, cache=source, quiet=quiet, max_broken=wanted.max_broken)
         scores = score(model, examples, **options)
         print(scores)
+        if line := told({MISSING: missing, UNREADABLE: len(samples) - len(examples)}):
+            print(line)
         said = scores.predictions
     if predictions is not None:
         from tove_core.evaluation.predictions import write_predictions
@@ -191,9 +217,18 @@ def evaluate(
 
 
 def evaluation_data(
-    run: Path, data: Path | None, reader: str | None, split: str | None, limit: int | None
+    run: Path,
+    data: Path | None,
+    reader: str | None,
+    split: str | None,
+    limit: int | None,
+    changes: list[str] | None = None,
 ) -> DataConfig:
-    """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing."""
+    """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing.
+
+    Raises:
+        ConfigError: one of `changes`, `key=value`, does not fit.
+    """
     from tove_core.config import DataConfig, RunConfig
     from tove_core.data.readers import WITH_SPLITS
     from tove_core.settings import read_config
@@ -203,20 +238,53 @@ def evaluation_data(
     own = saved.data if saved else DataConfig()
     if saved and not (data or reader or split) and (saved.validation or own.mixture):
         found = saved.validation or own
-        return found.model_copy(update={"limit": limit or found.limit})
+        return _changed(found.model_copy(update={"limit": limit or found.limit}), changes)
     name = reader or own.reader
     # Options and tiles are those of the run's own reader; another one starts with none.
     kept = {"options": own.options, "tiles": own.tiles} if name == own.reader else {}
     split = split or ("test" if name in WITH_SPLITS else own.split)
-    return DataConfig(
+    wanted = DataConfig(
         reader=name,
         path=data or own.path,
-        images=own.images,
+        images=own.images if data is None else None,  # another data set's images lie elsewhere
         split=split,
         limit=limit,
         max_broken=own.max_broken,
         **kept,
     )
+    return _changed(wanted, changes)
+
+
+def named_data(
+    reader: str,
+    data: Path | None,
+    split: str | None,
+    limit: int | None,
+    changes: list[str] | None,
+    images: Path | None = None,
+) -> DataConfig:
+    """Return the data set that the options of a command name.
+
+    Raises:
+        ConfigError: one of `changes`, `key=value`, does not fit.
+    """
+    from tove_core.config import DataConfig
+    from tove_core.data.readers import WITH_SPLITS
+
+    split = split or ("test" if reader in WITH_SPLITS else None)
+    given = {"reader": reader, "path": data, "limit": limit, "split": split, "images": images}
+    return _changed(DataConfig(**{key: value for key, value in given.items() if value is not None}), changes)
+
+
+def _changed(data: DataConfig, changes: list[str] | None) -> DataConfig:
+    import json
+
+    from tove_core.config import DataConfig
+    from tove_core.settings import read_config
+
+    plain = data.model_dump(mode="json", exclude_defaults=True)
+    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    return read_config(DataConfig, None, [*given, *changes]) if changes else data
 
 
 def caption(

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tove_core.cli.runs import SetData, named_data
+
 if TYPE_CHECKING:
+    from tove_core.config import DataConfig
     from tove_core.evaluation.references import Reference
-    from tove_core.evaluation.run import Saved
+    from tove_core.evaluation.saved import Saved
 
 
 def score(
@@ -19,52 +22,70 @@ def score(
         Path | None, typer.Option(help="another such folder or file: compare, with paired tests")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="data set, where no references lie beside the predictions")] = None,
-    reader: Annotated[str, typer.Option(help="name of the reader of --data")] = "jsonl",
-    split: Annotated[str, typer.Option(help="which part of --data")] = "train",
+    reader: Annotated[str | None, typer.Option(help="name of the reader of the data set; jsonl if not given")] = None,
+    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
     images: Annotated[Path | None, typer.Option(help="folder of the images of --data")] = None,
+    set_: SetData = None,
     json: Annotated[Path | None, typer.Option("--json", help="also write the figures here")] = None,
 ) -> None:
     """Score predictions without the model, each metric with its 95 % interval.
 
     Takes the folder that tove evaluate --out wrote, or anybody's JSONL of id and prediction (COCO's and VQA's result
-    files too) with --data. Missing, extra and repeated ids are errors.
+    files too) with --data. Missing, extra and repeated ids are errors. A task that is named takes the samples it
+    scores.
     """
     import json as encoder
 
     from tove_core.evaluation.compare import compare_predictions
     from tove_core.evaluation.report import report
-    from tove_core.evaluation.run import open_predictions
+    from tove_core.evaluation.saved import divide, matching, open_predictions, told
     from tove_core.evaluation.tasks import task as find
     from tove_core.evaluation.tasks import task_for
+    from tove_core.folders import require_place
 
+    require_place(json, "--json")
+    chosen = find(task) if task else None
     saved = open_predictions(predictions)
-    references = _references(predictions, saved, data, reader, split, images)
-    name = task or saved.task
-    chosen = find(name) if name else task_for(references)
-    if against is None:
-        found = report(chosen, saved.said, references)
+    other = open_predictions(against) if against is not None else None
+    named = data or reader or split or images or set_
+    wanted = named_data(reader or "jsonl", data, split, None, set_, images=images) if named else None
+    references, left_out = _references(predictions, saved, wanted)
+    chosen = chosen or (find(saved.task) if saved.task else task_for(references))
+    unreadable = saved.unreadable | (other.unreadable if other is not None else frozenset())
+    scored, out = divide(chosen, references, unreadable, left_out)
+    said = matching(predictions, saved, scored, out)
+    if other is None or against is None:
+        found = report(chosen, said, scored)
     else:
-        other = open_predictions(against)
-        theirs = other.references if data is None else None
-        found = compare_predictions(chosen, saved.said, other.said, references, theirs)
+        found = compare_predictions(chosen, said, matching(against, other, scored, out), scored)
         print(f"A: {predictions}\nB: {against}")
     print(found)
+    if line := told(left_out):
+        print(line)
     if json is not None:
-        json.write_text(encoder.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
+        json.write_text(encoder.dumps({**found.plain(), "left_out": left_out}, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {json}")
 
 
-def _references(
-    path: Path, saved: Saved, data: Path | None, reader: str, split: str, images: Path | None
-) -> list[Reference]:
-    """Return what is right: of `--data`, else what lies beside the predictions."""
-    from tove_core.config import DataConfig
-    from tove_core.data.readers import read
+def _references(path: Path, saved: Saved, data: DataConfig | None) -> tuple[list[Reference], dict[str, int]]:
+    """Return what is right: of the data set that is named, else what lies beside; and how many samples are not there.
+
+    Raises:
+        ConfigError: neither says what is right.
+    """
+    from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
     from tove_core.evaluation.references import references_of
+    from tove_core.evaluation.saved import MISSING
 
     if data is not None:
-        return references_of(read(DataConfig(reader=reader, path=data, split=split, images=images)))
+        found = read_counted(data)
+        return references_of(found.samples), {MISSING: found.missing} if found.missing else {}
     if saved.references is None:
         raise ConfigError(f"no references lie beside {path}, so nothing says what is right; give --data and --reader")
-    return saved.references
+    if not all(one.targets for one in saved.references):
+        raise ConfigError(
+            f"the references beside {path} hold no targets, because its evaluation was not to be scored; give --data "
+            "and --reader of a data set that does"
+        )
+    return saved.references, saved.left_out

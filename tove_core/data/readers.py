@@ -71,6 +71,13 @@ class Part(NamedTuple):
     """What is wrong with rows that were left out, a sentence each; only where `collect` was asked for them."""
 
 
+class Found(NamedTuple):
+    """Samples as `read` gives them, and how many of them were left out because an image is missing."""
+
+    samples: list[Sample]
+    missing: int
+
+
 def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
     """Read the samples a configuration names, checked, in the order of the data set.
 
@@ -84,13 +91,25 @@ def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
         ConfigError: there is no such reader, or it has no such option.
         DataError: the data set is malformed, empty, lacks images or targets, or repeats an id.
     """
-    found: list[Sample] = []
+    return read_counted(config, inference=inference).samples
+
+
+def read_counted(config: DataConfig, *, inference: bool = False) -> Found:
+    """Do as `read`, and count what is left out; with a limit, only what stands before the last sample it takes."""
+    found, missing = [], 0
     for part in collect(config):
-        samples = _present(part, config.max_broken)
-        _check(samples, part.where, inference)
-        samples = samples if part.limit is None else samples[: part.limit]
+        present = _present(part, config.max_broken)
+        _check(present, part.where, inference)
+        samples = present if part.limit is None else present[: part.limit]
+        if len(present) < len(part.samples):
+            missing += _until(part.samples, samples[-1]) - len(samples)
         found = found + samples if found else samples
-    return found
+    return Found(found, missing)
+
+
+def _until(samples: Sequence[Sample], last: Sample) -> int:
+    """Return how many samples there are up to that one."""
+    return next(number for number, sample in enumerate(samples, start=1) if sample is last)
 
 
 def collect(config: DataConfig, *, malformed: bool = False) -> list[Part]:
@@ -170,7 +189,7 @@ def _present(part: Part, limit: float) -> list[Sample]:
         raise DataError(f"{counted}; add them, take their samples out, or raise data.max_broken (now {limit:g})")
     kept = [sample for sample, own in zip(part.samples, rows, strict=True) if missing.keys().isdisjoint(own)]
     gone = len(part.samples) - len(kept)
-    warnings.warn(f"{counted}; {gone} of {len(rows)} samples of {part.where} are left out", stacklevel=3)
+    warnings.warn(f"{counted}; {gone} of {len(rows)} samples of {part.where} are left out", stacklevel=4)
     return kept
 
 

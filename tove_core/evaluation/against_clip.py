@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tove_core.config import FusionConfig, ModelConfig, RunConfig
-from tove_core.data.readers import read
+from tove_core.data.readers import read_counted
 from tove_core.errors import ConfigError
 from tove_core.evaluation.compare import Comparison, compare_predictions
 from tove_core.evaluation.references import references_of
@@ -48,7 +48,7 @@ def run_recipe(
         raise ConfigError("the recipe says nothing to score on: give validation, or a data set that has a test split")
     if not config.model.experts or config.model.fusion.kind == "clip-mlp":
         raise ConfigError("the recipe has no experts, so there is nothing to compare with CLIP alone; name some")
-    samples = read(data)  # before hours of training, not after
+    samples, missing = read_counted(data)  # before hours of training, not after
     references = references_of(samples)
     chosen = task(name) if name is not None else task_for(references)
     check_task(chosen, references)
@@ -61,11 +61,19 @@ def run_recipe(
     _trained(control, device, quiet)
     said = {
         run.output.name: evaluate_into(
-            run.output / PREDICTIONS, checkpoint_of(run.output), data, samples, chosen.name, device=device, quiet=quiet
+            run.output / PREDICTIONS,
+            checkpoint_of(run.output),
+            data,
+            samples,
+            chosen.name,
+            missing=missing,
+            device=device,
+            quiet=quiet,
         )
         for run in (control, hub)
     }
-    return compare_predictions(chosen, said[CLIP_ONLY], said[HUB], references)
+    # Images that cannot be read were left out of both, which was said.
+    return compare_predictions(chosen, said[CLIP_ONLY], said[HUB], [one for one in references if one.id in said[HUB]])
 
 
 def clip_alone(model: ModelConfig, parameters: int) -> ModelConfig:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from accelerate import PartialState
 
-from tove_core.data.sample import Sample
+from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import DataError
 from tove_core.evaluation.files import read_records, write_whole
 from tove_core.evaluation.manifest import check_same, read_manifest, write_manifest
@@ -18,13 +18,12 @@ from tove_core.evaluation.metrics.score import first_ids
 from tove_core.evaluation.predict import predict_batches
 from tove_core.evaluation.predictions import read_predictions, write_predictions
 from tove_core.evaluation.references import references_of, write_references
+from tove_core.evaluation.saved import PREDICTIONS, REFERENCES, UNREADABLE
 from tove_core.model import ToveModel
-from tove_core.training.examples import Examples
+from tove_core.training.examples import MAX_BROKEN, Examples
 from tove_core.training.metrics import Display
 from tove_core.training.source import Cache, cached_examples
 
-PREDICTIONS = "predictions.jsonl"
-REFERENCES = "references.jsonl"
 _DONE = "partial.jsonl"
 _PARTS = "part-*.jsonl"
 BLOCK = 1024
@@ -32,16 +31,21 @@ BLOCK = 1024
 
 
 class Collected(NamedTuple):
-    """What was said, by sample id in the order of the data, and the pace of this run (None: nothing to do)."""
+    """What was said, by sample id in the order of the data, and the pace of this run (None: nothing to do).
+
+    Samples whose images cannot be read are not there.
+    """
 
     said: dict[str, str]
     samples_per_second: float | None
 
 
 def remaining(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples that no earlier run has answered."""
+    """Return the samples that no earlier run has answered; while it is not finished, the unreadable ones among them."""
     known = _known(folder)
-    return [sample for sample in samples if sample.id not in known]
+    if (folder / PREDICTIONS).is_file():
+        known |= dict.fromkeys((read_manifest(folder) or {}).get("unreadable") or (), "")
+    return [sample for sample in samples if known.get(sample.id) is None]
 
 
 def begin(folder: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) -> None:
@@ -70,18 +74,22 @@ def collect(
     batch_size: int = 128,
     block: int = BLOCK,
     cache: Cache = True,
+    max_broken: float = MAX_BROKEN,
     quiet: bool = True,
     **generation: Any,
 ) -> Collected:
     """Answer what no earlier run has, each process its share; the first one writes all in the data's order.
 
-    After `begin`. Every batch is on disk before the next; `predictions.jsonl` is there only once it is whole.
+    After `begin`. Every batch is on disk before the next; `predictions.jsonl` is there only once it is whole. Samples
+    whose images cannot be read are left out, and named in the manifest.
 
     Args:
         cache: where features are read from, if anywhere; see `tove_core.training.source`.
+        max_broken: share of the images of each process that may be unreadable.
 
     Raises:
-        DataError: another process stopped and left samples unanswered, or the cache that is named does not serve.
+        DataError: another process stopped and left samples unanswered, too many images cannot be read, or the cache
+            that is named does not serve.
     """
     state = PartialState()
     todo = remaining(folder, samples)
@@ -90,47 +98,90 @@ def collect(
     low, high = (len(todo) * (state.process_index + k) // state.num_processes for k in (0, 1))
     began = time.perf_counter()
     own = todo[low:high]
-    stored = cached_examples(model, own, cache, quiet=quiet) if own else None
-    _answer(model, own, stored, folder, state.process_index, batch_size, block, quiet, generation)
+    stored = cached_examples(model, own, cache, quiet=quiet, max_broken=max_broken) if own else None
+    blocks = _blocks(model, own, stored, block, max_broken)
+    part = folder / _PARTS.replace("*", f"{state.process_index:05d}")
+    _answer(model, own, blocks, part, batch_size, quiet, generation)
     state.wait_for_everyone()
     seconds = time.perf_counter() - began
     if state.is_main_process:
         _gather(folder)
-        said = _known(folder)
-        if lost := [sample.id for sample in samples if sample.id not in said]:
-            raise DataError(
-                f"{len(lost)} of {len(samples)} samples have no prediction ({first_ids(lost)}) because their images "
-                "cannot be read or a process stopped; take out what a warning names, or run the same command again"
-            )
-        write_predictions(folder / PREDICTIONS, {sample.id: said[sample.id] for sample in samples})
-        (folder / _DONE).unlink(missing_ok=True)
+        _finish(folder, samples)
     state.wait_for_everyone()
     return Collected(read_predictions(folder / PREDICTIONS), len(todo) / seconds if todo else None)
+
+
+def _finish(folder: Path, samples: Sequence[Sample]) -> None:
+    """Write what was said about all samples, and in the manifest which could not be read.
+
+    Raises:
+        DataError: some were not reached.
+    """
+    known = _known(folder)
+    if lost := [sample.id for sample in samples if sample.id not in known]:
+        raise DataError(
+            f"{len(lost)} of {len(samples)} samples have no prediction ({first_ids(lost)}) because a process stopped; "
+            "run the same command again"
+        )
+    said = {sample.id: text for sample in samples if (text := known[sample.id]) is not None}
+    if unreadable := [sample.id for sample in samples if sample.id not in said]:
+        manifest = read_manifest(folder) or {}
+        left_out = {**(manifest.get("left_out") or {}), UNREADABLE: len(unreadable)}
+        write_manifest(folder, {**manifest, "left_out": left_out, "unreadable": unreadable})
+    write_predictions(folder / PREDICTIONS, said)
+    (folder / _DONE).unlink(missing_ok=True)
+
+
+def _blocks(
+    model: ToveModel, samples: Sequence[Sample], stored: Examples | None, block: int, max_broken: float
+) -> Iterator[Examples]:
+    """Yield the readable samples with their features, block by block.
+
+    Raises:
+        DataError: too many images of all blocks together are unreadable.
+    """
+    if stored is not None:
+        # A cache leaves out those with unreadable images.
+        for start in range(0, len(stored), block):
+            yield stored.some(range(start, min(start + block, len(stored))))
+        return
+    total, broken = len(distinct_images(samples)[0]), 0
+    for start in range(0, len(samples), block):
+        # The share is of all images: a block may have more than its part of them.
+        examples = Examples.cached(model, samples[start : start + block], max_broken=1.0)
+        broken += len(examples.broken)
+        if broken > max_broken * total:
+            raise DataError(
+                f"{broken} of {total} images cannot be used, more than data.max_broken ({max_broken:g}) allows "
+                f"(last: {list(examples.broken.reasons.values())[-1]}); 'tove data check' finds them all"
+            )
+        yield examples
 
 
 def _answer(
     model: ToveModel,
     samples: Sequence[Sample],
-    stored: Examples | None,
-    folder: Path,
-    rank: int,
+    blocks: Iterable[Examples],
+    path: Path,
     batch_size: int,
-    block: int,
     quiet: bool,
     generation: Mapping[str, Any],
 ) -> None:
-    samples = stored.samples if stored else samples  # a cache leaves out those with unreadable images
-    path = folder / _PARTS.replace("*", f"{rank:05d}")
+    left = {sample.id: None for sample in samples}
     with path.open("w", encoding="utf-8") as file, Display(len(samples), "predict", quiet=quiet) as display:
-        for start in range(0, len(samples), block):
-            part, done = range(start, min(start + block, len(samples))), start
-            examples = stored.some(part) if stored else Examples.cached(model, samples[start : part.stop])
+        for examples in blocks:
             for said in predict_batches(model, examples, batch_size=batch_size, **generation):
-                for key, text in said.items():
-                    file.write(json.dumps({"id": key, "prediction": text}, ensure_ascii=False) + "\n")
-                file.flush()
-                done += len(said)
-                display.update(done)
+                _write(file, said)
+                for key in said:
+                    del left[key]
+                display.update(len(samples) - len(left))
+        _write(file, left)  # what no block held cannot be read
+
+
+def _write(file: TextIO, said: Mapping[str, str | None]) -> None:
+    for key, text in said.items():
+        file.write(json.dumps({"id": key, "prediction": text}, ensure_ascii=False) + "\n")
+    file.flush()
 
 
 def _gather(folder: Path) -> None:
@@ -142,9 +193,9 @@ def _gather(folder: Path) -> None:
         part.unlink()
 
 
-def _known(folder: Path) -> dict[str, str]:
-    """Return what has been said so far; a line that a stopped process left half is not counted."""
-    found: dict[str, str] = {}
+def _known(folder: Path) -> dict[str, str | None]:
+    """Return what has been said so far, None where an image cannot be read; a half line of a stop is not counted."""
+    found: dict[str, str | None] = {}
     if (folder / PREDICTIONS).is_file():
         found |= read_predictions(folder / PREDICTIONS)
     for path in [folder / _DONE, *sorted(folder.glob(_PARTS))]:

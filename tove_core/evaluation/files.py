@@ -21,17 +21,13 @@ def read_records(path: Path, *, torn: bool = False) -> Iterator[tuple[str, dict[
     Raises:
         DataError: the file cannot be read, is not UTF-8, or holds something else.
     """
-    for where, text in _texts(path, torn):
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where} is not JSON ({error.msg.lower()}); repair it") from error
+    for where, record in _parsed(path, torn):
         if not isinstance(record, dict):
             raise DataError(f"{where} holds {type(record).__name__}, but an object is wanted; repair it")
         yield where, record
 
 
-def _texts(path: Path, torn: bool) -> Iterator[tuple[str, str]]:
+def _parsed(path: Path, torn: bool) -> Iterator[tuple[str, Any]]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -39,20 +35,24 @@ def _texts(path: Path, torn: bool) -> Iterator[tuple[str, str]]:
     if torn:
         content = content[: content.rfind(b"\n") + 1]
     if content.lstrip()[:1] == b"[":
-        yield from _listed(path, content)
+        for number, record in enumerate(_json(content, str(path))):
+            yield f"{path} record {number}", record
         return
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            yield f"{path} line {number}", _decoded(line, f"{path} line {number}")
+            yield f"{path} line {number}", _json(line, f"{path} line {number}")
 
 
-def _listed(path: Path, content: bytes) -> Iterator[tuple[str, str]]:
+def _json(content: bytes, where: str) -> Any:
+    text = _decoded(content, where)
     try:
-        records = json.loads(_decoded(content, str(path)))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON ({error.msg.lower()}); repair it") from error
-    for number, record in enumerate(records):
-        yield f"{path} record {number}", json.dumps(record)
+        raise DataError(f"{where} is not JSON ({error.msg.lower()}); repair it") from error
+    except RecursionError as error:
+        raise DataError(f"{where} nests brackets deeper than any record does; repair it") from error
+    except ValueError as error:  # Python refuses such numbers
+        raise DataError(f"{where} holds a number of thousands of digits; write it as a text") from error
 
 
 def _decoded(content: bytes, where: str) -> str:

@@ -20,13 +20,18 @@ _DECISIVE = ("format", "task", "model", "data", "generation")
 
 
 def describe(
-    checkpoint: Path, task: str, data: Mapping[str, Any], references: str, samples: int, generation: Mapping[str, Any]
+    checkpoint: Path,
+    task: str | None,
+    data: Mapping[str, Any],
+    references: str,
+    samples: int,
+    generation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the manifest of an evaluation.
 
     Args:
         checkpoint: folder whose tove.json holds configuration, provenance and the hashes of the weights.
-        task: its name.
+        task: its name; None: nothing is scored.
         data: which data were read, as the configuration says it.
         references: `references.digest` of what is right.
         samples: how many there are.
@@ -70,7 +75,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); evaluate into another folder") from error
     if not isinstance(found, dict):
         raise DataError(f"{path} is no manifest of an evaluation; evaluate into another folder")

@@ -26,7 +26,11 @@ def read_predictions(path: Path) -> dict[str, str]:
     Raises:
         DataError: the file cannot be read, is not UTF-8 or JSON, a record is of no known form, or an id comes twice.
     """
-    return by_id(_pair(where, record) for where, record in read_records(path))
+    pairs = [_pair(where, record) for where, record in read_records(path)]
+    try:
+        return by_id(pairs)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _pair(where: str, record: Mapping[str, Any]) -> tuple[str, str]:
@@ -54,13 +58,34 @@ def check_predictions(said: Mapping[str, str], wanted: Sequence[str]) -> None:
     Raises:
         DataError: ids are missing or extra, or none fits, which means another task's file.
     """
+    check_ids(said, wanted)
+    if empty := [name for name in wanted if not said[name].strip()]:
+        warnings.warn(
+            f"{len(empty)} of {len(set(wanted))} predictions are empty ({first_ids(empty)}); they are scored as they "
+            "are",
+            stacklevel=2,
+        )
+
+
+def check_ids(said: Mapping[str, str], wanted: Sequence[str], name: str | None = None) -> None:
+    """Refuse predictions that are not about exactly the samples wanted.
+
+    Args:
+        said: by sample id.
+        wanted: ids of the samples.
+        name: the file that is meant, where there are several.
+
+    Raises:
+        DataError: ids are missing or extra, or none fits, which means another task's file.
+    """
+    whose = f"{name}: " if name else ""
     known = set(wanted)
-    missing = [name for name in wanted if name not in said]
-    extra = [name for name in said if name not in known]
+    missing = [one for one in wanted if one not in said]
+    extra = [one for one in said if one not in known]
     if wanted and len(missing) == len(known):
         raise DataError(
-            f"none of {len(said)} predictions ({first_ids(extra) if extra else 'the file is empty'}) is about one of "
-            f"{len(known)} samples ({first_ids(missing)}); score the file of this data set and task"
+            f"{whose}none of {len(said)} predictions ({first_ids(extra) if extra else 'the file is empty'}) is about "
+            f"one of {len(known)} samples ({first_ids(missing)}); score the file of this data set and task"
         )
     parts = [
         f"{len(ids)} {what} ({first_ids(ids)})"
@@ -68,9 +93,6 @@ def check_predictions(said: Mapping[str, str], wanted: Sequence[str]) -> None:
         if ids
     ]
     if parts:
-        raise DataError(f"of {len(known)} samples {' and '.join(parts)}; score exactly the samples of the data set")
-    if empty := [name for name in wanted if not said[name].strip()]:
-        warnings.warn(
-            f"{len(empty)} of {len(known)} predictions are empty ({first_ids(empty)}); they are scored as they are",
-            stacklevel=2,
+        raise DataError(
+            f"{whose}of {len(known)} samples {' and '.join(parts)}; score exactly the samples of the data set"
         )

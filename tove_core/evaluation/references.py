@@ -69,7 +69,10 @@ def read_references(path: Path) -> list[Reference]:
             found.append(Reference(**{**record, "targets": tuple(record["targets"])}))
         except (KeyError, TypeError) as error:
             raise DataError(f"{where} is no reference ({error}); give the file that tove evaluate wrote") from error
-    by_id((one.id, one) for one in found)
+    try:
+        by_id((one.id, one) for one in found)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     return found
 
 
@@ -83,6 +86,8 @@ def digest(references: Iterable[Reference]) -> str:
 
 def check_same_data(mine: Sequence[Reference], theirs: Sequence[Reference], name: str) -> None:
     """Refuse predictions that were made for other samples, or for the same with other questions, answers or kinds.
+
+    Of samples that were answered without targets only the questions are compared.
 
     Args:
         mine: what is right here.
@@ -98,8 +103,13 @@ def check_same_data(mine: Sequence[Reference], theirs: Sequence[Reference], name
             f"{name} answered {len(there)} samples and {len(here)} are asked here; {len(odd)} ids are in one alone "
             f"({first_ids(odd)}); evaluate both on one data set"
         )
-    for what, of in (("questions or answers", lambda one: (one.prompt, one.targets)), ("kinds", lambda one: one.kind)):
-        if odd := [key for key in here if of(here[key]) != of(there[key])]:
+    known = [key for key in here if there[key].targets]
+    for what, keys, of in (
+        ("questions", here, lambda one: one.prompt),
+        ("questions or answers", known, lambda one: one.targets),
+        ("kinds", known, lambda one: one.kind),
+    ):
+        if odd := [key for key in keys if of(here[key]) != of(there[key])]:
             raise DataError(
                 f"{name} was made for other {what}: {len(odd)} of {len(here)} samples differ ({first_ids(odd)}); "
                 "evaluate both on one data set"

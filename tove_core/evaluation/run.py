@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tove_core.config import DataConfig
 from tove_core.data.sample import Sample
-from tove_core.errors import ConfigError
-from tove_core.evaluation.collect import PREDICTIONS, REFERENCES, begin, collect, remaining
+from tove_core.evaluation.collect import begin, collect, remaining
 from tove_core.evaluation.cost import Cost, measure_cost
 from tove_core.evaluation.manifest import describe, read_manifest, write_manifest
 from tove_core.evaluation.predict import predict
-from tove_core.evaluation.predictions import read_predictions
-from tove_core.evaluation.references import Reference, digest, read_references, references_of
+from tove_core.evaluation.references import digest, references_of
 from tove_core.evaluation.report import SCORES, report
-from tove_core.evaluation.tasks import Task, check_task, task, task_for
+from tove_core.evaluation.saved import MISSING, OTHER_TASK, PREDICTIONS, UNREADABLE, Saved, open_predictions, told
+from tove_core.evaluation.tasks import Task, check_task, scored_by, task, task_for
 from tove_core.model import ToveModel
+from tove_core.training.examples import MAX_BROKEN
 from tove_core.training.processes import PATIENCE, join
 from tove_core.training.source import Cache, make_examples
 
@@ -29,6 +27,8 @@ def evaluate_once(
     samples: Sequence[Sample],
     name: str | None = None,
     *,
+    missing: int = 0,
+    max_broken: float = MAX_BROKEN,
     device: str | None = None,
     batch_size: int = 128,
     num_beams: int = 1,
@@ -37,16 +37,27 @@ def evaluate_once(
 ) -> dict[str, str]:
     """Answer and score in one process, print the report, keep nothing; return what was said, by sample id.
 
+    Args:
+        checkpoint: its folder.
+        samples: with targets; a task that is named takes those it scores.
+        name: of the task; None: by the data.
+        missing: how many samples were left out before, because an image is missing.
+        max_broken: share of the images that may be unreadable; their samples are left out.
+
     Raises:
         ConfigError: there is no such task, or no one task fits the data.
-        DataError: the data set is another task's.
+        DataError: the data set is another task's, or too many images cannot be read.
     """
-    references = references_of(samples)
-    chosen = _choose(name, references)
+    chosen = _choose(name, samples)
+    asked, left_out = _take(chosen, samples, missing)
+    references = references_of(asked)
+    check_task(chosen, references)
     model = ToveModel.from_pretrained(checkpoint, device=device)
-    examples = make_examples(model, list(samples), cache=cache, quiet=quiet)
+    examples = make_examples(model, list(asked), cache=cache, quiet=quiet, max_broken=max_broken)
     said = predict(model, examples, batch_size=batch_size, num_beams=num_beams, quiet=quiet)
-    print(report(chosen, said, references))
+    print(report(chosen, said, [one for one in references if one.id in said]))
+    if line := told({**left_out, UNREADABLE: len(asked) - len(said)}):
+        print(line)
     return said
 
 
@@ -57,6 +68,8 @@ def evaluate_into(
     samples: Sequence[Sample],
     name: str | None = None,
     *,
+    missing: int = 0,
+    scored: bool = True,
     device: str | None = None,
     batch_size: int = 128,
     num_beams: int = 1,
@@ -67,75 +80,70 @@ def evaluate_into(
 
     A stopped evaluation goes on where it stopped, with any number of processes; a finished one is only scored again.
 
+    Args:
+        folder: where it goes.
+        checkpoint: its folder.
+        data: what was read; its `max_broken` says which share of the images may be unreadable.
+        samples: what was read. A task that is named takes those it scores.
+        name: of the task; None: by the data, or none where nothing is scored.
+        missing: how many samples were left out before, because an image is missing.
+        scored: whether what was said is scored; if not, samples need no targets.
+
     Raises:
         ConfigError: the folder holds another evaluation, there is no such task, or no one task fits the data.
-        DataError: the data set is another task's.
+        DataError: the data set is another task's, or too many images cannot be read.
     """
     state = join(device, patience=PATIENCE)
-    references = references_of(samples)
-    chosen = _choose(name, references)
-    generation = {"num_beams": num_beams}
-    read = data.model_dump(mode="json")
-    begin(folder, describe(checkpoint, chosen.name, read, digest(references), len(samples), generation), samples)
-    if remaining(folder, samples) or not (folder / PREDICTIONS).is_file():
+    chosen = _choose(name, samples) if scored or name is not None else None
+    asked, left_out = _take(chosen, samples, missing)
+    references = references_of(asked)
+    if chosen is not None and scored:
+        check_task(chosen, references)
+    of_task, generation, read = chosen.name if chosen else None, {"num_beams": num_beams}, data.model_dump(mode="json")
+    manifest = describe(checkpoint, of_task, read, digest(references), len(asked), generation)
+    begin(folder, {**manifest, "left_out": left_out}, asked)
+    if remaining(folder, asked) or not (folder / PREDICTIONS).is_file():
         where = device if state.num_processes == 1 else str(state.device)
         model = ToveModel.from_pretrained(checkpoint, device=where)
-        quiet = quiet or not state.is_main_process
-        found = collect(model, samples, folder, batch_size=batch_size, cache=cache, quiet=quiet, **generation)
-        if state.is_main_process:
-            cost = measure_cost(model, samples[0], found.samples_per_second, **generation)
-            write_manifest(folder, {**(read_manifest(folder) or {}), "cost": cost.plain()})
-    said = read_predictions(folder / PREDICTIONS)
-    if state.is_main_process:
-        result = report(chosen, said, references)
-        (folder / SCORES).write_text(json.dumps(result.plain(), indent=2) + "\n", encoding="utf-8")
-        print(result)
-        if cost := (read_manifest(folder) or {}).get("cost"):
-            print(f"cost: {Cost(**cost)}")
-        print(f"wrote {folder}")
-    return said
-
-
-def _choose(name: str | None, references: Sequence[Reference]) -> Task:
-    """Return the task asked for, or the data's own, after looking whether the data are fit for it."""
-    chosen = task(name) if name is not None else task_for(references)
-    check_task(chosen, references)
-    return chosen
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A file of predictions with what lies beside it.
-
-    Attributes:
-        said: by sample id.
-        references: what is right; None where none are kept with it.
-        task: the task it was made for; None where that is unknown.
-        manifest: of the evaluation; empty without one.
-    """
-
-    said: Mapping[str, str]
-    references: list[Reference] | None
-    task: str | None
-    manifest: Mapping[str, Any]
-
-
-def open_predictions(path: Path) -> Saved:
-    """Read the folder of an evaluation, or a file of predictions with the references beside it, if any.
-
-    Raises:
-        ConfigError: the folder holds no finished evaluation.
-        DataError: a file cannot be read or is malformed.
-    """
-    folder = path if path.is_dir() else path.parent
-    file = path / PREDICTIONS if path.is_dir() else path
-    if not file.is_file():
-        more = "its evaluation did not finish; run tove evaluate again" if (folder / REFERENCES).is_file() else (
-            "give a folder that tove evaluate --out wrote, or a file of predictions"
+        found = collect(
+            model, asked, folder, batch_size=batch_size, cache=cache, max_broken=data.max_broken,
+            quiet=quiet or not state.is_main_process, **generation,
         )  # fmt: skip
-        raise ConfigError(f"{path} has no predictions to score: {more}")
-    # Files of somebody else's may lie anywhere: only predictions.jsonl belongs to what is beside it.
-    own = file.name == PREDICTIONS and (folder / REFERENCES).is_file()
-    references = read_references(folder / REFERENCES) if own else None
-    manifest = (read_manifest(folder) or {}) if own else {}
-    return Saved(read_predictions(file), references, manifest.get("task"), manifest)
+        first = next((sample for sample in asked if sample.id in found.said), None)
+        if state.is_main_process and first is not None:
+            cost = measure_cost(model, first, found.samples_per_second, **generation)
+            write_manifest(folder, {**(read_manifest(folder) or {}), "cost": cost.plain()})
+    saved = open_predictions(folder)
+    if state.is_main_process:
+        _tell(folder, saved, chosen if scored else None)
+    return dict(saved.said)
+
+
+def _tell(folder: Path, saved: Saved, chosen: Task | None) -> None:
+    """Score what lies in a folder, where a task is given, and print all there is to say."""
+    if chosen is not None:
+        result = report(chosen, saved.said, saved.references or [])
+        plain = {**result.plain(), "left_out": saved.left_out}
+        (folder / SCORES).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        print(result)
+    if line := told(saved.left_out):
+        print(line)
+    if cost := saved.manifest.get("cost"):
+        print(f"cost: {Cost(**cost)}")
+    if chosen is None:
+        print(
+            f"not scored: {len(saved.said)} predictions; to score them, tove score {folder / PREDICTIONS} with --data "
+            "and --reader of what is right"
+        )
+    print(f"wrote {folder}")
+
+
+def _choose(name: str | None, samples: Sequence[Sample]) -> Task:
+    return task(name) if name is not None else task_for(references_of(samples))
+
+
+def _take(wanted: Task | None, samples: Sequence[Sample], missing: int) -> tuple[Sequence[Sample], dict[str, int]]:
+    """Return the samples that a task scores (None: all), and how many there are beside them, by the reason."""
+    asked = samples if wanted is None else scored_by(wanted, samples)
+    counts = {MISSING: missing, OTHER_TASK: len(samples) - len(asked)}
+    return asked, {why: count for why, count in counts.items() if count}

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.metrics.binary import consistency, pope, true_or_false, truth_of
@@ -16,6 +17,23 @@ from tove_core.evaluation.metrics.java import java_scores
 from tove_core.evaluation.metrics.score import Candidates, References, Score, first_ids
 from tove_core.evaluation.metrics.vqa import check_annotators, exact_match, vqa_accuracy
 from tove_core.evaluation.references import Reference
+
+
+class Asked(Protocol):
+    """A sample or a reference: what is asked of which."""
+
+    @property
+    def id(self) -> str:
+        """Unique within its data set."""
+        ...
+
+    @property
+    def prompt(self) -> str | None:
+        """The question; None for a caption."""
+        ...
+
+
+S = TypeVar("S", bound=Asked)
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,7 @@ def task_for(references: Sequence[Reference]) -> Task:
     if 0 < asking < len(references):
         raise ConfigError(
             f"{asking} of {len(references)} samples ask a question and the others do not, so no one task fits; "
-            "evaluate captions and questions apart"
+            "name one, as --task captions or --task exact-match: it takes the samples it scores and leaves the others"
         )
     return TASKS["exact-match"] if asking else TASKS["captions"]
 
@@ -88,15 +106,31 @@ def check_task(wanted: Task, references: Sequence[Reference]) -> None:
     Raises:
         DataError: samples ask questions where captions are wanted, or the reverse, or targets are not the task's.
     """
-    odd = [one.id for one in references if (one.prompt is not None) != wanted.asks]
+    _refuse_odd(wanted, references)
+    if wanted.fit is not None:
+        wanted.fit(_targets(references))
+
+
+def scored_by(wanted: Task, samples: Sequence[S]) -> list[S]:
+    """Return the samples of a data set that a task scores: those that ask a question, or those that do not.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = [one for one in samples if (one.prompt is not None) == wanted.asks]
+    if not found:
+        _refuse_odd(wanted, samples)
+    return found
+
+
+def _refuse_odd(wanted: Task, samples: Sequence[Asked]) -> None:
+    odd = [one.id for one in samples if (one.prompt is not None) != wanted.asks]
     if odd:
         what = "no question" if wanted.asks else "a question"
         raise DataError(
-            f"{len(odd)} of {len(references)} samples have {what} ({first_ids(odd)}), but task {wanted.name!r} scores "
+            f"{len(odd)} of {len(samples)} samples have {what} ({first_ids(odd)}), but task {wanted.name!r} scores "
             f"{'answers' if wanted.asks else 'captions'}; choose the data set's own task"
         )
-    if wanted.fit is not None:
-        wanted.fit(_targets(references))
 
 
 def _targets(references: Sequence[Reference]) -> dict[str, tuple[str, ...]]:
