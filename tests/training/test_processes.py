@@ -54,6 +54,7 @@ def runs(toy: Any, processes: Any, tmp_path_factory: pytest.TempPathFactory) -> 
         {"output": str(root / "term"), "copy": str(root / "terminated")},
         job(toy, root / "term", 2, resume=True, spawned_seed=5),
         job(toy, root / "spoilt", 2, spoil=1),
+        job(toy, root / "full", 2, full=0),
         *(job(toy, root / f"mixed-{n}", n, plain, data=mixed(toy, root), training=accumulated(n)) for n in (1, 2)),
     ]
     processes.drive(toy, root, jobs)
@@ -111,6 +112,12 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_its_sample
     assert first == second
     assert "the loss is nan at step 1" in first and first.count("'s") == 2  # its share of a batch of 5
     assert "no state was saved" in first
+
+
+def test_what_the_first_process_cannot_write_stops_all_with_its_sentence(runs: Path) -> None:
+    first, second = ((runs / "full" / f"error-{rank}.txt").read_text().splitlines()[0] for rank in (0, 1))
+    assert first == second and first.startswith("CheckpointError: ")
+    assert "metrics.jsonl cannot be written" in first and "No space left" in first
 
 
 def test_several_processes_get_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tove_core.training.faults import StopRequest, interrupted, listening, memor
 from tove_core.training.metrics import Reporter
 from tove_core.training.only import only_experts
 from tove_core.training.optimise import schedule, set_rates
+from tove_core.training.processes import all_told
 from tove_core.training.shard import require_even
 from tove_core.training.state import STATE, load_state, save_state
 
@@ -104,7 +105,8 @@ class _Run:
         parts = mixture_parts(self.examples.samples)
         sampler = BatchSampler(len(self.examples), config.batch_size, self.seed, parts)
         where = self.output if engine.first else None
-        reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet, speaks=engine.first)
+        with all_told():
+            reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet, speaks=engine.first)
         with reporter, closing(engine), closing(self.examples), checkpointed(self.decoder, config.checkpointing):
             start = time.perf_counter()
             for step in range(first, config.steps):
@@ -112,7 +114,9 @@ class _Run:
                 done = step + 1
                 if average is not None:
                     average.update(done)
-                reporter.step(done, report, config.batch_size * (done - first) / (time.perf_counter() - start))
+                rate = config.batch_size * (done - first) / (time.perf_counter() - start)
+                with all_told() if reporter.writes(done) else nullcontext():
+                    reporter.step(done, report, rate)
                 stopping = report.stop and done < config.steps
                 state = self._save(engine, done, average, stopping)
                 if self.after_step is not None:
@@ -166,5 +170,6 @@ class _Run:
             return None
         folder = self.output / STATE
         values = average.values if average else None
-        save_state(folder, done, engine.inner, engine.optimizer, values, write=engine.first)
+        with all_told():
+            save_state(folder, done, engine.inner, engine.optimizer, values, write=engine.first)
         return folder

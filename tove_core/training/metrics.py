@@ -164,10 +164,13 @@ class Reporter:
         """Take the progress away and close the trackers."""
         self._open.close()
 
+    def writes(self, done: int) -> bool:
+        """Whether a step is logged."""
+        return done % self.config.log_every == 0 or done == self.config.steps
+
     def step(self, done: int, report: Report, rate: float) -> None:
         """Report a step, and `rate` samples per second."""
-        last = done == self.config.steps
-        if done % self.config.log_every == 0 or last:
+        if self.writes(done):
             self._log(done, report, rate)
         if self.quiet:
             return

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
-from tove_core.errors import ConfigError
+from tove_core.errors import CheckpointError, ConfigError, ToveError
 
 PATIENCE = timedelta(days=30)
 """How long one waits for others whose images may be many more or far larger."""
@@ -38,6 +41,30 @@ def join(device: str | None, wanted: int | None = None, *, patience: timedelta |
 def is_first() -> bool:
     """Return whether this process is the one that writes files and speaks."""
     return PartialState().is_main_process
+
+
+@contextmanager
+def all_told() -> Iterator[None]:
+    """Let all processes meet at the end of the block, which the first one writes files in, and fail alike.
+
+    Otherwise the others would wait for it in the next step, and end with torch's words on a lost connection.
+
+    Raises:
+        ToveError: what was raised in the block by this process.
+        CheckpointError: what was raised in it by another one, in the same words.
+    """
+    problem: ToveError | None = None
+    try:
+        yield
+    except ToveError as error:
+        problem = error
+    told = [f"{problem}" if problem else ""]
+    if PartialState().num_processes > 1:
+        told = gather_object(told)
+    if problem is not None:
+        raise problem
+    if failed := [text for text in told if text]:
+        raise CheckpointError(failed[0])
 
 
 def own_device(device: str | None) -> str | None:

@@ -22,7 +22,7 @@ from tove_core.training.faults import go_on
 from tove_core.training.loop import fit
 from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
-from tove_core.training.processes import join, own_device
+from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.shard import require_shardable
 from tove_core.training.source import CONFIG, make_examples
 from tove_core.training.state import STATE, states
@@ -125,17 +125,27 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         workers=config.training.workers,
         together=True,
     )
-    if together.is_main_process:
-        _keep(config)
+    with all_told():
+        if together.is_main_process:
+            _keep(config)
     settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
     fit(model, examples, config.training, **settings)
-    if together.is_main_process:
-        try:
-            model.save_pretrained(config.output / CHECKPOINT)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; then end the run with {go_on(config.output)}") from error
-    together.wait_for_everyone()  # nobody reads the checkpoint before it is there
+    with all_told():  # nobody reads the checkpoint before it is there
+        if together.is_main_process:
+            _end(model, config.output)
     return model
+
+
+def _end(model: ToveModel, output: Path) -> None:
+    """Write the checkpoint that a run ends with.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        model.save_pretrained(output / CHECKPOINT)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; then end the run with {go_on(output)}") from error
 
 
 def _keep(config: RunConfig) -> None:
