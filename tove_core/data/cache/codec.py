@@ -61,12 +61,13 @@ def unpack(kept: Mapping[str, Tensor], device: torch.device | str) -> Tensor:
     return values * kept[SCALE].to(device)[..., None] if SCALE in kept else values
 
 
-def row_check(kept: Mapping[str, Tensor]) -> bytes:
-    """Return the crc32 of what is kept of one image, 4 bytes: of its values [N, C], then of its scales [N].
+def row_checks(kept: Mapping[str, Tensor]) -> list[bytes]:
+    """Return the crc32 of what is kept of each image, 4 bytes: of its values [N, C], then of its scales [N].
 
     Whoever reads some rows can hold them to it without reading the rest of the file.
     """
-    return crc32(*(kept[name].flatten().view(torch.uint8).numpy() for name in (VALUES, SCALE) if name in kept))
+    parts = [kept[name].flatten(1).view(torch.uint8).numpy() for name in (VALUES, SCALE) if name in kept]
+    return [crc32(*row) for row in zip(*parts, strict=True)]
 
 
 def row_bytes(shape: tuple[int, int], dtype: CacheDtype) -> int:

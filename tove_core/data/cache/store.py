@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tove_core.data.cache.codec import EXACTNESS, SCALE, VALUES, CacheDtype, row_bytes, row_check, torch_dtype, unpack
+from tove_core.data.cache.codec import EXACTNESS, SCALE, VALUES, CacheDtype, row_bytes, row_checks, torch_dtype, unpack
 from tove_core.data.cache.index import DigestIndex
 from tove_core.data.cache.shards import (
     CHECK,
@@ -181,9 +181,8 @@ class FeatureStore:
             DataError: it cannot be written.
         """
         keys = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
-        rows = range(len(keys))
-        checks = b"".join(row_check({name: part[row] for name, part in packed.items()}) for row in rows)
-        check = torch.frombuffer(bytearray(checks), dtype=torch.uint8).view(-1, 4)
+        packed = {name: part.contiguous() for name, part in packed.items()}
+        check = torch.frombuffer(bytearray(b"".join(row_checks(packed))), dtype=torch.uint8).view(-1, 4)
         return write_shard(self.folder, {KEYS: keys, CHECK: check, **packed}, f"feature {self.name!r}")
 
     def row_bytes(self) -> int:
@@ -209,13 +208,13 @@ class FeatureStore:
             for name, into in kept.items():
                 into[place] = source[name][inside]
             if not self._sound[row]:
-                self._require_sound(number, inside, {name: into[place] for name, into in kept.items()})
+                self._require_sound(number, inside, {name: into[place, None] for name, into in kept.items()})
                 self._sound[row] = True
         return unpack(kept, device)
 
     def _require_sound(self, number: int, inside: int, kept: Mapping[str, Tensor]) -> None:
         written = self._mapped[number].get(CHECK)
-        if written is not None and row_check(kept) != bytes(written[inside].tolist()):
+        if written is not None and row_checks(kept) != [bytes(written[inside].tolist())]:
             raise damaged(self.shards[number].path, f"row {inside} is not what was written")
 
     @cached_property
