@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -113,3 +114,21 @@ def compare_with_one_process(tove: Tove, toy: Any, config: Path, out: Path, alon
     together, wanted = (open_cache(model, samples, folder).gather(range(IMAGES)) for folder in (out, alone))
     for name, feature in wanted.items():
         torch.testing.assert_close(together[name], feature, atol=1e-5, rtol=1e-5)
+
+
+def test_machines_share_a_build_when_the_same_command_is_started_on_each(
+    tove: Tove, toy: Any, config: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        meeting = f"localhost:{free.getsockname()[1]}"
+    out = tmp_path / "cache"
+    build = ("cache", "build", config, "--out", out, "--dtype", "float32", "--batch", 8, "--quiet", "--nnodes", 2)
+    machines = [started(toy, "tove_core", *build, "--node-rank", rank, "--rdzv-endpoint", meeting) for rank in (0, 1)]
+    (code, told, err), (other_code, other, other_err) = map(finished, machines)
+    assert code == other_code == 0, err + other_err
+    lines = sorted(line for line in told.splitlines() if line.startswith("process "))
+    assert [line[:10] for line in lines] == ["process 0:", "process 1:"] and "computed" not in other, told + other
+    computed = [int(line.partition("clip ")[2].partition(",")[0]) for line in lines]
+    assert min(computed) >= 29 and sum(computed) in (DISTINCT, IMAGES)
+    assert stored(tove, out) == sum(computed)

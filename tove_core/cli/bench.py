@@ -107,11 +107,13 @@ def cache(
     rounds: Annotated[int, typer.Option(min=1, help="how often each kind is measured")] = 3,
     images: Annotated[int, typer.Option(min=1000, help="made-up images to open, in thousands")] = 1_000_000,
 ) -> None:
-    """Time training steps on features in memory and on disk, and the opening of a cache of a million images."""
+    """Time training steps on features in memory and on disk, their checksums, and the opening of a million images."""
     from tove_core.demo.cache_bench import report_steps
+    from tove_core.demo.cache_checks import report_checks
     from tove_core.demo.cache_opening import report_opening
 
     print(report_steps(steps, rounds), flush=True)
+    print(report_checks(), flush=True)
     print(report_opening(images))
 
 

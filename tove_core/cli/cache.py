@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from tove_core.data.cache.folder import FeatureCache
 
 app = typer.Typer(help="Keep what CLIP and the experts say about images on disk.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="folder of the cache")]
@@ -17,30 +21,38 @@ def info(folder: Folder) -> None:
     from tove_core.data.cache.folder import FeatureCache
 
     cache = FeatureCache.existing(folder)
+    damaged = _damaged(cache)
     total = 0
-    for store in cache.stores():
+    for store in cache.survey()[0]:
+        store.leave_out(damaged)
         tokens, channels = store.fingerprint.shape
         made = store.fingerprint.decides
         source = " ".join(str(made[key]) for key in ("distribution", "version", "expert", "variant") if made.get(key))
         print(f"{store.name}: {len(store):,} images of {tokens}x{channels}, {store.dtype}, {human_size(store.nbytes)}")
-        print(f"  {store.folder.name}: {len(store.shards)} shards; weights {made['weights'][:12]} {source}".rstrip())
+        weights = str(made.get("weights", "unknown"))[:12]
+        print(f"  {store.folder.name}: {len(store.shards)} shards; weights {weights} {source}".rstrip())
         print("  " + ", ".join(f"{name} {version}" for name, version in store.fingerprint.versions.items()))
         total += store.nbytes
     print(f"together {human_size(total)}")
     if left := cache.leftovers():
         print(f"{len(left)} unfinished files of writers that were killed; 'tove cache prune' removes them")
+    _tell(damaged, folder)
 
 
 @app.command()
 def verify(
     folder: Folder,
     remove: Annotated[
-        bool, typer.Option("--remove", help="remove damaged shards; a build computes them again")
+        bool,
+        typer.Option("--remove", help="remove damaged shards, and features that are; a build computes them again"),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
-    """Read every shard and compare its sha256; exit code 1 where one is damaged and stays."""
-    from tove_core.data.cache.care import damaged_shards, every_shard
+    """Read every shard and compare its sha256; exit code 1 where one is damaged and stays.
+
+    A feature whose feature.json is damaged is so as a whole.
+    """
+    from tove_core.data.cache.care import damaged_features, damaged_shards, every_shard, require_ours
     from tove_core.data.cache.care import remove as remove_files
     from tove_core.data.cache.folder import FeatureCache
     from tove_core.errors import DataError
@@ -50,14 +62,22 @@ def verify(
     count = len(every_shard(cache))
     with Display(count, "verify", quiet=quiet, every=100) as display:
         found = list(damaged_shards(cache, progress=lambda done, _: display.update(done)))
-    for path in found:
+    features = damaged_features(cache)
+    for path in [*features, *found]:
         print(f"damaged: {path}")
     print(f"{count - len(found)} of {count} shards are intact")
-    if found and remove:
-        remove_files(found)
-        print(f"removed {len(found)}; run 'tove cache build CONFIG --out {folder}' to compute what they held again")
-    elif found:
-        raise DataError(f"{len(found)} shards of {folder} are damaged; remove them with --remove and build again")
+    damaged = [f"{len(paths)} {what}" for paths, what in ((features, "features"), (found, "shards")) if paths]
+    if damaged and remove:
+        require_ours(features)
+        remove_files([*features, *found])
+        print(
+            f"removed {' and '.join(damaged)}; run 'tove cache build CONFIG --out {folder}' to compute what they held "
+            "again"
+        )
+    elif damaged:
+        raise DataError(
+            f"{' and '.join(damaged)} of {folder} are damaged; remove them with --remove and build the cache again"
+        )
 
 
 @app.command()
@@ -70,13 +90,33 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go, and remove nothing")] = False,
 ) -> None:
     """Remove what killed writers left and shards that other shards hold too; with --keep, features as well."""
-    from tove_core.data.cache.care import remove, superfluous
+    from tove_core.data.cache.care import remove, size_of, superfluous
     from tove_core.data.cache.folder import FeatureCache
 
-    found = superfluous(FeatureCache.existing(folder), keep or None)
+    cache = FeatureCache.existing(folder)
+    damaged = _damaged(cache)
+    found = superfluous(cache, keep or None, damaged=damaged)
     for path in found:
         print(f"{'would remove' if dry_run else 'remove'} {path}")
-    print(f"freed {human_size(0 if dry_run else remove(found))}")
+    print(f"would free {human_size(size_of(found))}" if dry_run else f"freed {human_size(remove(found))}")
+    _tell([path for path in damaged if path.exists()], folder)
+
+
+def _damaged(cache: FeatureCache) -> list[Path]:
+    """Return features and shards whose damage is seen without reading everything."""
+    from tove_core.data.cache.care import damaged_features, damaged_shards
+
+    return [*damaged_features(cache), *damaged_shards(cache, whole=False)]
+
+
+def _tell(damaged: Sequence[Path], folder: Path) -> None:
+    """Say what is damaged and was left out, if anything is."""
+    if damaged:
+        shown = ", ".join(str(path.relative_to(folder)) for path in damaged[:3]) + (", ..." if damaged[3:] else "")
+        print(
+            f"{len(damaged)} damaged and left out ({shown}); 'tove cache verify {folder} --remove' removes what is "
+            "damaged, and a build computes it again"
+        )
 
 
 def human_size(count: int) -> str:

@@ -40,7 +40,14 @@ def build(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="say what is missing and what it takes, and stop")
     ] = False,
-    nproc: Annotated[int, typer.Option(min=1, help="processes that share the images")] = 1,
+    nproc: Annotated[int, typer.Option(min=1, help="processes that share the images, on this machine")] = 1,
+    nnodes: Annotated[
+        int, typer.Option(min=1, help="machines that share the images, each started alike; all see the cache's disk")
+    ] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="this machine's number, from 0")] = 0,
+    rdzv_endpoint: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="where several machines meet: on the first of them")
+    ] = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
@@ -58,20 +65,20 @@ def build(
     from tove_core.training.processes import PATIENCE, join, own_device
 
     default, own = _dtypes(dtype or [])
-    launch = Launch(nproc)
+    launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
     if launch.is_needed:
         flags = [("--held-out", held_out), ("--estimate", estimate), ("--quiet", quiet)]
         repeated = [("--dtype", dtype), ("--set", set_), ("--add", add)]
         words = [word for word, given in flags if given]
         words += [word for name, values in repeated for value in values or [] for word in (name, value)]
         words += ["--device", device] if device else []
-        words += ["--batch", str(batch), "--nproc", str(nproc)]
+        words += ["--batch", str(batch), *launch.words()]
         launch.start(["cache", "build", str(source), "--out", str(out), *words])
         return
-    processes = join(device, nproc if nproc > 1 else None, patience=PATIENCE)
+    processes = join(device, launch.processes if launch.processes > 1 else None, patience=PATIENCE)
     rank, world = processes.process_index, processes.num_processes
     model, samples = _subject(source, set_ or [], add or [], held_out, own_device(device))
-    builder = cache_builder(model, samples, out, dtypes=own, default=default, rank=rank, world=world)
+    builder = cache_builder(model, samples, out, dtypes=own, default=default, rank=rank, world=world, dry=estimate)
     needed = _together(gather_object([builder.estimate()]))  # all have looked before the first one writes
     if rank == 0:
         _show_estimate(needed, out)

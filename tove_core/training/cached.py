@@ -58,6 +58,7 @@ def cache_builder(
     default: CacheDtype = "float16",
     rank: int = 0,
     world: int = 1,
+    dry: bool = False,
     **limits: float,
 ) -> Builder:
     """Return what computes the features that a cache lacks of the samples' images; `build_cache` runs it.
@@ -69,6 +70,7 @@ def cache_builder(
         dtypes: what is kept, by feature.
         default: what is kept of the others.
         rank, world: this process takes every `world`-th image.
+        dry: only for an estimate: nothing is written, and the folder need not be writable, or there.
         limits: `shard_bytes` and `shard_seconds` of `Writer`.
 
     Raises:
@@ -79,8 +81,9 @@ def cache_builder(
     if unknown := sorted(own.keys() - {one.name for one in wanted}):
         raise DataError(f"a dtype is given for {unknown}; this model has {', '.join(one.name for one in wanted)}")
     cache = FeatureCache(folder)
-    stores = {one.name: cache.find_or_create(one, own.get(one.name, default)) for one in wanted}
-    if rank == 0:
+    stores_of = cache.planned if dry else cache.find_or_create
+    stores = {one.name: stores_of(one, own.get(one.name, default)) for one in wanted}
+    if rank == 0 and not dry:
         remove(cache.leftovers())
     images = distinct_images(samples)[0][rank::world]
     return Builder(folder, stores, images, **limits)  # type: ignore[arg-type]  # int and float

@@ -50,6 +50,11 @@ class Launch:
         """Whether this process is to start others, and is not one that was started."""
         return self.processes > 1 and "LOCAL_RANK" not in os.environ
 
+    def words(self) -> list[str]:
+        """Return the options that say this to a command."""
+        words = ["--nproc", str(self.nproc), "--nnodes", str(self.nnodes), "--node-rank", str(self.node_rank)]
+        return [*words, *(["--rdzv-endpoint", self.rdzv_endpoint] if self.rdzv_endpoint else [])]
+
     def start(self, words: Sequence[str]) -> None:
         """Run `tove WORDS` in every process and wait; returns when all have ended well.
 

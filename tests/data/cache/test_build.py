@@ -175,11 +175,11 @@ def test_what_the_disk_cannot_hold_is_refused_before_anything_is_computed(filler
     builder = filler.builder(pictures, dtype="float16")
     found = builder.estimate(processes=2)
     assert found.images == 22 and found.missing == {"clip": 22, "edges": 22}
-    assert found.nbytes == 22 * (3 * 5 * 2 + 32 + 3 * 2 * 2 + 32)
+    assert found.nbytes == 22 * (3 * 5 * 2 + 36 + 3 * 2 * 2 + 36)
     found.require_room(filler.folder)
     small = type("Usage", (), {"free": found.nbytes - 1})
     monkeypatch.setattr(build.shutil, "disk_usage", lambda folder: small)
-    with pytest.raises(DataError, match=r"need 2,332 bytes in .* has 2,331 free; make room"):
+    with pytest.raises(DataError, match=r"need 2,508 bytes in .* has 2,507 free; make room"):
         builder.estimate(processes=2).require_room(filler.folder)
     filler.build(pictures)
     assert filler.builder(pictures).estimate().nbytes == 0

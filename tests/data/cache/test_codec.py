@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import struct
+import zlib
+
 import pytest
 import torch
 
-from tove_core.data.cache.codec import EXACTNESS, pack, row_bytes, unpack
+from tove_core.data.cache.codec import EXACTNESS, pack, row_bytes, row_checks, unpack
 from tove_core.errors import DataError
 
 NAMES = [f"{n}.png" for n in range(4)]
@@ -28,7 +31,21 @@ def test_what_is_kept_comes_back_within_the_precision_of_its_dtype(dtype, error,
 @pytest.mark.parametrize("dtype", EXACTNESS)
 def test_bytes_on_disk_are_as_told(dtype):
     packed = pack(feature(), dtype, "clip", NAMES)
-    assert sum(tensor.nbytes for tensor in packed.values()) == 4 * (row_bytes((6, 33), dtype) - 32)
+    assert sum(tensor.nbytes for tensor in packed.values()) == 4 * (row_bytes((6, 33), dtype) - 32 - 4)
+
+
+@pytest.mark.parametrize("dtype", EXACTNESS)
+def test_a_checksum_is_the_crc32_of_values_and_scales_as_they_lie_in_the_file(dtype):
+    packed = pack(feature().transpose(1, 2), dtype, "clip", NAMES)
+    packed = {name: part.contiguous() for name, part in packed.items()}
+    wanted = []
+    for row in range(4):
+        lying = [packed[name][row].view(torch.uint8).numpy().tobytes() for name in ("f", "scale") if name in packed]
+        wanted.append(struct.pack("<I", zlib.crc32(b"".join(lying))))
+    assert row_checks(packed) == wanted
+    packed["f"][2].view(torch.uint8)[3, 1] ^= 1
+    same = [found == right for found, right in zip(row_checks(packed), wanted, strict=True)]
+    assert same == [True, True, False, True]
 
 
 def test_float8_keeps_tokens_of_any_size_and_empty_ones():

@@ -116,7 +116,10 @@ class Builder:
         """Return what is left to do; `processes` share the work evenly and the disk."""
         missing = {name: int(rows.sum()) * processes for name, rows in self._missing.items()}
         nbytes = sum(self.stores[name].row_bytes() * count for name, count in missing.items())
-        return Estimate(len(self.images) * processes, missing, nbytes, shutil.disk_usage(self.folder).free)
+        # A folder that is yet to be made will lie on the disk of the nearest one that is there.
+        place = self.folder.absolute()
+        nearest = next(one for one in (place, *place.parents) if one.exists())
+        return Estimate(len(self.images) * processes, missing, nbytes, shutil.disk_usage(nearest).free)
 
     def run(
         self, encode: Encode, read: Read, *, batch_size: int = 64, workers: int = 4, progress: Progress | None = None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from tove_core.data.cache.folder import FeatureCache
 from tove_core.data.cache.places import FOLDER as IMAGES
-from tove_core.data.cache.shards import SUFFIX, Shard, read_shard
-from tove_core.data.cache.store import FeatureStore
+from tove_core.data.cache.shards import SUFFIX, UNFINISHED, Shard, read_shard
+from tove_core.data.cache.store import DESCRIPTION, FeatureStore
 from tove_core.errors import DataError
 
 
 def every_shard(cache: FeatureCache) -> list[Path]:
-    """Return the files of all shards: every feature's, and the images' digests."""
-    own = [path for store in cache.stores() for path in store.files()]
+    """Return the files of all shards: every feature's whose description makes sense, and the images' digests."""
+    own = [path for store in cache.survey()[0] for path in store.files()]
     return own + sorted((cache.folder / IMAGES).glob(f"*{SUFFIX}"))
+
+
+def damaged_features(cache: FeatureCache) -> list[Path]:
+    """Return the folders of features whose description makes no sense: nobody knows what their shards hold."""
+    return cache.survey()[1]
 
 
 def damaged_shards(
@@ -30,11 +35,38 @@ def damaged_shards(
         progress: called with shards done and shards.
     """
     files = every_shard(cache)
+    opened = {store.folder: store.read_shard for store in cache.survey()[0]}
     for done, path in enumerate(files, start=1):
-        if (shard := _readable(path)) is None or (whole and not shard.is_intact()):
+        shard = _readable(path, opened.get(path.parent, read_shard))
+        if shard is None or (whole and not shard.is_intact()):
             yield path
         if progress is not None:
             progress(done, len(files))
+
+
+def require_ours(folders: Sequence[Path]) -> None:
+    """Refuse to take folders for those of damaged features which hold what no cache writes.
+
+    Raises:
+        DataError: one does, which is named.
+    """
+    for folder in folders:
+        strange = [
+            path
+            for path in sorted(folder.iterdir())
+            if path.is_dir() or (path.name != DESCRIPTION and path.suffix not in (SUFFIX, UNFINISHED))
+        ]
+        if strange:
+            raise DataError(
+                f"{folder} looks like a damaged feature, but no cache writes {strange[0].name} there; look at it, and "
+                "remove the folder yourself if nobody needs it"
+            )
+
+
+def size_of(paths: Sequence[Path]) -> int:
+    """Return the bytes that files and folders take."""
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def remove(paths: Sequence[Path]) -> int:
@@ -46,12 +78,12 @@ def remove(paths: Sequence[Path]) -> int:
     freed = 0
     for path in paths:
         try:
+            size = size_of([path])
             if path.is_dir():
-                freed += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
                 shutil.rmtree(path)
             else:
-                freed += path.stat().st_size
                 path.unlink()
+            freed += size
         except FileNotFoundError:
             continue  # another process was faster
         except OSError as error:
@@ -59,17 +91,22 @@ def remove(paths: Sequence[Path]) -> int:
     return freed
 
 
-def superfluous(cache: FeatureCache, keep: Sequence[str] | None = None) -> list[Path]:
+def superfluous(
+    cache: FeatureCache, keep: Sequence[str] | None = None, *, damaged: Collection[Path] = ()
+) -> list[Path]:
     """Return what can go: unfinished files of killed writers, shards whose images lie in others too, unkept features.
 
     Args:
-        cache: is looked through.
+        cache: is looked through; features whose description is damaged are not.
         keep: features that stay, by name ("clip") or folder ("clip-1a2b3c4d5e6f-float16"); None: all.
+        damaged: shards that are left out.
 
     Raises:
-        DataError: a name to keep is unknown, or a shard is damaged.
+        DataError: a name to keep is unknown, or a shard that is not left out is damaged.
     """
-    stores = cache.stores()
+    stores = cache.survey()[0]
+    for store in stores:
+        store.leave_out(damaged)
     unknown = set(keep or ()) - {name for store in stores for name in (store.name, store.folder.name)}
     if unknown:
         known = ", ".join(store.folder.name for store in stores)
@@ -91,8 +128,8 @@ def _repeating(store: FeatureStore) -> Iterator[Shard]:
         first += len(shard)
 
 
-def _readable(path: Path) -> Shard | None:
+def _readable(path: Path, opened: Callable[[Path], Shard]) -> Shard | None:
     try:
-        return read_shard(path)
+        return opened(path)
     except DataError:
         return None

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from tove_core.data.cache.shards import crc32
 from tove_core.errors import DataError
 
 CacheDtype = Literal["float32", "float16", "float8"]
@@ -17,7 +18,8 @@ EXACTNESS: tuple[CacheDtype, ...] = get_args(CacheDtype)
 VALUES, SCALE = "f", "scale"
 _TORCH = {"float32": torch.float32, "float16": torch.float16, "float8": torch.float8_e4m3fn}
 _LARGEST_FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
-_KEY_BYTES = 32
+_KEY_BYTES = 32 + 4
+"""The sha256 of the image, and the crc32 of what is kept of it."""
 
 
 def pack(feature: Tensor, dtype: CacheDtype, name: str, images: Sequence[str]) -> dict[str, Tensor]:
@@ -59,8 +61,17 @@ def unpack(kept: Mapping[str, Tensor], device: torch.device | str) -> Tensor:
     return values * kept[SCALE].to(device)[..., None] if SCALE in kept else values
 
 
+def row_checks(kept: Mapping[str, Tensor]) -> list[bytes]:
+    """Return the crc32 of what is kept of each image, 4 bytes: of its values [N, C], then of its scales [N].
+
+    Whoever reads some rows can hold them to it without reading the rest of the file.
+    """
+    parts = [kept[name].flatten(1).view(torch.uint8).numpy() for name in (VALUES, SCALE) if name in kept]
+    return [crc32(*row) for row in zip(*parts, strict=True)]
+
+
 def row_bytes(shape: tuple[int, int], dtype: CacheDtype) -> int:
-    """Return what one image's feature of N tokens and C channels takes, its key included."""
+    """Return what one image's feature of N tokens and C channels takes, its key and checksum included."""
     tokens, channels = shape
     scale = 4 * tokens if dtype == "float8" else 0
     return tokens * channels * _TORCH[dtype].itemsize + scale + _KEY_BYTES

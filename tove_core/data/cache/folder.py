@@ -16,7 +16,7 @@ from filelock import FileLock
 from tove_core.data.cache.codec import EXACTNESS, CacheDtype
 from tove_core.data.cache.places import FOLDER as IMAGES
 from tove_core.data.cache.shards import UNFINISHED
-from tove_core.data.cache.store import DESCRIPTION, FeatureStore
+from tove_core.data.cache.store import DESCRIPTION, DamagedDescription, FeatureStore
 from tove_core.data.fingerprint import FeatureFingerprint
 from tove_core.errors import DataError
 
@@ -51,13 +51,13 @@ class FeatureCache:
 
     @classmethod
     def existing(cls, folder: Path) -> FeatureCache:
-        """Return the cache in a folder.
+        """Return the cache in a folder; whether its features are sound is not looked at.
 
         Raises:
             DataError: there is none.
         """
         found = cls(folder)
-        if not found.stores():
+        if not found.places():
             raise DataError(f"{folder} holds no feature cache; {BUILD.format(folder=folder)}")
         return found
 
@@ -67,16 +67,41 @@ class FeatureCache:
         Raises:
             DataError: a feature's description is damaged.
         """
+        return sorted(map(FeatureStore.open, self.places()), key=_by_name)
+
+    def survey(self) -> tuple[list[FeatureStore], list[Path]]:
+        """Return the features as `stores` does, and the folders of those whose description is damaged.
+
+        Raises:
+            DataError: a description cannot be read.
+        """
+        found, damaged = [], []
+        for place in self.places():
+            try:
+                found.append(FeatureStore.open(place))
+            except DamagedDescription:
+                damaged.append(place)
+        return sorted(found, key=_by_name), damaged
+
+    def places(self) -> list[Path]:
+        """Return the folders of features in a fixed order, without reading what they say of themselves."""
         if not self.folder.is_dir():
             return []
-        described = [path.parent for path in self.folder.glob(f"*/{DESCRIPTION}") if path.parent.name != IMAGES]
-        found = [FeatureStore.open(folder) for folder in described]
-        return sorted(found, key=lambda store: (store.name, EXACTNESS.index(store.dtype), store.folder.name))
+        return sorted(path.parent for path in self.folder.glob(f"*/{DESCRIPTION}") if path.parent.name != IMAGES)
 
     def matching(self, wanted: FeatureFingerprint) -> list[FeatureStore]:
         """Return the features computed from what `wanted` says, from the most exact."""
         found = [store for store in self.stores() if not store.fingerprint.difference(wanted)]
         return sorted(found, key=lambda store: EXACTNESS.index(store.dtype))
+
+    def find(self, wanted: FeatureFingerprint, dtype: CacheDtype) -> FeatureStore | None:
+        """Return a feature that is kept in one precision; None: there is none."""
+        return next((store for store in self.matching(wanted) if store.dtype == dtype), None)
+
+    def planned(self, wanted: FeatureFingerprint, dtype: CacheDtype) -> FeatureStore:
+        """Return what `find_or_create` would, and write nothing: a feature that is not there is empty."""
+        found = self.find(wanted, dtype)
+        return found if found is not None else FeatureStore(self._place(wanted, dtype), wanted, dtype)
 
     def find_or_create(self, wanted: FeatureFingerprint, dtype: CacheDtype) -> FeatureStore:
         """Return the place of a feature; of processes that ask at once, one makes it and all get it.
@@ -87,16 +112,18 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / _LOCK):
-                found = next((store for store in self.matching(wanted) if store.dtype == dtype), None)
+                found = self.find(wanted, dtype)
                 if found is not None:
                     return found
-                plain = re.sub(r"[^A-Za-z0-9-]+", "-", wanted.name)
-                place = self.folder / f"{plain}-{wanted.digest()[:12]}-{dtype}"
-                return FeatureStore.create(place, wanted, dtype)
+                return FeatureStore.create(self._place(wanted, dtype), wanted, dtype)
         except OSError as error:
             raise DataError(
                 f"{self.folder} cannot be written ({(error.strerror or str(error)).lower()}); choose another --out"
             ) from error
+
+    def _place(self, wanted: FeatureFingerprint, dtype: CacheDtype) -> Path:
+        plain = re.sub(r"[^A-Za-z0-9-]+", "-", wanted.name)
+        return self.folder / f"{plain}-{wanted.digest()[:12]}-{dtype}"
 
     def select(
         self, wanted: Sequence[FeatureFingerprint], digests: np.ndarray, names: Sequence[str]
@@ -168,6 +195,10 @@ class FeatureCache:
         A writer on another host counts as living while its file is younger than a day.
         """
         return [path for path in self.folder.glob(f"*/.*{UNFINISHED}") if not _is_written(path)]
+
+
+def _by_name(store: FeatureStore) -> tuple[str, int, str]:
+    return store.name, EXACTNESS.index(store.dtype), store.folder.name
 
 
 def _is_written(path: Path) -> bool:

@@ -24,14 +24,19 @@ _DIGEST = "digest"
 class Places:
     """The digests of image files by place, size and time of change; in the folder `images` of a cache.
 
+    Its shards are small, so each is held to its sha256 when it is read.
+
     Args:
         folder: of the cache.
+
+    Raises:
+        DataError: a shard is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / FOLDER
         files = sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else []
-        shards = [read_shard(path) for path in files]
+        shards = [read_shard(path).require_intact() for path in files]
         empty = np.empty((0, 32), np.uint8)
         self._index = DigestIndex(np.concatenate([empty, *(shard.keys() for shard in shards)]))
         self._digests = np.concatenate([empty, *(shard.tensors()[_DIGEST].numpy() for shard in shards)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tove_core.data.cache.codec import EXACTNESS, SCALE, VALUES, CacheDtype, row_bytes, torch_dtype, unpack
+from tove_core.data.cache.codec import EXACTNESS, SCALE, VALUES, CacheDtype, row_bytes, row_checks, torch_dtype, unpack
 from tove_core.data.cache.index import DigestIndex
 from tove_core.data.cache.shards import (
+    CHECK,
     FORMAT,
     KEYS,
+    KEYS_CHECK,
     SUFFIX,
     Shard,
     damaged,
@@ -30,6 +32,10 @@ from tove_core.data.fingerprint import FeatureFingerprint
 from tove_core.errors import DataError
 
 DESCRIPTION = "feature.json"
+
+
+class DamagedDescription(DataError):
+    """What a feature's folder says of itself makes no sense."""
 
 
 class FeatureStore:
@@ -48,6 +54,7 @@ class FeatureStore:
         self.folder, self.fingerprint = folder, fingerprint
         self.dtype: CacheDtype = dtype
         self._mapped: dict[int, dict[str, Tensor]] = {}
+        self._left_out: frozenset[Path] = frozenset()
 
     @classmethod
     def create(cls, folder: Path, fingerprint: FeatureFingerprint, dtype: CacheDtype) -> FeatureStore:
@@ -75,19 +82,28 @@ class FeatureStore:
         """Read what a feature's folder says of itself.
 
         Raises:
-            DataError: the description is missing, damaged or of another format.
+            DataError: the description cannot be read.
+            DamagedDescription: it is damaged or of another format.
         """
+        cure = f"remove {folder} with 'tove cache verify --remove' and build the cache again"
         try:
-            given = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            if given.get("format") != FORMAT or given.get("dtype") not in EXACTNESS:
-                raise DataError(f"{folder} is no feature of format {FORMAT!r}; remove it and build the cache again")
-            return cls(folder, FeatureFingerprint.from_json(given), given["dtype"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, DataError):
-                raise
+            content = (folder / DESCRIPTION).read_bytes()
+        except OSError as error:
             raise DataError(
-                f"{folder / DESCRIPTION} cannot be read ({error}); remove {folder} and build the cache again"
+                f"{folder / DESCRIPTION} cannot be read ({(error.strerror or str(error)).lower()}); check its "
+                "permissions and its disk"
             ) from error
+        try:
+            given = json.loads(content)
+            format_, dtype = given.get("format"), given.get("dtype")
+            fingerprint = FeatureFingerprint.from_json(given) if format_ == FORMAT and dtype in EXACTNESS else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedDescription(f"{folder / DESCRIPTION} is damaged ({error}); {cure}") from error
+        if fingerprint is None:
+            raise DamagedDescription(
+                f"{folder} is no feature of format {FORMAT!r} but of {format_!r}, {dtype!r}; {cure}"
+            )
+        return cls(folder, fingerprint, dtype)
 
     @property
     def name(self) -> str:
@@ -95,12 +111,29 @@ class FeatureStore:
         return self.fingerprint.name
 
     def files(self) -> list[Path]:
-        """Return the shards' files in a fixed order, without opening them."""
-        return sorted(path for path in self.folder.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
+        """Return the shards' files in a fixed order, without opening them; none where the folder is yet to be made."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(
+            path for path in found if path.suffix == SUFFIX and path.name[0] != "." and path not in self._left_out
+        )
+
+    def leave_out(self, paths: Collection[Path]) -> None:
+        """Go on as if some shards were not there: damaged ones, where the others are to be looked at all the same."""
+        self._left_out = frozenset(paths)
+        for name in ("_read", "shards", "index"):
+            self.__dict__.pop(name, None)
+
+    def read_shard(self, path: Path) -> Shard:
+        """Read the header of one shard.
+
+        Raises:
+            DataError: it is damaged or holds another shape.
+        """
+        return self._checked(read_shard(path))
 
     @cached_property
     def _read(self) -> tuple[list[Shard], np.ndarray]:
-        pairs = [(shard, shard.keys()) for shard in map(self._checked, map(read_shard, self.files()))]
+        pairs = [(shard, shard.keys()) for shard in map(self.read_shard, self.files())]
         # By their first image: features that were computed together then agree in their order, see `FeatureCache`.
         pairs.sort(key=lambda pair: pair[1][:1].tobytes())
         return [shard for shard, _ in pairs], np.concatenate(
@@ -148,7 +181,9 @@ class FeatureStore:
             DataError: it cannot be written.
         """
         keys = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
-        return write_shard(self.folder, {KEYS: keys, **packed}, f"feature {self.name!r}")
+        packed = {name: part.contiguous() for name, part in packed.items()}
+        check = torch.frombuffer(bytearray(b"".join(row_checks(packed))), dtype=torch.uint8).view(-1, 4)
+        return write_shard(self.folder, {KEYS: keys, CHECK: check, **packed}, f"feature {self.name!r}")
 
     def row_bytes(self) -> int:
         """Return what one image takes."""
@@ -157,8 +192,10 @@ class FeatureStore:
     def gather(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         """Return the feature of some rows, [len(rows), N, C] float32 on a device; nothing but them is read.
 
+        The first time that a row is read, its bytes are held to its checksum.
+
         Raises:
-            DataError: a shard has been changed or removed.
+            DataError: a shard is damaged, or has been changed or removed.
         """
         shape, dtype = self.fingerprint.shape, torch_dtype(self.dtype)
         kept = {VALUES: torch.empty(len(rows), *shape, dtype=dtype)}
@@ -170,14 +207,30 @@ class FeatureStore:
             inside = row - int(self._ends[number - 1]) if number else row
             for name, into in kept.items():
                 into[place] = source[name][inside]
+            if not self._sound[row]:
+                self._require_sound(number, inside, {name: into[place, None] for name, into in kept.items()})
+                self._sound[row] = True
         return unpack(kept, device)
+
+    def _require_sound(self, number: int, inside: int, kept: Mapping[str, Tensor]) -> None:
+        written = self._mapped[number].get(CHECK)
+        if written is not None and row_checks(kept) != [bytes(written[inside].tolist())]:
+            raise damaged(self.shards[number].path, f"row {inside} is not what was written")
+
+    @cached_property
+    def _sound(self) -> np.ndarray:
+        """Which rows were read before and were what was written, bool [n]."""
+        return np.zeros(len(self), bool)
 
     @cached_property
     def _ends(self) -> np.ndarray:
         return np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)
 
     def _map(self, number: int) -> dict[str, Tensor]:
-        self._mapped[number] = self.shards[number].tensors()
+        shard = self.shards[number]
+        if CHECK not in shard.entries:  # written before rows had checksums: only the whole file can be held to its name
+            shard.require_intact()
+        self._mapped[number] = shard.tensors()
         return self._mapped[number]
 
     def _checked(self, shard: Shard) -> Shard:
@@ -185,6 +238,10 @@ class FeatureStore:
         if self.dtype == "float8":
             wanted[SCALE] = (torch.float32, (len(shard), self.fingerprint.shape[0]))
         wanted[KEYS] = (torch.uint8, (len(shard), 32))
+        if KEYS_CHECK in shard.entries:
+            wanted[KEYS_CHECK] = (torch.uint8, (4,))
+        if CHECK in shard.entries:
+            wanted[CHECK] = (torch.uint8, (len(shard), 4))
         if {name: (entry.dtype, entry.shape) for name, entry in shard.entries.items()} != wanted:
             raise damaged(shard.path, f"its tensors are not those of feature {self.name!r}")
         return shard
