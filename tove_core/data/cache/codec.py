@@ -67,7 +67,7 @@ def row_checks(kept: Mapping[str, Tensor]) -> list[bytes]:
     Whoever reads some rows can hold them to it without reading the rest of the file.
     """
     parts = [kept[name].flatten(1).view(torch.uint8).numpy() for name in (VALUES, SCALE) if name in kept]
-    return [crc32(*row) for row in zip(*parts, strict=True)]
+    return [crc32(*(one.data for one in row)) for row in zip(*parts, strict=True)]
 
 
 def row_bytes(shape: tuple[int, int], dtype: CacheDtype) -> int:

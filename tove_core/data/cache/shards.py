@@ -138,7 +138,7 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor], what: str) -> Shard
     """
     temporary = unfinished(folder)
     kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    kept[KEYS_CHECK] = torch.frombuffer(bytearray(crc32(kept[KEYS].numpy())), dtype=torch.uint8)
+    kept[KEYS_CHECK] = torch.frombuffer(bytearray(crc32(kept[KEYS].numpy().data)), dtype=torch.uint8)
     try:
         save_file(kept, temporary, {"format": FORMAT})
         with temporary.open("rb") as file:
@@ -200,7 +200,7 @@ def read_shard(path: Path) -> Shard:
     return Shard(path, size, entries)
 
 
-def crc32(*contents: bytes | np.ndarray) -> bytes:
+def crc32(*contents: bytes | memoryview) -> bytes:
     """Return the crc32 of contiguous bytes that follow each other, 4 bytes.
 
     It sees every one or two flipped bits, and misses other damage once in 4 billion times; it is several times as fast
