@@ -44,7 +44,9 @@ def build(
     nnodes: Annotated[
         int, typer.Option(min=1, help="machines that share the images, each started alike; all see the cache's disk")
     ] = 1,
-    node_rank: Annotated[int, typer.Option(min=0, help="this machine's number, from 0")] = 0,
+    node_rank: Annotated[
+        int | None, typer.Option(min=0, help="with --nnodes: this machine's number, from 0; 0 when not given")
+    ] = None,
     rdzv_endpoint: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="where several machines meet: on the first of them")
     ] = None,

@@ -117,10 +117,13 @@ def _words(
     flags = [word for word, given in (("--resume", resume), ("--quiet", quiet)) if given]
     named = [("--set", value) for value in set_] + [("--add", value) for value in add]
     named += [("--out", out and str(out)), ("--licenses", licenses), ("--device", device)]
-    named += [("--nproc", str(launch.nproc)), ("--nnodes", str(launch.nnodes))]
-    if launch.nnodes > 1:
-        named += [("--node-rank", str(launch.node_rank)), ("--rdzv-endpoint", launch.rdzv_endpoint)]
-    return ["train", str(config), *flags, *(word for name, value in named if value for word in (name, value))]
+    return [
+        "train",
+        str(config),
+        *flags,
+        *(word for name, value in named if value for word in (name, value)),
+        *launch.words(),
+    ]
 
 
 def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:

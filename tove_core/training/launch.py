@@ -52,8 +52,10 @@ class Launch:
 
     def words(self) -> list[str]:
         """Return the options that say this to a command."""
-        words = ["--nproc", str(self.nproc), "--nnodes", str(self.nnodes), "--node-rank", str(self.node_rank)]
-        return [*words, *(["--rdzv-endpoint", self.rdzv_endpoint] if self.rdzv_endpoint else [])]
+        words = ["--nproc", str(self.nproc), "--nnodes", str(self.nnodes)]
+        if self.nnodes > 1 and self.rdzv_endpoint:
+            words += ["--node-rank", str(self.node_rank), "--rdzv-endpoint", self.rdzv_endpoint]
+        return words
 
     def start(self, words: Sequence[str]) -> None:
         """Run `tove WORDS` in every process and wait; returns when all have ended well.

@@ -208,7 +208,7 @@ def crc32(*contents: bytes | memoryview) -> bytes:
     """
     found = 0
     for content in contents:
-        found = zlib.crc32(content if isinstance(content, bytes) else content.data, found)
+        found = zlib.crc32(content, found)
     return found.to_bytes(4, "little")
 
 
