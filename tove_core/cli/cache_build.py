@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tove_core.cli.cache import human_size
-from tove_core.cli.runs import Device, Set
+from tove_core.cli.runs import Device, Endpoint, NodeRank, Set
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig, RunConfig
@@ -44,12 +44,8 @@ def build(
     nnodes: Annotated[
         int, typer.Option(min=1, help="machines that share the images, each started alike; all see the cache's disk")
     ] = 1,
-    node_rank: Annotated[
-        int | None, typer.Option(min=0, help="with --nnodes: this machine's number, from 0; 0 when not given")
-    ] = None,
-    rdzv_endpoint: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="where several machines meet: on the first of them")
-    ] = None,
+    node_rank: NodeRank = None,
+    rdzv_endpoint: Endpoint = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:

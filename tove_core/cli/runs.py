@@ -23,6 +23,13 @@ SetData = Annotated[
 ]
 """The option `--set` of commands that read one data set."""
 
+NodeRank = Annotated[
+    int | None, typer.Option(min=0, help="with --nnodes: this machine's number, from 0; 0 when not given")
+]
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="where several machines meet: on the first of them")
+]
+
 Cached = Annotated[
     Path | None,
     typer.Option(help="read features from this cache; if not given, from the run's own, where it holds the images"),
@@ -50,12 +57,8 @@ def train(
     device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="processes that train together on this machine")] = 1,
     nnodes: Annotated[int, typer.Option(min=1, help="machines that train together, each started alike")] = 1,
-    node_rank: Annotated[
-        int | None, typer.Option(min=0, help="with --nnodes: this machine's number, from 0; 0 when not given")
-    ] = None,
-    rdzv_endpoint: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="where several machines meet: on the first of them")
-    ] = None,
+    node_rank: NodeRank = None,
+    rdzv_endpoint: Endpoint = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Train the fusion and the decoder of the model a configuration describes, or experts that join a trained run.
