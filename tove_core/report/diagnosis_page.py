@@ -92,7 +92,8 @@ def _notes(diagnosis: Diagnosis) -> str:
     kinds = sum(len(part.kinds) for part in diagnosis.parts)
     notes = [
         "Both answered the same samples. The intervals draw whole images (of NLVR whole statements), the same for "
-        "both, because questions about one image are not independent; a difference is called clear where its interval leaves 0 out.",
+        "both, because questions about one image are not independent; a difference is called clear where "
+        "its interval leaves 0 out.",
         f"{kinds} kinds times {1 + len(diagnosis.experts)} comparisons make many chances: of intervals without any "
         "difference behind them, about one in twenty leaves 0 out. Decide beforehand which kind counts.",
     ]
