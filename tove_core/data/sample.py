@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class _Kept:
     __slots__ = ("_digests",)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Sample(_Kept):
     """One image, or several, with what is asked about it and what should be said.
 
@@ -43,28 +43,46 @@ class Sample(_Kept):
 
     id: str
     image: ImageRef = field(compare=False)
-    prompt: str | None = None
-    targets: tuple[str, ...] = ()
-    kind: str = ""
-    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    source: str = ""
-    weight: float = 1.0
+    prompt: str | None
+    targets: tuple[str, ...]
+    kind: str
+    meta: Mapping[str, Any] = field(hash=False)
+    source: str
+    weight: float
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        id: str,
+        image: ImageRef,
+        prompt: str | None = None,
+        targets: tuple[str, ...] = (),
+        kind: str = "",
+        meta: Mapping[str, Any] | None = None,
+        source: str = "",
+        weight: float = 1.0,
+    ) -> None:
         """Refuse what no later step could use."""
-        if not isinstance(self.id, str) or not self.id:
-            raise DataError(f"a sample has the id {self.id!r}, but ids are texts that are not empty; give it one")
-        image = self.image
+        if not isinstance(id, str) or not id:
+            raise DataError(f"a sample has the id {id!r}, but ids are texts that are not empty; give it one")
         if image is None or (isinstance(image, tuple) and (not image or any(one is None for one in image))):
-            raise DataError(f"sample {self.id!r} has no image, but every sample needs one; drop it or add the image")
-        if not isinstance(self.targets, tuple):
-            kind = type(self.targets).__name__
-            raise DataError(
-                f"sample {self.id!r} has targets of type {kind}, but a tuple of texts is wanted; convert it"
-            )
-        for text in self.targets if self.prompt is None else (*self.targets, self.prompt):
+            raise DataError(f"sample {id!r} has no image, but every sample needs one; drop it or add the image")
+        if not isinstance(targets, tuple):
+            given = type(targets).__name__
+            raise DataError(f"sample {id!r} has targets of type {given}, but a tuple of texts is wanted; convert it")
+        for text in targets:
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"sample {self.id!r} has the text {text!r}, but prompt and targets must say something")
+                raise _says_nothing(id, text)
+        if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
+            raise _says_nothing(id, prompt)
+        # The way in which dataclasses set what is frozen takes twice as long, and a data set has millions of samples.
+        _set_id(self, id)
+        _set_image(self, image)
+        _set_prompt(self, prompt)
+        _set_targets(self, targets)
+        _set_kind(self, kind)
+        _set_meta(self, {} if meta is None else meta)
+        _set_source(self, source)
+        _set_weight(self, weight)
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -95,6 +113,15 @@ class Sample(_Kept):
         """
         loaded = [load_image(image) for image in self.images]
         return loaded if isinstance(self.image, tuple) else loaded[0]
+
+
+_set_id, _set_image, _set_prompt, _set_targets, _set_kind, _set_meta, _set_source, _set_weight = (
+    getattr(Sample, one.name).__set__ for one in fields(Sample)
+)
+
+
+def _says_nothing(identifier: str, text: object) -> DataError:
+    return DataError(f"sample {identifier!r} has the text {text!r}, but prompt and targets must say something")
 
 
 def image_key(image: ImageRef) -> str:
