@@ -1,4 +1,4 @@
-"""Shards from the web: each is fetched once into a folder of this machine, whole or not at all, and read from there.
+"""Shards from elsewhere: each is fetched once into a folder of this machine, whole or not at all, and read from there.
 
 Training asks for any sample at any step and resumes exactly, so shards are not streamed past it: they become files.
 """
@@ -6,15 +6,11 @@ Training asks for any sample at any step and resumes exactly, so shards are not 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import shutil
-import ssl
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -23,30 +19,12 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from tove_core import environment
+from tove_core.data.transport import Broken, Refused, Stale, transport
 from tove_core.errors import DataError
 
 WAITS = (1.0, 4.0, 15.0)
 """Seconds before each further try."""
-TIMEOUT = 60.0
-"""Seconds without a byte after which a connection counts as broken."""
 _BLOCK = 1 << 20
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that another try may improve on."""
-
-
-class _Broken(Exception):
-    """A try that failed and may be repeated."""
-
-
-_PASSING = (
-    _Broken,
-    TimeoutError,
-    ConnectionError,
-    ssl.SSLError,
-    http.client.HTTPException,
-    urllib.error.URLError,
-)
-"""What ends a connection."""
 
 
 def cache_folder() -> Path:
@@ -108,14 +86,18 @@ def _is_whole(file: Path) -> bool:
 
 def _fetch(url: str, file: Path) -> None:
     part = file.with_name(f"{file.name}.part")
-    for wait in (*WAITS, None):
+    for number, wait in enumerate((*WAITS, None), start=1):
         try:
             _go_on(url, part)
             break
-        except _PASSING as error:
+        except Refused as error:
+            _give_up(url, error, 1)
+        except Broken as error:
+            if isinstance(error, Stale):
+                part.unlink(missing_ok=True)
             if wait is None:
-                _give_up(url, error, len(WAITS) + 1)
-            print(f"{shown(url)}: {_reason(error)}; another try in {wait:g} s", file=sys.stderr, flush=True)
+                _give_up(url, error, number)
+            print(f"{shown(url)}: {error}; another try in {wait:g} s", file=sys.stderr, flush=True)
             time.sleep(wait)
     _write_notes(file, {"url": shown(url), "length": part.stat().st_size})
     part.replace(file)  # last, so that a file that is there is whole and has its notes
@@ -126,58 +108,30 @@ def _go_on(url: str, part: Path) -> None:
     """Make one request for what is missing of a file.
 
     Raises:
-        _Broken: the answer was short, or may be another next time.
-        DataError: no further try would help.
+        Broken: the answer was short, or may be another next time.
+        Refused: no further try would help.
+        DataError: there is no room for it.
     """
-    notes = _notes(part)
-    have = part.stat().st_size if part.is_file() and notes.get("same") else 0
-    headers = {"Accept-Encoding": "identity", "User-Agent": "tove"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": notes["same"]}
-    try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 416:  # what is here is not the beginning of what is there
-                part.unlink(missing_ok=True)
-            elif error.code not in _AGAIN:
-                _give_up(url, error, 1)
-        raise _Broken(f"the server answered {error.code} {error.reason}") from error
-    with answer:
-        begin, total = _extent(answer.status, answer.headers, have)
+    same = _notes(part).get("same")
+    have = part.stat().st_size if part.is_file() and same else 0
+    with transport(url)(url, have, same) as answer:
+        begin, total = answer.begin, answer.total
         if not have or begin == 0:
             size = "of unknown length" if total is None else f"{total:,} bytes"
             print(f"fetching {shown(url)} ({size}) into {part.parent}", file=sys.stderr, flush=True)
         _require_room(part, (total or 0) - begin)
         if not begin:
             part.unlink(missing_ok=True)  # first: no tag may ever stand beside the bytes of another file
-        _write_notes(part, {"same": _same(answer.headers)})
+        _write_notes(part, {"same": answer.same})
         with part.open("r+b" if begin else "wb") as file:
             file.seek(begin)
             file.truncate()
-            while block := answer.read1(_BLOCK):
+            while block := answer.read(_BLOCK):
                 file.write(block)
                 file.flush()  # what has come outlives this process
             end = file.tell()
     if total is not None and end != total:
-        raise _Broken(f"the answer ended after {end:,} of {total:,} bytes")
-
-
-def _extent(status: int, headers: Mapping[str, str], have: int) -> tuple[int, int | None]:
-    """Return with which byte an answer begins, and how many the file has in all; None: the server does not say."""
-    if status != 206:
-        length = headers.get("Content-Length")
-        return 0, int(length) if length and length.isdigit() else None
-    span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    if span.partition("-")[0] != str(have) or not total.isdigit():
-        raise _Broken(f"bytes from {have} were asked for, and {headers.get('Content-Range')!r} was given")
-    return have, int(total)
-
-
-def _same(headers: Mapping[str, str]) -> str | None:
-    """Return what lets a later request make sure that the file is the same; weak tags do not."""
-    tag = headers.get("ETag")
-    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+        raise Broken(f"the answer ended after {end:,} of {total:,} bytes")
 
 
 def _require_room(part: Path, missing: int) -> None:
@@ -192,15 +146,9 @@ def _require_room(part: Path, missing: int) -> None:
 def _give_up(url: str, error: Exception, tries: int) -> NoReturn:
     told = f" after {tries} tries" if tries > 1 else ""
     raise DataError(
-        f"{shown(url)} cannot be fetched{told} ({_reason(error)}); check the address and the connection, or set "
+        f"{shown(url)} cannot be fetched{told} ({error}); check the address and the connection, or set "
         f"{environment.OFFLINE[0]}=1 to use what was fetched before"
     ) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} {error.reason}"
-    return str(error.reason if isinstance(error, urllib.error.URLError) else error) or type(error).__name__
 
 
 def _notes_of(file: Path) -> Path:

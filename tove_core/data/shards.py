@@ -6,6 +6,7 @@ import re
 from itertools import product
 from pathlib import Path
 
+from tove_core.data import buckets
 from tove_core.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -24,11 +25,13 @@ def url_of(path: Path) -> str | None:
     found = _URL.fullmatch(path.as_posix())
     if found is None:
         return None
-    if found[1].lower() not in ("http", "https"):
+    scheme = found[1].lower()
+    if scheme not in ("http", "https") and not buckets.known(scheme):
         raise DataError(
-            f"{found[1]}:// was given as data.path, but shards are read from http:// and https://; copy them"
+            f"{found[1]}:// was given as data.path, but shards are read from http://, https:// and what fsspec knows "
+            "(s3://, gs://, hf:// and others); copy them"
         )
-    return f"{found[1].lower()}://{found[2]}"
+    return f"{scheme}://{found[2]}"
 
 
 def expanded(pattern: str) -> list[str]:
