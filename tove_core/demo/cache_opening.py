@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import torch
 
 from tove_core.data.cache.folder import FeatureCache
 from tove_core.data.fingerprint import FeatureFingerprint
+from tove_core.resident import peak_resident
 
 IMAGES, FEATURES, ROWS = 1_000_000, 6, 1_000
 _OPEN = "import sys; from tove_core.demo.cache_opening import time_opening; time_opening(sys.argv[1])"
@@ -33,7 +33,7 @@ def write_million(folder: Path, images: int = IMAGES) -> None:
 
 def time_opening(folder: str) -> None:
     """Print seconds and megabytes for opening the made-up cache and finding every image in every feature, as JSON."""
-    before, start = _peak(), time.perf_counter()
+    before, start = peak_resident() or 0, time.perf_counter()
     cache = FeatureCache(Path(folder))
     stores = cache.stores()
     digests = stores[0].keys[np.random.default_rng(1).permutation(len(stores[0]))]
@@ -43,7 +43,7 @@ def time_opening(folder: str) -> None:
     missing = sum(int((rows < 0).sum()) for _, rows in found.values())
     shards = sum(len(store.shards) for store, _ in found.values())
     told = {"images": len(digests), "missing": missing, "shards": shards, "seconds": round(seconds, 2)}
-    print(json.dumps(told | {"before_mb": round(before), "peak_mb": round(_peak())}))
+    print(json.dumps(told | {"before": before, "peak": peak_resident() or 0}))
 
 
 def report_opening(images: int = IMAGES) -> str:
@@ -52,16 +52,12 @@ def report_opening(images: int = IMAGES) -> str:
         write_million(Path(name), images)
         done = subprocess.run([sys.executable, "-c", _OPEN, name], check=True, capture_output=True, text=True)
     told = json.loads(done.stdout)
+    before, peak = told["before"] / 1e6, told["peak"] / 1e6
     return (
         f"opening {told['images']:,} images of {FEATURES} features in {told['shards']:,} shards, {told['missing']} not "
-        f"found: {told['seconds']} s, peak memory {told['peak_mb']} MB (of which {told['before_mb']} MB before)"
+        f"found: {told['seconds']} s, peak memory {peak:.0f} MB (of which {before:.0f} MB before)"
     )
 
 
 def _made_up() -> list[FeatureFingerprint]:
     return [FeatureFingerprint(f"made-up-{k}", (1, 1), {"number": k}) for k in range(FEATURES)]
-
-
-def _peak() -> float:
-    """Return the largest resident size so far in MB, as Linux counts it."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tove_core.resident import peak_resident
 
 SAMPLES, IMAGES, PER_FOLDER = 1_000_000, 200_000, 10_000
 FORMATS = ("jsonl", "csv", "llava")
@@ -42,11 +43,11 @@ def time_reading(reader: str, path: str) -> None:
     from tove_core.data.readers import read
     from tove_core.data.sample import distinct_images
 
-    before, start, busy = _peak(), time.perf_counter(), time.process_time()
+    before, start, busy = peak_resident() or 0, time.perf_counter(), time.process_time()
     samples = read(DataConfig(reader=reader, path=Path(path)))
     images, _ = distinct_images(samples)
     told = {"samples": len(samples), "images": len(images), "seconds": round(time.perf_counter() - start, 2)}
-    told |= {"cpu": round(time.process_time() - busy, 2), "before_mb": round(before), "peak_mb": round(_peak())}
+    told |= {"cpu": round(time.process_time() - busy, 2), "before": before, "peak": peak_resident() or 0}
     print(json.dumps(told))
 
 
@@ -61,9 +62,10 @@ def report_reading(samples: int = SAMPLES, images: int = IMAGES) -> str:
                 [sys.executable, "-c", _READ, reader, str(file)], check=True, capture_output=True, text=True
             )
             told = json.loads(done.stdout)
+            before, peak = told["before"] / 1e6, told["peak"] / 1e6
             lines.append(
                 f"{reader:<6} {told['samples']:,} samples of {told['images']:,} images: {told['seconds']} s "
-                f"({told['cpu']} s of CPU), peak memory {told['peak_mb']} MB (of which {told['before_mb']} MB before)"
+                f"({told['cpu']} s of CPU), peak memory {peak:.0f} MB (of which {before:.0f} MB before)"
             )
     return "\n".join(lines)
 
@@ -80,8 +82,3 @@ def _name(image: int) -> str:
 
 def _turns(question: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-
-
-def _peak() -> float:
-    """Return the largest resident size so far in MB, as Linux counts it."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any
@@ -17,6 +15,7 @@ from tove_core.config import TrainingConfig
 from tove_core.demo.pipeline_bench import ENCODE, READ, TRAINED, Bench
 from tove_core.fusion.noise import sample_keys
 from tove_core.language.base import Decoder
+from tove_core.resident import peak_resident
 from tove_core.training.examples import Examples
 from tove_core.training.optimise import parameter_groups
 from tove_core.training.step import TransferStep
@@ -64,18 +63,12 @@ def measure_peaks(bench: Bench) -> dict[str, int]:
     return {name: measure(part) for name, part in parts.items()}
 
 
-def process_peak() -> int:
-    """Return the most bytes that were resident in this process so far."""
-    # Kilobytes everywhere but on macOS, which counts bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def report_memory(memory: dict[str, int], peaks: dict[str, int]) -> str:
     """Return bytes by part as a table."""
     lines = [f"{name:<40}{count / 1e6:>12.1f} MB" for name, count in memory.items()]
     lines.append("at once, beyond what was there before")
     lines += [f"  {name:<38}{count / 1e6:>12.1f} MB" for name, count in peaks.items()]
-    return "\n".join([*lines, f"{'the process at its peak, resident':<40}{process_peak() / 1e6:>12.1f} MB"])
+    return "\n".join([*lines, f"{'the process at its peak, resident':<40}{(peak_resident() or 0) / 1e6:>12.1f} MB"])
 
 
 def _backward(bench: Bench, step: TransferStep, features: dict[str, Tensor]) -> int:

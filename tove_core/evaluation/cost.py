@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tove_core.data.sample import Sample
 from tove_core.model import ToveModel
+from tove_core.resident import peak_resident
 
 _REPEATS = 5
 
@@ -79,10 +79,4 @@ def measure_cost(model: ToveModel, sample: Sample, samples_per_second: float | N
 def _peak(device: torch.device) -> tuple[int | None, str]:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), str(device)
-    if sys.platform == "win32":
-        return None, "process"
-    import resource
-
-    # Kilobytes everywhere but on macOS, which counts bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process"
+    return peak_resident(), "process"

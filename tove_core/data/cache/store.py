@@ -198,33 +198,31 @@ class FeatureStore:
         Raises:
             DataError: a shard is damaged, or has been changed or removed.
         """
-        shape, dtype = self.fingerprint.shape, torch_dtype(self.dtype)
-        kept = {VALUES: torch.empty(len(rows), *shape, dtype=dtype)}
+        shape = self.fingerprint.shape
+        # Widened as it is copied where it stays; to another device it goes as small as it is kept.
+        here = torch.device(device).type == "cpu"
+        kept = {VALUES: torch.empty(len(rows), *shape, dtype=torch.float32 if here else torch_dtype(self.dtype))}
         if self.dtype == "float8":
             kept[SCALE] = torch.empty(len(rows), shape[0])
         numbers = np.searchsorted(self._ends, rows, side="right")
         for place, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
             source = self._mapped.get(number) or self._map(number)
             inside = row - int(self._ends[number - 1]) if number else row
+            if not self._sound[row]:
+                self._require_sound(number, inside)
+                self._sound[row] = True
             for name, into in kept.items():
                 into[place] = source[name][inside]
-        self._require_sound(rows, numbers, kept)
         return unpack(kept, device)
 
-    def _require_sound(self, rows: np.ndarray, numbers: np.ndarray, kept: Mapping[str, Tensor]) -> None:
-        """Hold what was read of some rows, in shards of these numbers, to its checksums where it was not before."""
-        fresh = np.flatnonzero(~self._sound[rows])
-        if not len(fresh):
+    def _require_sound(self, number: int, inside: int) -> None:
+        """Hold a row of a shard to its checksum."""
+        written = self._checks.get(number)
+        if written is None:  # a shard without checksums was held to its sha256 as a whole
             return
-        places = torch.from_numpy(fresh)
-        new = kept if len(fresh) == len(rows) else {name: part[places] for name, part in kept.items()}
-        for place, found in zip(fresh.tolist(), row_checks(new), strict=True):
-            number = int(numbers[place])
-            inside = int(rows[place]) - (int(self._ends[number - 1]) if number else 0)
-            # A shard without checksums was held to its sha256 as a whole.
-            if (written := self._checks.get(number)) is not None and written[inside].tobytes() != found:
-                raise damaged(self.shards[number].path, f"row {inside} is not what was written")
-        self._sound[rows[fresh]] = True
+        (found,) = row_checks({name: part[inside : inside + 1] for name, part in self._mapped[number].items()})
+        if written[inside].tobytes() != found:
+            raise damaged(self.shards[number].path, f"row {inside} is not what was written")
 
     @cached_property
     def _sound(self) -> np.ndarray:
