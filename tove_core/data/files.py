@@ -164,9 +164,11 @@ def checked_text(value: Any, key: str, where: object) -> str:
     Raises:
         DataError: it is no text, there is nothing in it, or it cannot be written.
     """
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not (text := value.strip()):
         raise DataError(f"{where} has {value!r:.60} as {key!r}, but a text is wanted; repair it or take it out")
-    return writable(value, key, where).strip()
+    if not text.isascii():
+        writable(value, key, where)
+    return text
 
 
 def writable(text: str, key: str, where: object) -> str:

@@ -194,21 +194,26 @@ def distinct_images(samples: Sequence[Sample]) -> tuple[list[ImageRef], list[tup
     """Return the M different images, in order of first use, and for each sample which of them are its own."""
     rows: dict[str, int] = {}
     images: list[ImageRef] = []
+    alone: list[tuple[int]] = []  # of samples with one image, which share what is the same: they may be millions
     seen: dict[int, int] = {}  # samples that share an image mostly share the object, which needs no name
 
     def row_of(sample: Sample, place: int, image: ImageRef) -> int:
-        key = image.key if isinstance(image, StoredImage) else sample.image_keys[place]
-        row = seen[id(image)] = rows.setdefault(key, len(images))
-        if row == len(images):
-            images.append(image)
+        row = seen.get(id(image))
+        if row is None:
+            key = image.key if isinstance(image, StoredImage) else sample.image_keys[place]
+            row = seen[id(image)] = rows.setdefault(key, len(images))
+            if row == len(images):
+                images.append(image)
+                alone.append((row,))
         return row
 
-    of_sample = []
+    of_sample: list[tuple[int, ...]] = []
     with without_collector():
         for sample in samples:
-            own = []
-            for place, image in enumerate(sample.images):
+            image = sample.image
+            if isinstance(image, tuple):
+                of_sample.append(tuple([row_of(sample, place, one) for place, one in enumerate(image)]))
+            else:
                 row = seen.get(id(image))
-                own.append(row_of(sample, place, image) if row is None else row)
-            of_sample.append(tuple(own))
+                of_sample.append(alone[row_of(sample, 0, image) if row is None else row])
     return images, of_sample
