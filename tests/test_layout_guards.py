@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -66,6 +68,17 @@ def test_the_wheel_holds_three_packages_and_nothing_else(tmp_path):
     assert "tove_kernels/activation_mix/reference.py" in names
     assert not [name for name in names if "plugins/" in name or "__pycache__" in name]
     assert "tove_core/_template/tove-expert-template/pyproject.toml" in names, "what `tove experts new` copies"
+    assert {f"{top}/py.typed" for top in tops} <= set(names), "without it type checkers ignore the annotations"
+
+
+def test_the_sdist_holds_what_its_own_tests_and_links_need(tmp_path):
+    sdist = pytest.importorskip("hatchling.builders.sdist")
+    (built,) = sdist.SdistBuilder(str(ROOT)).build(directory=str(tmp_path))
+    with tarfile.open(built) as archive:
+        tops = {name.split("/")[1] for name in archive.getnames()}
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    wanted = {Path(link).parts[0] for link in linked} | {"CONTRIBUTING.md", "Makefile", "constraints.txt", "LICENSE"}
+    assert wanted - tops == set()
 
 
 def test_an_editable_install_keeps_the_root_off_the_path(tmp_path):
