@@ -44,8 +44,8 @@ class DataConfig(SourceConfig):
     mixture: tuple[PartConfig, ...] = Field(default=(), description="several data sets in place of one")
     max_broken: Fraction = Field(
         default=0.001,
-        description="share of the images that may be missing or unreadable: their samples are left out and named; "
-        "beyond it the run stops",
+        description="share of the images that may be missing or unreadable, and in training of the samples that may be "
+        "too long for the language model: they are left out and named; beyond it the run stops",
     )
 
     @model_validator(mode="after")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 
-from tove_core.data.batches import BatchSampler
+from tove_core.data.batches import BatchSampler, Share
 from tove_core.errors import DataError
 
 
@@ -38,6 +40,24 @@ def test_the_shares_of_all_ranks_are_the_batch_of_one_process(world):
         merged = [shares[place % world][place // world] for place in range(5)]
         assert merged == sampler.batch(step)
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    "parts", [(), (Share(0, 3, 4.0), Share(3, 17, 1.0), Share(20, 3, 0.4))], ids=["plain", "mixture"]
+)
+def test_rounds_count_how_often_each_sample_came_before(parts):
+    sampler, seen = BatchSampler(23, 5, 1, parts), defaultdict(list)
+    for step in range(60):
+        for index, number in zip(sampler.batch(step), sampler.rounds(step), strict=True):
+            seen[index].append(number)
+    # Within an epoch a part's samples are shuffled together, so the order of its rounds is.
+    assert {index: sorted(numbers) for index, numbers in seen.items()} == {
+        index: list(range(len(numbers))) for index, numbers in seen.items()
+    }
+    assert len(seen) == 23
+    for step in (0, 7, 59):
+        shares = [sampler.rounds(step, rank, 2) for rank in (0, 1)]
+        assert [shares[place % 2][place // 2] for place in range(5)] == sampler.rounds(step)
 
 
 def test_seeds_and_epochs_give_different_orders_and_negative_seeds_work():

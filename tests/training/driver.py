@@ -59,7 +59,12 @@ def work(job: dict[str, Any], rank: int) -> None:
     held: list[dict[str, int]] = []
     if job.get("full") == rank:
         (output / "metrics.jsonl").symlink_to("/dev/full")
-    examples = Examples.cached(model, samples)
+    if job.get("live"):
+        examples = Examples(model, samples, max_broken=job["live"], workers=0)
+    else:
+        examples = Examples.cached(model, samples)
+    if job.get("limit"):
+        model.decoder.language_model.config.max_position_embeddings = job["limit"]
     if job.get("spoil") == rank:
         examples.table.features["clip"][:] = float("nan")
     resume = bool(job.get("resume")) and bool(states(output / STATE))
@@ -67,6 +72,8 @@ def work(job: dict[str, Any], rank: int) -> None:
     fit(model, examples, settings, seed=11, output=output, resume=resume, quiet=True, after_step=after)
     tensors = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     save_file(tensors, output / f"final-{rank}.safetensors")
+    left_out = {str(row): reason for row, reason in examples.broken.reasons.items()}
+    (output / f"left-out-{rank}.json").write_text(json.dumps(left_out))
     if job.get("whole"):
         (output / f"held-{rank}.json").write_text(json.dumps(held))
         if rank == 0:

@@ -32,6 +32,29 @@ def mixed(toy: Any, folder: Path) -> str:
     return str(path)
 
 
+def damaged(toy: Any, folder: Path) -> str:
+    """Write the toy data where images 2 and 9 hold no picture."""
+    for number in (2, 9):
+        (folder / f"{number}.png").write_bytes(b"x")
+    lines = [json.loads(line) for line in toy.data.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["image"] = str((folder if number in (2, 9) else toy.data.parent) / f"{number}.png")
+    path = folder / "damaged.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+def wordy(toy: Any, folder: Path) -> str:
+    """Write the toy data with a text that is too long for a short language model."""
+    lines = [json.loads(line) for line in toy.data.read_text().splitlines()]
+    for line in lines:
+        line["image"] = str(toy.data.parent / line["image"])
+    lines[5]["answer"] = "black " * 200
+    path = folder / "wordy.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
 def accumulated(world: int) -> dict[str, int]:
     return {"accumulate": 3 - world}
 
@@ -55,6 +78,9 @@ def runs(toy: Any, processes: Any, tmp_path_factory: pytest.TempPathFactory) -> 
         job(toy, root / "term", 2, resume=True, spawned_seed=5),
         job(toy, root / "spoilt", 2, spoil=1),
         job(toy, root / "full", 2, full=0),
+        *(job(toy, root / f"broken-{n}", n, plain, data=damaged(toy, root), live=0.2) for n in (1, 2)),
+        job(toy, root / "strict", 2, data=damaged(toy, root), live=0.1),
+        job(toy, root / "long", 2, data=wordy(toy, root), limit=150),
         *(job(toy, root / f"mixed-{n}", n, plain, data=mixed(toy, root), training=accumulated(n)) for n in (1, 2)),
     ]
     processes.drive(toy, root, jobs)
@@ -118,6 +144,37 @@ def test_what_the_first_process_cannot_write_stops_all_with_its_sentence(runs: P
     first, second = ((runs / "full" / f"error-{rank}.txt").read_text().splitlines()[0] for rank in (0, 1))
     assert first == second and first.startswith("CheckpointError: ")
     assert "metrics.jsonl cannot be written" in first and "No space left" in first
+
+
+def test_each_process_knows_the_images_that_the_others_could_not_read(runs: Path, processes: Any) -> None:
+    alone, *both = (
+        json.loads((runs / name).read_text())
+        for name in ("broken-1/left-out-0.json", "broken-2/left-out-0.json", "broken-2/left-out-1.json")
+    )
+    assert alone.keys() == {"2", "9"} and both == [alone, alone]
+    for one, other in zip(processes.metrics(runs / "broken-1"), processes.metrics(runs / "broken-2"), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("strict", "DataError: 2 of 12 images cannot be used, more than data.max_broken (0.1) allows (last: "),
+        (
+            "long",
+            "DataError: 1 of 12 samples cannot be used, more than data.max_broken (0.001) allows (last: sample 's5'",
+        ),
+    ],
+)
+def test_what_one_process_cannot_go_on_with_ends_all_in_the_same_sentence(runs: Path, name: str, words: str) -> None:
+    errors = [(runs / name / f"error-{rank}.txt").read_text().splitlines()[0] for rank in (0, 1)]
+    assert errors[0] == errors[1] and errors[0].startswith(words)
+
+
+def test_a_card_that_is_not_there_is_told_before_processes_look_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="the model is to run on 'cuda', which cannot be used here"):
+        join("cuda", 2)
 
 
 def test_several_processes_get_a_card_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,19 @@ def mixture_parts(samples: Sequence[Sample]) -> tuple[Share, ...]:
     return tuple(parts) if any(part.weight != 1 for part in parts) else ()
 
 
+def require_shares(batch_size: int, world: int) -> None:
+    """Refuse more processes than a step has samples.
+
+    Raises:
+        DataError: there are.
+    """
+    if world > batch_size:
+        raise DataError(
+            f"{world} processes share a batch of {batch_size}, so that some would get no sample; "
+            "raise training.batch_size or start fewer processes"
+        )
+
+
 class BatchSampler:
     """An endless, shuffled stream of sample numbers, cut into batches.
 
@@ -72,7 +85,7 @@ class BatchSampler:
         self.parts = tuple(parts)
         self.per_epoch = sum(part.per_epoch for part in parts) if parts else n
         """Positions of one epoch."""
-        self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._recent: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def epoch(self, step: int) -> float:
         """Return how many epochs are over before `step`."""
@@ -91,37 +104,44 @@ class BatchSampler:
             raise DataError(f"step {step} was asked for, but steps count from 0")
         if not 0 <= rank < world:
             raise DataError(f"rank {rank} of {world} processes was asked for, but ranks are 0 to {world - 1}")
-        if world > self.batch_size:
-            raise DataError(
-                f"{world} processes share a batch of {self.batch_size}, so that some would get no sample; "
-                "raise training.batch_size or start fewer processes"
-            )
+        require_shares(self.batch_size, world)
         first = step * self.batch_size
-        return [self._at(position) for position in range(first + rank, first + self.batch_size, world)]
+        return [self._at(position)[0] for position in range(first + rank, first + self.batch_size, world)]
 
-    def _at(self, position: int) -> int:
+    def rounds(self, step: int, rank: int = 0, world: int = 1) -> list[int]:
+        """Return how often each sample of `batch` has come before: what is random about it is drawn anew each time."""
+        first = step * self.batch_size
+        return [self._at(position)[1] for position in range(first + rank, first + self.batch_size, world)]
+
+    def _at(self, position: int) -> tuple[int, int]:
         epoch, place = divmod(position, self.per_epoch)
-        return int(self._permutation(epoch)[place])
+        samples, rounds = self._permutation(epoch)
+        return int(samples[place]), int(rounds[place])
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        """Return the order of one epoch, keeping the last two: neighbouring steps need no others."""
+    def _permutation(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return samples and rounds of one epoch in order, keeping the last two: neighbouring steps need no others."""
         if epoch not in self._recent:
             order = self._drawn(f"{epoch}", self.per_epoch)
-            self._recent[epoch] = self._mixed(epoch)[order] if self.parts else order
+            if self.parts:
+                samples, rounds = self._mixed(epoch)
+                self._recent[epoch] = samples[order], rounds[order]
+            else:
+                self._recent[epoch] = order, np.full(len(order), epoch)
             if len(self._recent) > 2:
                 self._recent.popitem(last=False)
         return self._recent[epoch]
 
-    def _mixed(self, epoch: int) -> np.ndarray:
-        """Return what each part gives to an epoch, one part after another."""
-        given = []
+    def _mixed(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what each part gives to an epoch, one part after another, and the rounds it comes from."""
+        given, turns = [], []
         for number, part in enumerate(self.parts):
             first, last = epoch * part.per_epoch, (epoch + 1) * part.per_epoch
             rounds = range(first // part.count, -(-last // part.count))
             stream = np.concatenate([self._drawn(f"{one}/{number}", part.count) for one in rounds])
             start = first - rounds.start * part.count
             given.append(part.first + stream[start : start + part.per_epoch])
-        return np.concatenate(given)
+            turns.append(np.arange(first, last) // part.count)
+        return np.concatenate(given), np.concatenate(turns)
 
     def _drawn(self, name: str, count: int) -> np.ndarray:
         # Hashed, so that neighbouring seeds and epochs, and negative seeds, give unrelated orders.

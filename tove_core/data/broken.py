@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from torch import Tensor
@@ -15,7 +15,70 @@ from tove_core.hub.images import read_image
 T = TypeVar("T")
 
 
-class BrokenImages:
+class LeftOut:
+    """The tally of what a data set holds and cannot be used.
+
+    Args:
+        total: of how many.
+        limit: share of them that may be unusable, `data.max_broken`.
+        what: what they are, in the plural.
+        cure: what helps to find them all.
+    """
+
+    def __init__(self, total: int, limit: float, what: str, cure: str) -> None:
+        self.total, self.limit, self.what, self.cure = total, limit, what, cure
+        self.reasons: dict[int, str] = {}
+        """Why, by their number."""
+        self._told = 0
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.reasons)
+
+    def add(self, row: int, reason: str) -> None:
+        """Count number `row` once, and warn of it.
+
+        Raises:
+            DataError: there are now more than the limit allows.
+        """
+        if row in self.reasons:
+            return
+        self.reasons[row] = reason
+        self._require_few(reason)
+        warnings.warn(f"{reason} ({len(self)} of {self.total} {self.what} so far are left out)", stacklevel=3)
+
+    @property
+    def untold(self) -> int:
+        """How many were counted since `news` was last asked for."""
+        return len(self) - self._told
+
+    def news(self) -> dict[int, str]:
+        """Return those that were counted since it was last asked for: what other processes do not know."""
+        new = dict(list(self.reasons.items())[self._told :])
+        self._told = len(self)
+        return new
+
+    def learn(self, reasons: Mapping[int, str]) -> None:
+        """Count what several processes found, the same in each of them; who found it has warned of it.
+
+        Raises:
+            DataError: there are now more than the limit allows, in the same words in every process.
+        """
+        if not reasons:
+            return
+        self.reasons = dict(sorted({**self.reasons, **reasons}.items()))
+        self._told = len(self)
+        self._require_few(reasons[max(reasons)])
+
+    def _require_few(self, last: str) -> None:
+        if len(self) > self.limit * self.total:
+            raise DataError(
+                f"{len(self)} of {self.total} {self.what} cannot be used, more than data.max_broken ({self.limit:g}) "
+                f"allows (last: {last}); {self.cure}"
+            )
+
+
+class BrokenImages(LeftOut):
     """The tally of a data set's unreadable images.
 
     Args:
@@ -24,29 +87,7 @@ class BrokenImages:
     """
 
     def __init__(self, total: int, limit: float) -> None:
-        self.total, self.limit = total, limit
-        self.reasons: dict[int, str] = {}
-        """Why, by the number of the image."""
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.reasons)
-
-    def add(self, row: int, reason: str) -> None:
-        """Count image `row` once, and warn of it.
-
-        Raises:
-            DataError: there are now more than the limit allows.
-        """
-        if row in self.reasons:
-            return
-        self.reasons[row] = reason
-        if len(self) > self.limit * self.total:
-            raise DataError(
-                f"{len(self)} of {self.total} images cannot be used, more than data.max_broken ({self.limit:g}) allows "
-                f"(last: {reason}); 'tove data check' finds them all"
-            )
-        warnings.warn(f"{reason} ({len(self)} of {self.total} images so far are left out)", stacklevel=3)
+        super().__init__(total, limit, "images", "'tove data check' finds them all")
 
     def kept(self, row: int, attempt: tuple[T, None] | tuple[None, str]) -> T | None:
         """Return what was read of image `row`; None where a reason is given instead, which is counted.

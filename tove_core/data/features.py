@@ -37,6 +37,10 @@ class Features(Protocol):
         """Return the features of some images, [len(indices), N, C] float32, on a device."""
         ...
 
+    def require_sound(self, indices: Sequence[int]) -> None:
+        """Raise DataError where `gather` would, of these images."""
+        ...
+
 
 class FeatureTable:
     """Features of M distinct images, [M, N, C] each, in main memory or on one device.
@@ -80,6 +84,10 @@ class FeatureTable:
         rows = checked_rows(indices, len(self))
         picked = {name: f.index_select(0, rows.to(f.device)) for name, f in self.features.items()}
         return {name: f.to(device or f.device).float() for name, f in picked.items()}
+
+    def require_sound(self, indices: Sequence[int]) -> None:
+        """Raise DataError where an index is not 0 to M - 1: nothing else can be wrong with what is in memory."""
+        checked_rows(indices, len(self))
 
     def to(self, device: torch.device | str) -> FeatureTable:
         """Return the table on another device; gathering there saves one transfer per step."""

@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
+def begun(parameter: Tensor) -> Tensor:
+    """Return what an average begins with: the parameter, float32 at least."""
+    value = parameter.detach()
+    return (value.float() if value.dtype.itemsize < 4 else value).clone()
+
+
 class MovingAverage:
     """Exponential moving average, which follows closely at first: after t updates its decay is (1 + t) / (10 + t).
 
@@ -22,8 +28,7 @@ class MovingAverage:
         self.values: dict[str, Tensor] = {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                value = parameter.detach()
-                self.values[name] = (value.float() if value.dtype.itemsize < 4 else value).clone()
+                self.values[name] = begun(parameter)
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -67,8 +67,6 @@ class Report:
     """Of the gate mass, by expert."""
     spread: float | None
     """Mean entropy of the gates, 1 where all are equal; None with fewer than two experts."""
-    stop: bool
-    """Whether any process was asked to stop."""
     bad: list[int]
     """Samples of this process whose loss is not finite."""
 
@@ -121,16 +119,19 @@ class Engine:
             self.module, self._prepared = self.accelerator.prepare(self.inner, self.optimizer)
         self.module.train()
 
-    def backward(self, examples: Examples, share: Share, step: int, *, stop: bool) -> Report:
+    def sums(self, *values: float) -> list[float]:
+        """Add values over the processes; every process must ask."""
+        return self._summed(torch.tensor([float(value) for value in values])).tolist()
+
+    def backward(self, examples: Examples, share: Share, step: int, *, tokens: float) -> Report:
         """Compute the gradient of one step (from 0) and say what it was like; parameters stay as they are.
 
         Args:
             share: what this process takes of the step.
-            stop: whether this process was asked to stop; the report says whether any was.
+            tokens: of the answers of all processes.
         """
         self._prepared.zero_grad(set_to_none=True)
         self._heat(step)
-        tokens, stops = self._summed(torch.tensor([float(share.tokens), float(stop)])).tolist()
         parts, weight = self._cut(examples, share), self._balance_weight(step)
         features: Iterator[Mapping[str, Tensor]] = (self._seen(examples, part) for part in parts)
         total = None
@@ -155,7 +156,7 @@ class Engine:
             bad += [i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if value - value != 0]  # type: ignore[union-attr]
         if self.shards is not None:
             self.shards.average_gradients()
-        return self._report(tally, tokens, float(penalty), stops > 0, bad)
+        return self._report(tally, tokens, float(penalty), bad)
 
     def update(self) -> float:
         """Clip the gradient, take a step, and return the gradient's norm; no step where that is not finite."""
@@ -235,14 +236,14 @@ class Engine:
         """Add a tensor over processes."""
         return value if self.world == 1 else self.accelerator.reduce(value.to(self.model.device), "sum")  # type: ignore[return-value]
 
-    def _report(self, tally: _Tally, tokens: float, balance: float, stop: bool, bad: list[int]) -> Report:
+    def _report(self, tally: _Tally, tokens: float, balance: float, bad: list[int]) -> Report:
         found = self._summed(tally.vector()).tolist()
         loss, spread, positions, mass = found[0] / tokens, found[1], found[2], found[3:]
         fusion, whole = self.model.fusion, sum(mass)
         shares = None
         if fusion is not None and mass and whole > 0:
             shares = {name: value / whole for name, value in zip(fusion.experts, mass, strict=True)}
-        return Report(loss, balance, shares, spread / positions if len(mass) > 1 and positions else None, stop, bad)
+        return Report(loss, balance, shares, spread / positions if len(mass) > 1 and positions else None, bad)
 
 
 class _Tally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,6 +40,9 @@ class Examples:
         max_broken: share of the images that may be unreadable.
         workers: threads that read and resample images ahead of their step, where there is no table.
 
+    Attributes:
+        uneven: whether some samples have more images than others, so that not all fit into one batch.
+
     Raises:
         DataError: the table is of other images.
     """
@@ -52,8 +56,9 @@ class Examples:
         max_broken: float = MAX_BROKEN,
         workers: int = WORKERS,
     ) -> None:
-        self.model, self.samples, self.table, self.workers = model, samples, table, workers
-        self.images, self.rows = distinct_images(samples)
+        self.model, self.table, self.workers = model, table, workers
+        self.images, rows = distinct_images(samples)
+        self._hold(samples, rows)
         self.broken = BrokenImages(len(self.images), max_broken)
         self.reader: ReadAhead[Attempt] | None = None
         self._seen: dict[int, Any] = {}
@@ -64,10 +69,9 @@ class Examples:
         """Return the number of samples."""
         return len(self.samples)
 
-    @property
-    def uneven(self) -> bool:
-        """Whether some samples have more images than others, so that not all fit into one batch."""
-        return len({len(own) for own in self.rows}) > 1
+    def _hold(self, samples: Sequence[Sample], rows: Sequence[tuple[int, ...]]) -> None:
+        self.samples, self.rows = samples, rows
+        self.uneven = len({len(own) for own in rows}) > 1  # kept: asked for at every step
 
     def alike(self, indices: Sequence[int]) -> list[list[int]]:
         """Return the places in `indices` of samples with as many images, sort by sort, in order within each."""
@@ -113,38 +117,52 @@ class Examples:
         options = {"batch_size": batch_size, "progress": progress, "workers": workers, "together": together}
         made.table = build_table(model, made.images, made.broken, **options)
         if made.broken:
-            made.samples = usable(samples, made.rows, made.broken)
-            made.rows = [own for own in made.rows if not made._is_broken(own)]
+            kept = [own for own in made.rows if not made._is_broken(own)]
+            made._hold(usable(samples, made.rows, made.broken), kept)
         return made
 
     def some(self, indices: Sequence[int]) -> Examples:
         """Return some of the samples, with their features where they are."""
         part = copy.copy(self)
-        part.samples, part.rows = [self.samples[i] for i in indices], [self.rows[i] for i in indices]
+        part._hold([self.samples[i] for i in indices], [self.rows[i] for i in indices])
         part.reader, part._seen = None, {}
         return part
 
-    def usable(self, indices: Sequence[int], coming: Sequence[int] = ()) -> list[int]:
+    def usable(
+        self, indices: Sequence[int], coming: Sequence[int] = (), *, fits: Callable[[int, int], bool] | None = None
+    ) -> list[int]:
         """Return the samples of a step, the next usable one in place of each whose image turns out unreadable.
 
-        Which one that is depends on the images alone, so that a resumed run sees the same samples.
+        Which one that is depends on the images and on `fits` alone, so that a resumed run sees the same samples.
 
         Args:
             indices: the samples of the step.
             coming: those of the next step, whose images threads begin to read. An unreadable one counts when its
                 step comes.
+            fits: tells of a place in the step and a sample whether it can stand there; None: every one can.
 
         Raises:
-            DataError: too many images are unreadable.
+            DataError: too many images are unreadable, or no sample can be used.
         """
         if self.table is not None:
-            return list(indices)
+            if fits is None:
+                return list(indices)
+            return [self._stand_in(place, index, None, fits) for place, index in enumerate(indices)]
         if self.reader is None:
             self.reader = image_reader(self.model, self.images, self.workers)
         rows = (row for index in (*indices, *coming) for row in self.rows[index])
         self.reader.expect(row for row in rows if row not in self.broken.reasons)
         self._seen = {}
-        return [self._stand_in(index, self.reader) for index in indices]
+        return [self._stand_in(place, index, self.reader, fits) for place, index in enumerate(indices)]
+
+    def require_sound(self, indices: Sequence[int]) -> None:
+        """Make sure that the samples' features, where they are kept, can be had.
+
+        Raises:
+            DataError: what a cache on disk holds of them is damaged or gone.
+        """
+        if self.table is not None:
+            self.table.require_sound([row for index in indices for row in self.rows[index]])
 
     def close(self) -> None:
         """Forget the images of the last step, and those that were read ahead."""
@@ -172,16 +190,28 @@ class Examples:
             found = self.model.encode(pixels)
         return {name: by_sample(value, len(indices)) for name, value in found.items()}
 
-    def _stand_in(self, index: int, read: Callable[[int], Attempt]) -> int:
-        for candidate in (*range(index, len(self)), *range(index)):
-            wanted = [row for row in self.rows[candidate] if row not in self._seen]
-            if self._is_broken(wanted):
+    def _stand_in(
+        self,
+        place: int,
+        index: int,
+        read: Callable[[int], Attempt] | None,
+        fits: Callable[[int, int], bool] | None,
+    ) -> int:
+        for candidate in chain(range(index, len(self)), range(index)):
+            if fits is not None and not fits(place, candidate):
                 continue
-            found = {row: self.broken.kept(row, read(row)) for row in wanted}
-            self._seen |= {row: image for row, image in found.items() if image is not None}
-            if not self._is_broken(wanted):
+            if read is None or self._is_readable(candidate, read):
                 return candidate
-        raise DataError(f"none of {len(self)} samples has images that can be read; check the data set")
+        raise DataError(f"none of {len(self)} samples can be used; check the data set")
+
+    def _is_readable(self, index: int, read: Callable[[int], Attempt]) -> bool:
+        """Read the images of a sample that were not seen in this step, and tell whether all could be."""
+        wanted = [row for row in self.rows[index] if row not in self._seen]
+        if self._is_broken(wanted):
+            return False
+        found = {row: self.broken.kept(row, read(row)) for row in wanted}
+        self._seen |= {row: image for row, image in found.items() if image is not None}
+        return not self._is_broken(wanted)
 
     def _is_broken(self, rows: Sequence[int]) -> bool:
         return any(row in self.broken.reasons for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -46,17 +45,8 @@ def build_together(build: Callable[[range], FeatureTable], count: int, broken: B
     for number, (failed, _) in enumerate(told):
         if failed is not None:
             raise DataError(f"process {number} of {world} failed while it encoded its part of the images: {failed}")
-    _count_alike(broken, {row: reason for _, reasons in told for row, reason in reasons.items()})
+    broken.learn({row: reason for _, reasons in told for row, reason in reasons.items()})
     return FeatureTable(_exchanged(part, count, state), part.fingerprint)
-
-
-def _count_alike(broken: BrokenImages, reasons: dict[int, str]) -> None:
-    """Count the unreadable images of all processes, in one order; who found one has warned of it."""
-    broken.reasons.clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for row in sorted(reasons):
-            broken.add(row, reasons[row])
 
 
 def _exchanged(part: FeatureTable, count: int, state: PartialState) -> dict[str, Tensor]:

@@ -13,9 +13,8 @@ from pathlib import Path
 from types import FrameType
 
 from tove_core.config import TrainingConfig
-from tove_core.errors import DataError, Interrupted, PlacementError, ToveError
+from tove_core.errors import Interrupted, PlacementError, ToveError
 from tove_core.hub.microbatch import is_out_of_memory
-from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
 from tove_core.training.state import CONFIG, STATE, states
 
@@ -94,27 +93,6 @@ def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) ->
     return ToveError(
         f"{seen}; no state was saved; {cure}, set training.save_every there, and begin anew with {go_on(output)}"
     )
-
-
-def require_room(lengths: Sequence[tuple[str, int]], decoder: Decoder, step: int) -> None:
-    """Refuse samples that are longer than the language model's longest sequence.
-
-    Args:
-        lengths: id of each sample of a step, and how many positions it takes.
-        decoder: whose language model it is.
-        step: counted from 1.
-
-    Raises:
-        DataError: some are; those samples are named.
-    """
-    long = [] if decoder.limit is None else [(name, size) for name, size in lengths if size > decoder.limit]
-    if long:
-        shown = ", ".join(f"{name!r} takes {size}" for name, size in long[:5])
-        raise DataError(
-            f"{len(long)} of the samples of step {step} exceed the {decoder.limit} positions of "
-            f"{decoder.identity.architecture} ({shown}{', ...' if len(long) > 5 else ''}); shorten their texts, take "
-            "them out, or use fewer images or image tokens"
-        )
 
 
 @contextmanager

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tove_core.config import TrainingConfig
 from tove_core.data.batches import BatchSampler, mixture_parts
-from tove_core.errors import ConfigError
-from tove_core.fusion.noise import sample_keys
+from tove_core.errors import ConfigError, ToveError
 from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
 from tove_core.training.average import MovingAverage
 from tove_core.training.checkpointing import checkpointed
 from tove_core.training.engine import Engine, Report, Share
 from tove_core.training.examples import Examples
-from tove_core.training.faults import StopRequest, interrupted, listening, memory_named, not_finite, require_room
+from tove_core.training.faults import StopRequest, interrupted, listening, memory_named, not_finite
 from tove_core.training.metrics import Reporter
 from tove_core.training.only import only_experts
 from tove_core.training.optimise import schedule, set_rates
-from tove_core.training.processes import all_told
+from tove_core.training.processes import all_told, tell
 from tove_core.training.shard import require_even
+from tove_core.training.shares import Shares
 from tove_core.training.state import STATE, load_state, save_state
 
 AfterStep = Callable[[int], None]
@@ -64,7 +67,7 @@ def fit(
     Raises:
         ConfigError: the model has no decoder or nothing trainable.
         ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
-        DataError: a sample is longer than the language model's longest sequence; it is named.
+        DataError: too many images are unreadable, or too many samples too long for the language model.
         PlacementError: a step does not fit into memory.
         CheckpointError: metrics or a state cannot be written, or there is no state to resume from.
         Interrupted: SIGTERM or SIGINT came; the state after the last step was saved first.
@@ -100,24 +103,25 @@ class _Run:
         engine = Engine(self.model, self.decoder, config)
         average = MovingAverage(engine.inner, config.average) if config.average else None
         values = average.values if average else None
-        first = load_state(self.output / STATE, engine.inner, engine.optimizer, values) if resume and self.output else 0
+        first = self._restored(engine, values) if resume else 0
         engine.prepare()
         parts = mixture_parts(self.examples.samples)
         sampler = BatchSampler(len(self.examples), config.batch_size, self.seed, parts)
+        shares = Shares(self.model, self.decoder, self.examples, sampler, self.seed)
         where = self.output if engine.first else None
         with all_told():
             reporter = Reporter(self.model, config, self.label, where, first, quiet=self.quiet, speaks=engine.first)
         with reporter, closing(engine), closing(self.examples), checkpointed(self.decoder, config.checkpointing):
             start = time.perf_counter()
             for step in range(first, config.steps):
-                report = self._step(engine, sampler, step, stop=request.signal is not None)
+                report, stop = self._step(engine, shares, step, stop=request.signal is not None)
                 done = step + 1
                 if average is not None:
                     average.update(done)
                 rate = config.batch_size * (done - first) / (time.perf_counter() - start)
                 with all_told() if reporter.writes(done) else nullcontext():
                     reporter.step(done, report, rate)
-                stopping = report.stop and done < config.steps
+                stopping = stop and done < config.steps
                 state = self._save(engine, done, average, stopping)
                 if self.after_step is not None:
                     self.after_step(done)
@@ -128,33 +132,51 @@ class _Run:
             average.apply()
         engine.finish()
 
-    def _step(self, engine: Engine, sampler: BatchSampler, step: int, *, stop: bool) -> Report:
+    def _restored(self, engine: Engine, average: dict[str, Tensor] | None) -> int:
+        """Restore the last state, and return how many steps it has seen."""
+        if self.output is None:
+            return 0
+        origin = self._origin if engine.first else None  # one process tells what has changed
+        return load_state(self.output / STATE, engine.inner, engine.optimizer, average, origin=origin)
+
+    @cached_property
+    def _origin(self) -> dict[str, object]:
+        """What the samples of every step are computed from."""
+        told = hashlib.sha256()
+        for sample in self.examples.samples:
+            told.update(f"{sample.id}\0{sample.weight}\n".encode())
+        count = len(self.examples)
+        return {
+            "seed": self.seed,
+            "training.batch_size": self.config.batch_size,
+            "number of samples": count,
+            "samples": told.hexdigest()[:16],
+        }
+
+    def _step(self, engine: Engine, shares: Shares, step: int, *, stop: bool) -> tuple[Report, bool]:
+        """Take one step; return what it was like, and whether any process was asked to stop."""
         set_rates(engine.optimizer, schedule(step, self.config))
         # Dropout inside the language model, the one thing random that belongs to a process and not to a sample.
         torch.manual_seed(self.seed * 1_000_003 + step + engine.rank * 0x9E3779B97F4A7C15 % (1 << 62))
-        own = [sampler.batch(n, engine.rank, engine.world) for n in (step, step + 1) if n < self.config.steps]
-        indices = self.examples.usable(own[0], *own[1:])
-        share = self._share(indices, step)
-        size = math.ceil(len(indices) / self.config.accumulate)
+        share, problem = Share([], torch.empty(0), []), None
+        try:
+            share = shares.take(step, self.config.steps, engine.rank, engine.world)
+        except ToveError as error:
+            problem = error
+        # One message for all that processes must know of each other: where one has failed, the others do not wait.
+        told = engine.sums(share.tokens, stop, problem is not None, shares.untold)
+        tokens, stops, failed, left_out = told
+        if failed:
+            tell(problem)
+        if left_out and engine.world > 1:
+            shares.exchange()
+        size = math.ceil(len(share.indices) / self.config.accumulate)
         with memory_named(step + 1, size, self.config, self.output):
-            report = engine.backward(self.examples, share, step, stop=stop)
-            self._check(math.isfinite(report.loss), f"the loss is {report.loss}", engine, report, indices, step)
+            report = engine.backward(self.examples, share, step, tokens=tokens)
+            self._check(math.isfinite(report.loss), f"the loss is {report.loss}", engine, report, share.indices, step)
             norm = engine.update()
-        self._check(math.isfinite(norm), f"the gradient is {norm}", engine, report, indices, step)
-        return report
-
-    def _share(self, indices: list[int], step: int) -> Share:
-        epoch = step * self.config.batch_size // len(self.examples)
-        keys = sample_keys(self.seed, [epoch] * len(indices), indices)
-        prompts, targets = self.examples.prompts(indices), self.examples.targets(indices, keys)
-        texts = self.decoder.encode(prompts, targets)
-        seen = math.prod(self.model.tower.grid)
-        lengths = [
-            (self.examples.samples[index].id, self.decoder.length(text, seen * len(self.examples.rows[index])))
-            for index, text in zip(indices, texts, strict=True)
-        ]
-        require_room(lengths, self.decoder, step + 1)
-        return Share(indices, keys, texts)
+        self._check(math.isfinite(norm), f"the gradient is {norm}", engine, report, share.indices, step)
+        return report, stops > 0
 
     def _check(self, fine: bool, seen: str, engine: Engine, report: Report, indices: list[int], step: int) -> None:
         if fine:
@@ -171,5 +193,6 @@ class _Run:
         folder = self.output / STATE
         values = average.values if average else None
         with all_told():
-            save_state(folder, done, engine.inner, engine.optimizer, values, write=engine.first)
+            origin = self._origin if engine.first else None
+            save_state(folder, done, engine.inner, engine.optimizer, values, origin=origin, write=engine.first)
         return folder

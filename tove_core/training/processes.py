@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from tove_core.errors import CheckpointError, ConfigError, ToveError
+from tove_core.errors import ConfigError, ToveError
+from tove_core.hub.placement import usable_device
 
 PATIENCE = timedelta(days=30)
 """How long one waits for others whose images may be many more or far larger."""
@@ -25,8 +27,10 @@ def join(device: str | None, wanted: int | None = None, *, patience: timedelta |
         patience: how long one waits for the others; None: as long as torch does, which is minutes.
 
     Raises:
-        ConfigError: there are more or fewer processes than wanted.
+        ConfigError: there are more or fewer processes than wanted, or there is no such device here.
     """
+    if device is not None and device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+        usable_device(device, "the model")  # which says so: else the processes would only not find each other
     options = {} if patience is None else {"timeout": patience}
     state = PartialState(cpu=device in (None, "cpu"), **options)
     wanted = wanted or int(os.environ.get("WORLD_SIZE", "1"))
@@ -50,21 +54,34 @@ def all_told() -> Iterator[None]:
     Otherwise the others would wait for it in the next step, and end with torch's words on a lost connection.
 
     Raises:
-        ToveError: what was raised in the block by this process.
-        CheckpointError: what was raised in it by another one, in the same words.
+        ToveError: what was raised in the block, by this process or by another one.
     """
     problem: ToveError | None = None
     try:
         yield
     except ToveError as error:
         problem = error
-    told = [f"{problem}" if problem else ""]
+    tell(problem)
+
+
+def tell(problem: ToveError | None) -> None:
+    """Let every process know what went wrong in any of them, and fail alike; all must call it.
+
+    Args:
+        problem: what this one raised, if anything.
+
+    Raises:
+        ToveError: `problem`, or else what another process told, of the same type and in the same words.
+    """
+    told: list[tuple[type[ToveError], str] | None] = [None if problem is None else (type(problem), f"{problem}")]
     if PartialState().num_processes > 1:
         told = gather_object(told)
     if problem is not None:
         raise problem
-    if failed := [text for text in told if text]:
-        raise CheckpointError(failed[0])
+    for one in told:
+        if one is not None:
+            kind, words = one
+            raise kind(words)
 
 
 def own_device(device: str | None) -> str | None:

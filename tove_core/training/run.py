@@ -11,6 +11,7 @@ from torch import Tensor
 from tove_core.builder import assemble
 from tove_core.checkpoint import MANIFEST, load, start_from
 from tove_core.config import DataConfig, GrowthConfig, RunConfig
+from tove_core.data.batches import require_shares
 from tove_core.data.broken import try_image
 from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, distinct_images
@@ -106,6 +107,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     # The parts of a divided language model go to the devices one layer at a time; all of it need never be on one.
     waiting = None if config.training.shard == "none" else "cpu"
     quiet = quiet or not together.is_main_process
+    require_shares(config.training.batch_size, together.num_processes)
     samples = read(config.data)
     model = starting_model(config, samples, device=device, decoder_device=waiting)
     joining = None

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tove_core.errors import CheckpointError, ToveError
 from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors, sha256
+from tove_core.training.average import begun
 from tove_core.training.pieces import laid_out, whole
 
 CONFIG = "config.yaml"
@@ -39,6 +40,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor] | None = None,
     *,
+    origin: Mapping[str, object] | None = None,
     write: bool = True,
 ) -> Path:
     """Write the state after `step` steps and return its folder; the states before it stay until it is complete.
@@ -48,6 +50,7 @@ def save_state(
     Args:
         folder: holds all states of a run.
         average: moving averages of trained tensors, by name.
+        origin: what the order of the samples is computed from, by what it is called; JSON values.
         write: whether this process is the one that writes.
 
     Raises:
@@ -63,7 +66,7 @@ def save_state(
         return place
     with new_folder(place, overwrite=True) as new:
         save_file(tensors, new / TENSORS)
-        header = {"format": FORMAT, "step": step, "sha256": sha256(new / TENSORS)}
+        header = {"format": FORMAT, "step": step, "sha256": sha256(new / TENSORS), "origin": dict(origin or {})}
         (new / HEADER).write_text(json.dumps(header) + "\n", encoding="utf-8")
         for name in (TENSORS, HEADER):
             _to_disk(new / name)  # before the rename: a power cut must not leave a whole name on half a file
@@ -80,11 +83,19 @@ def states(folder: Path) -> list[Path]:
 
 
 def load_state(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor] | None = None
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor] | None = None,
+    *,
+    origin: Mapping[str, object] | None = None,
 ) -> int:
     """Restore the newest state that is whole and return how many steps it has seen.
 
-    A damaged state is passed over with a warning that names it.
+    A damaged state is passed over with a warning that names it. Averages that no state has begin with its parameters.
+
+    Args:
+        origin: as for `save_state`; what differs from the state's is told in a warning.
 
     Raises:
         CheckpointError: there is none, or it belongs to another model.
@@ -92,30 +103,44 @@ def load_state(
     problems = []
     for place in states(folder):
         try:
-            step, tensors = _read(place)
+            step, tensors, begun_with = _read(place)
         except ToveError as error:
             problems.append(str(error))
             continue
         for problem in problems:
             warnings.warn(f"{problem}; going on from the older state {place.name}", stacklevel=2)
         _restore(place, tensors, module, optimizer, average)
+        _tell_changes(place, begun_with, origin or {})
         return step
     reason = f" ({'; '.join(problems)})" if problems else ""
     raise CheckpointError(f"{folder} holds no state to resume from{reason}; start the run without resuming")
 
 
-def _read(place: Path) -> tuple[int, dict[str, Tensor]]:
-    """Return a state's step and tensors, once its hash has been found right."""
+def _tell_changes(place: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    changed = [
+        f"{name} (was {before[name]}, is {now[name]})" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    if changed:
+        warnings.warn(
+            f"the run goes on from {place.name} with other {', '.join(changed)}: which samples its next steps take is "
+            "not what it would have been",
+            stacklevel=3,
+        )
+
+
+def _read(place: Path) -> tuple[int, dict[str, Tensor], Mapping[str, object]]:
+    """Return a state's step, tensors and origin, once its hash has been found right."""
     try:
         header = json.loads((place / HEADER).read_text(encoding="utf-8"))
         version, step, digest = header["format"], int(header["step"]), header["sha256"]
+        origin = dict(header.get("origin", {}))  # older states have none
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{place / HEADER} cannot be read ({error})") from None
     if version != FORMAT:
         raise CheckpointError(f"{place} was written in format {version!r} and this tove reads {FORMAT}")
     if not (place / TENSORS).is_file() or sha256(place / TENSORS) != digest:
         raise CheckpointError(f"{place / TENSORS} is missing, truncated or altered")
-    return step, read_safetensors(place / TENSORS)
+    return step, read_safetensors(place / TENSORS), origin
 
 
 def _restore(
@@ -137,6 +162,8 @@ def _restore(
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(laid_out(tensors.pop(f"value.{name}"), parameter))
+    if average is not None:  # of a state without averages: they begin here, not with what was never trained
+        average |= {name: begun(trained[name]) for name in average}
     for full, value in tensors.items():
         key, _, name = full.partition(".")
         if key != "average":

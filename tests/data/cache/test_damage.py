@@ -74,6 +74,9 @@ def test_flipped_values_are_refused_with_the_file_and_the_cure_when_their_row_is
     bad = int(np.flatnonzero(rows == 4)[0])
     others = [image for image in range(11) if rows[image] != 4]
     assert len(table.gather(others)["clip"]) == len(others)
+    table.require_sound(others)
+    with pytest.raises(DataError, match=rf"{shard.path.name} is damaged \(row 4 "):
+        table.require_sound([*others, bad])
     for _ in range(2):
         with pytest.raises(DataError, match=rf"{shard.path.name} is damaged \(row 4 .*tove cache verify --remove"):
             table.gather([others[0], bad])

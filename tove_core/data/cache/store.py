@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -204,23 +204,36 @@ class FeatureStore:
         kept = {VALUES: torch.empty(len(rows), *shape, dtype=torch.float32 if here else torch_dtype(self.dtype))}
         if self.dtype == "float8":
             kept[SCALE] = torch.empty(len(rows), shape[0])
-        numbers = np.searchsorted(self._ends, rows, side="right")
-        for place, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
-            source = self._mapped.get(number) or self._map(number)
-            inside = row - int(self._ends[number - 1]) if number else row
-            if not self._sound[row]:
-                self._require_sound(number, inside)
-                self._sound[row] = True
+        for place, (source, inside) in enumerate(self._found(rows)):
             for name, into in kept.items():
                 into[place] = source[name][inside]
         return unpack(kept, device)
 
-    def _require_sound(self, number: int, inside: int) -> None:
-        """Hold a row of a shard to its checksum."""
+    def require_sound(self, rows: np.ndarray) -> None:
+        """Hold some rows to their checksums, where they were not before.
+
+        Raises:
+            DataError: as of `gather`.
+        """
+        for _ in self._found(rows[~self._sound[rows]]):
+            pass
+
+    def _found(self, rows: np.ndarray) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """Yield the mapped shard of each row, and its place there, once what is kept has been found right."""
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        for number, row in zip(numbers.tolist(), rows.tolist(), strict=True):
+            source = self._mapped.get(number) or self._map(number)
+            inside = row - int(self._ends[number - 1]) if number else row
+            if not self._sound[row]:
+                self._hold_to_checksum(source, number, inside)
+                self._sound[row] = True
+            yield source, inside
+
+    def _hold_to_checksum(self, source: Mapping[str, Tensor], number: int, inside: int) -> None:
         written = self._checks.get(number)
         if written is None:  # a shard without checksums was held to its sha256 as a whole
             return
-        (found,) = row_checks({name: part[inside : inside + 1] for name, part in self._mapped[number].items()})
+        (found,) = row_checks({name: part[inside : inside + 1] for name, part in source.items()})
         if written[inside].tobytes() != found:
             raise damaged(self.shards[number].path, f"row {inside} is not what was written")
 

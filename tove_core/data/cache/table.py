@@ -48,6 +48,16 @@ class CachedFeatures:
         wanted = checked_rows(indices, len(self)).numpy()
         return {name: store.gather(rows[wanted], device or "cpu") for name, (store, rows) in self.features.items()}
 
+    def require_sound(self, indices: Sequence[int]) -> None:
+        """Hold what is kept of some images to its checksums, where it was not before.
+
+        Raises:
+            DataError: as of `gather`.
+        """
+        wanted = checked_rows(indices, len(self)).numpy()
+        for store, rows in self.features.values():
+            store.require_sound(rows[wanted])
+
 
 def open_features(
     folder: Path, fingerprints: Sequence[FeatureFingerprint], images: Sequence[ImageRef]

@@ -1,0 +1,103 @@
+"""What a process takes of a step: samples that can be used, their texts, and what fixes all that is random of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from tove_core.data.batches import BatchSampler
+from tove_core.data.broken import LeftOut
+from tove_core.fusion.noise import sample_keys
+from tove_core.language.base import Decoder
+from tove_core.language.prompt import EncodedText
+from tove_core.model import ToveModel
+from tove_core.training.engine import Share
+from tove_core.training.examples import Examples
+
+_CURE = "shorten their texts, take them out, or use fewer images or image tokens"
+
+
+class Shares:
+    """Hands out the samples of the steps.
+
+    A sample whose image cannot be read, or whose text is longer than the language model's longest sequence, is left
+    out, counted and named; the next one that can be used comes in its place.
+
+    Args:
+        model: what is trained.
+        decoder: its language model.
+        examples: its samples; their `broken` counts images.
+        sampler: says which samples a step has.
+        seed: fixes noise, dropped experts and which of several texts is taken.
+
+    Attributes:
+        long: counts the samples that are too long.
+    """
+
+    def __init__(
+        self, model: ToveModel, decoder: Decoder, examples: Examples, sampler: BatchSampler, seed: int
+    ) -> None:
+        self.decoder, self.examples, self.sampler, self.seed = decoder, examples, sampler, seed
+        self.long = LeftOut(len(examples), examples.broken.limit, "samples", _CURE)
+        self._seen = math.prod(model.tower.grid)
+
+    def take(self, step: int, steps: int, rank: int = 0, world: int = 1) -> Share:
+        """Return what process `rank` of `world` takes of a step (from 0) of `steps`.
+
+        Raises:
+            DataError: too many images are unreadable, too many samples too long, or features on disk damaged.
+        """
+        own, *coming = [self.sampler.batch(n, rank, world) for n in (step, step + 1) if n < steps]
+        rounds = self.sampler.rounds(step, rank, world)
+        share = self._encoded(self.examples.usable(own, *coming), rounds)
+        if any(self._fault(index, text) for index, text in zip(share.indices, share.texts, strict=True)):
+            share = self._encoded(self.examples.usable(own, *coming, fits=self._fits(rounds)), rounds)
+        if world > 1:  # alone, whoever reads them finds out
+            self.examples.require_sound(share.indices)
+        return share
+
+    @property
+    def untold(self) -> int:
+        """How much was left out that other processes do not know of."""
+        return self.long.untold + self.examples.broken.untold
+
+    def exchange(self) -> None:
+        """Let every process count what all have left out; all must call it.
+
+        Raises:
+            DataError: together it is too much; every process raises it.
+        """
+        told = gather_object([(self.examples.broken.news(), self.long.news())])
+        for number, tally in enumerate((self.examples.broken, self.long)):
+            tally.learn({key: reason for one in told for key, reason in one[number].items()})
+
+    def _encoded(self, indices: list[int], rounds: Sequence[int]) -> Share:
+        keys = sample_keys(self.seed, rounds, indices)
+        return Share(indices, keys, self._texts(indices, keys))
+
+    def _texts(self, indices: Sequence[int], keys: Tensor) -> list[EncodedText]:
+        return self.decoder.encode(self.examples.prompts(indices), self.examples.targets(indices, keys))
+
+    def _fits(self, rounds: Sequence[int]) -> Callable[[int, int], bool]:
+        def fits(place: int, index: int) -> bool:
+            (text,) = self._texts([index], sample_keys(self.seed, [rounds[place]], [index]))
+            fault = self._fault(index, text)
+            if fault is not None:
+                self.long.add(index, fault)
+            return fault is None
+
+        return fits
+
+    def _fault(self, index: int, text: EncodedText) -> str | None:
+        """Return why a sample cannot be used with this text, or None."""
+        limit = self.decoder.limit
+        if limit is None:
+            return None
+        size = self.decoder.length(text, self._seen * len(self.examples.rows[index]))
+        if size <= limit:
+            return None
+        name, architecture = self.examples.samples[index].id, self.decoder.identity.architecture
+        return f"sample {name!r} takes {size} positions, more than the {limit} of {architecture}"
