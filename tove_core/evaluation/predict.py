@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from tove_core.errors import DataError
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.metrics import Display
+
+_AT_ONCE = 4096
+"""Questions that are measured at a time."""
 
 
 @torch.no_grad()
@@ -35,11 +41,40 @@ def predict(
 def predict_batches(
     model: ToveModel, examples: Examples, *, batch_size: int = 128, **generation: Any
 ) -> Iterator[dict[str, str]]:
-    """Yield what the model says, by sample id, batch after batch: questions first, then captions."""
+    """Yield what the model says, by sample id, batch after batch: questions first, then captions.
+
+    Raises:
+        DataError: questions are too long for the language model; all of them are counted before anything is computed.
+    """
     model.eval()
+    _require_room(model, examples, generation.get("max_new_tokens"))
     # Captions take many more steps than answers; batches of one sort end together.
     for indices in examples.batches(batch_size, lambda i: examples.samples[i].prompt is None):
         with torch.no_grad():
             tokens = model.fuse(examples.features(indices)).tokens
             texts = model.generate(tokens, examples.prompts(indices), **generation)
         yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
+
+
+def _require_room(model: ToveModel, examples: Examples, new: int | None) -> None:
+    decoder = model.decoder
+    if decoder is None or decoder.limit is None:
+        return
+    new, grid, limit = decoder.config.max_new_tokens if new is None else new, math.prod(model.tower.grid), decoder.limit
+    lengths: dict[tuple[str, int], int] = {}  # many samples ask the same
+    long: list[str] = []
+    for start in range(0, len(examples), _AT_ONCE):
+        indices = range(start, min(start + _AT_ONCE, len(examples)))
+        asked = [(text, len(examples.rows[i])) for i, text in zip(indices, examples.prompts(indices), strict=True)]
+        unknown = list(dict.fromkeys(pair for pair in asked if pair not in lengths))
+        texts = decoder.encode([prompt for prompt, _ in unknown], None) if unknown else []
+        for (prompt, images), text in zip(unknown, texts, strict=True):
+            lengths[prompt, images] = decoder.length(replace(text, target=()), grid * images) + new
+        long += [examples.samples[i].id for i, pair in zip(indices, asked, strict=True) if lengths[pair] > limit]
+    if long:
+        shown = ", ".join(map(repr, long[:5])) + (", ..." if len(long) > 5 else "")
+        raise DataError(
+            f"{len(long)} of {len(examples)} samples ({shown}) exceed the {limit} positions of "
+            f"{decoder.identity.architecture} with their images and {new} new tokens; shorten their questions, take "
+            "them out, or lower max_new_tokens"
+        )
