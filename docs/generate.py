@@ -183,7 +183,9 @@ def expert_spec() -> str:
         Its `forward` takes float pixels [B, 3, H, W] and returns a mapping from output name to tensor, or to
         `tove_core.RegionBatch` for `Regions`, exactly those the spec declares. The hub loads the weights (after
         `convert`, strictly), freezes, casts and places the module, and compares the shape of every output with the
-        spec; of regions also that valid boxes and scores lie in 0..1.
+        spec; of regions also that valid boxes and scores lie in 0..1. Grids and vectors are floating point numbers of
+        any precision, which the hub makes float32; integers, booleans and complex numbers are refused, so that a map of
+        labels is not taken for quantities.
 
         Names are lower-case words joined by hyphens (`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`).
     """)

@@ -126,8 +126,11 @@ class FrozenExpert(nn.Module):
             raise ContractError(
                 f"expert '{self.name}': output '{key}' is {type(tensor).__name__}; the spec promises a tensor"
             )
-        if tensor.is_complex():
-            raise ContractError(f"expert '{self.name}': output '{key}' is complex; the spec promises real numbers")
+        if not tensor.is_floating_point():  # whole numbers have lost what is between them; labels are no quantities
+            raise ContractError(
+                f"expert '{self.name}': output '{key}' is {tensor.dtype}; return floating point numbers, such as scores "
+                "or one channel for each label"
+            )
         shape = promised_shape(promised, pixels)
         if tuple(tensor.shape) != shape:
             reason = f" (stride {promised.stride})" if isinstance(promised, Grid) else ""
