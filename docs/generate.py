@@ -221,10 +221,12 @@ def checks() -> str:
         ```
 
         Both run the same {len(CATALOGUE)} checks, without network and without weights from a hub. A check that has
-        nothing to look at is *not applicable*, and says why. A failure that cannot be helped is announced with its
-        reason, by the id of the check or for one expert by `EXPERT/ID`; one that is announced and does not come is a
-        failure. An expert that needs minutes at full size declares [`tiny`](expert-spec.md#expertspec), options for a
-        small architecture of the same code path.
+        nothing to look at is *not applicable*, and says why. One that a fault of another kind keeps from looking (the
+        factory raises, an output has another shape) is *not run*: the check whose subject the fault is fails with cause
+        and cure, the others repeat its sentence, and none of them counts as passed. A failure that cannot be helped is
+        announced with its reason, by the id of the check or for one expert by `EXPERT/ID`; one that is announced and
+        does not come is a failure. An expert that needs minutes at full size declares
+        [`tiny`](expert-spec.md#expertspec), options for a small architecture of the same code path.
 
         | check | a conforming expert |
         |---|---|

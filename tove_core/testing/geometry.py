@@ -114,6 +114,7 @@ def _follows(key: str, maps: Tensor | RegionBatch, *, final: bool) -> str:
     cause="Boxes are in pixels, or are centre, width and height, or scores are logits.",
     cure="Divide by the input's width and height, convert (`torchvision.ops.box_convert`), clamp to 0..1, and squash "
     "scores with a sigmoid or softmax.",
+    owns=("regions",),
 )
 def regions_in_range(subject: Subject) -> str:
     """Look at every region that is valid."""
