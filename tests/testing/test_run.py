@@ -210,6 +210,20 @@ def test_a_failure_can_be_announced_for_one_expert_of_several(offer):
         list(run_checks(other, expected_failures={"prob/batch-independent": "so be it"}))
 
 
+@pytest.mark.parametrize("key", ["finite", "odd/finite", "odd-plugin/odd/finite"])
+def test_a_failure_of_an_expert_that_is_asked_for_in_full_is_announced_by_either_name(key, installed):
+    code = """
+from tove_core import ExpertSpec, Grid, Input, hookimpl
+@hookimpl
+def tove_experts():
+    return [ExpertSpec(api=1, name="odd", summary="Odd.", factory="odd_plugin:build", input=Input(size=(16, 16)),
+                       outputs={"map": Grid(channels=3, stride=8, norm="fixed")})]
+"""
+    installed(code)
+    mark = parametrize_with_checks("odd-plugin/odd", expected_failures={key: "so be it"}).mark
+    assert [one.check.id for one in mark.args[1] if one.reason] == ["finite"]
+
+
 @pytest.mark.parametrize(
     "run",
     [

@@ -134,9 +134,14 @@ def announced(found: Sequence[Check], expected_failures: Mapping[str, str] | Non
 
 
 def _keys(check: Check) -> list[str]:
-    """Return the names that mean a check, the narrowest first: of a variant, of an expert, of all experts."""
+    """Return the names that mean a check, the narrowest first: of a variant, of an expert, of all experts.
+
+    An expert that is asked for as `distribution/name` may also be meant by its bare name.
+    """
     name = check.subject.name
-    return [f"{name}/{check.id}", f"{name.partition(':')[0]}/{check.id}", check.id]
+    bare = name.rpartition("/")[2] if check.subject.offer else name
+    names = [name, bare, name.partition(":")[0], bare.partition(":")[0]]
+    return [*(f"{one}/{check.id}" for one in dict.fromkeys(names)), check.id]
 
 
 def weigh(check: Check, reason: str | None) -> Result:
