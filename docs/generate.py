@@ -183,7 +183,9 @@ def expert_spec() -> str:
         Its `forward` takes float pixels [B, 3, H, W] and returns a mapping from output name to tensor, or to
         `tove_core.RegionBatch` for `Regions`, exactly those the spec declares. The hub loads the weights (after
         `convert`, strictly), freezes, casts and places the module, and compares the shape of every output with the
-        spec; of regions also that valid boxes and scores lie in 0..1.
+        spec; of regions also that valid boxes and scores lie in 0..1. Grids and vectors are floating point numbers of
+        any precision, which the hub makes float32; integers, booleans and complex numbers are refused, so that a map of
+        labels is not taken for quantities.
 
         Names are lower-case words joined by hyphens (`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`).
     """)
@@ -219,10 +221,12 @@ def checks() -> str:
         ```
 
         Both run the same {len(CATALOGUE)} checks, without network and without weights from a hub. A check that has
-        nothing to look at is *not applicable*, and says why. A failure that cannot be helped is announced with its
-        reason, by the id of the check or for one expert by `EXPERT/ID`; one that is announced and does not come is a
-        failure. An expert that needs minutes at full size declares [`tiny`](expert-spec.md#expertspec), options for a
-        small architecture of the same code path.
+        nothing to look at is *not applicable*, and says why. One that a fault of another kind keeps from looking (the
+        factory raises, an output has another shape) is *not run*: the check whose subject the fault is fails with cause
+        and cure, the others repeat its sentence, and none of them counts as passed. A failure that cannot be helped is
+        announced with its reason, by the id of the check or for one expert by `EXPERT/ID`; one that is announced and
+        does not come is a failure. An expert that needs minutes at full size declares
+        [`tiny`](expert-spec.md#expertspec), options for a small architecture of the same code path.
 
         | check | a conforming expert |
         |---|---|

@@ -74,7 +74,7 @@ BROKEN = {
     "extra field": (OFFER.format(experts="expert('one', licence='MIT')"), PluginError, "licence"),
     "another api": (OFFER.format(experts="expert('one', api=2)"), PluginError, "this tove-core knows api 1"),
     "a dict for a spec": (OFFER.format(experts="expert('one'), {'name': 'two'}"), PluginError, "gave dict"),
-    "no list": (offering("one").replace("[expert('one')]", "7"), TypeError, "int"),
+    "no list": (offering("one").replace("[expert('one')]", "7"), PluginError, "int"),
     "same name twice": (offering("one", "two", "one"), PluginError, "one twice"),
     "no return": (offering("one").replace("return [", "_ = ["), PluginError, "implements no tove_experts"),
     "no hook at all": ("nothing = 1", PluginError, "implements no tove_experts"),

@@ -26,6 +26,7 @@ from tove_core.language.load import load_decoder
 from tove_core.licenses import LicensePolicy, check_licenses, combined
 from tove_core.model import ToveModel
 from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
+from tove_core.recall import find_again
 from tove_core.settings import describe
 from tove_core.tower.base import Tower
 from tove_core.tower.load import load_tower
@@ -106,8 +107,9 @@ def assemble(
     """Build the model a resolved configuration describes.
 
     Args:
-        recorded: provenance of a checkpoint; its hashes win over specs and lock file.
-        states: folder of a complete checkpoint with the experts' own states.
+        recorded: provenance of a checkpoint; its experts are found by the distribution and variant it names, and its
+            hashes win over specs and lock file.
+        states: folder of a complete checkpoint with the experts' own states, which no recorded hash is of.
         ghosts: detached experts whose gate rows still count.
         decoder_device: where the decoder waits until it is divided among processes; None: `device`.
     """
@@ -115,7 +117,13 @@ def assemble(
     source = weights_choice(weights)
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
-    resolved = {wanted.key: registry.resolve(wanted.name) for wanted in config.experts}  # all names before any weights
+    known = recorded.experts if recorded else {}
+    resolved = {  # all names before any weights
+        wanted.key: find_again(registry, wanted.key, known[wanted.key])
+        if wanted.key in known
+        else registry.resolve(wanted.name)
+        for wanted in config.experts
+    }
     for found in resolved.values():
         found.to_build()
     for unchecked in check_licenses(config, resolved):
@@ -167,7 +175,7 @@ def _load_experts(
             weights=weights,
             placement=placements[wanted.key],
             seed=seed,
-            expected_sha256=known.sha256 if known else None,
+            expected_sha256=known.sha256 if known and not states else None,
             state=state_file(states, wanted.key) if states else None,
         )
     return loaded, origins

@@ -22,6 +22,7 @@ from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.model import ToveModel
 from tove_core.provenance import Origin, Provenance
+from tove_core.recall import warn_of_other_versions
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
@@ -88,7 +89,8 @@ def load(
     """Read a checkpoint; bit for bit what was saved. Devices as for `tove_core.builder.assemble`.
 
     Raises:
-        CheckpointError: it is not a checkpoint, was altered, or its tensors do not fit the model it describes.
+        CheckpointError: it is not a checkpoint, was altered, its tensors do not fit the model it describes, or an
+            expert it records is not installed, though another of its name may be.
         WeightsError: a frozen part it refers to is missing or has other weights.
     """
     manifest = read_manifest(folder)
@@ -103,7 +105,7 @@ def load(
         weights="pinned" if manifest.full else origin.weights,
         device=device,
         seed=origin.seed,
-        recorded=None if manifest.full else recorded,
+        recorded=recorded,
         states=folder / FROZEN / "experts" if manifest.full else None,
         ghosts=manifest.ghosts,
         decoder_device=decoder_device,
@@ -111,6 +113,7 @@ def load(
     model.origin = origin
     if not manifest.full and (found := recorded.differences(model.provenance)):
         raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; restore those weights")
+    warn_of_other_versions(recorded.experts, model.provenance.experts, stacklevel=3)
     model.config, model.provenance = manifest.config, recorded
     _restore(model, read_safetensors(folder / TENSORS), folder)
     _switch_off(model, manifest, folder)
@@ -174,6 +177,7 @@ def start_from(model: ToveModel, folder: Path) -> None:
     _verify(folder / TENSORS, manifest.files.get(TENSORS, ""))
     if found := manifest.provenance.differences(model.provenance):
         raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; start from another run")
+    warn_of_other_versions(manifest.provenance.experts, model.provenance.experts, stacklevel=2)
     if manifest.off or manifest.ghosts:
         raise CheckpointError(f"{folder} had experts detached, which a new run cannot start from; give the run before")
     given, wanted = read_safetensors(folder / TENSORS), trained_tensors(model)

@@ -5,6 +5,8 @@ Every message is one lower-case sentence: what was seen, what was wanted, what t
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class ToveError(Exception):
     """Base of every error tove raises on purpose; the command line prints it without a traceback."""
@@ -27,7 +29,15 @@ class AmbiguousExpertError(ToveError, LookupError):
 
 
 class ContractError(ToveError, TypeError):
-    """An expert's output differs from what its spec promises."""
+    """An expert's output differs from what its spec promises.
+
+    Attributes:
+        about: what is wrong: `outputs` (names, kinds, shapes), `regions` (their values), or `input` (written into).
+    """
+
+    def __init__(self, message: str, about: Literal["outputs", "regions", "input"] = "outputs") -> None:
+        super().__init__(message)
+        self.about = about
 
 
 class WeightsError(ToveError, OSError):

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 
-import pluggy
 from pydantic import ValidationError
 
-from tove_core import environment, hookspecs
+from tove_core import environment
 from tove_core.errors import AmbiguousExpertError, ConfigError, PluginError, UnknownExpertError, WeightsError
-from tove_core.spec import API, ExpertSpec, Variant
+from tove_core.offered import describe, read
+from tove_core.spec import ExpertSpec, Variant
 
 GROUP = "tove"
 OWN = "tove-core"
@@ -82,12 +82,13 @@ class Resolved:
 
 @dataclass
 class Registry:
-    """Every expert that loaded, every plugin that did not, and why."""
+    """Every expert that loaded, every plugin that did not, and why; and plugins that loaded and offer nothing."""
 
     offers: list[Offer] = field(default_factory=list)
     failures: dict[Source, BaseException] = field(default_factory=dict)
     blocked: dict[Source, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    empty: list[Source] = field(default_factory=list)
 
     def names(self) -> list[str]:
         """Names that resolve as they stand, qualified where a bare name would be ambiguous or reserved."""
@@ -143,6 +144,7 @@ class Registry:
         for source, error in sorted(self.failures.items()):
             lines.append(f"{source} failed to load ({type(error).__name__}: {error}); 'tove doctor' tells more")
         lines += [f"{source} is blocked by {variable}" for source, variable in sorted(self.blocked.items())]
+        lines += [f"{source} offers no expert" for source in sorted(self.empty)]
         return "\n  ".join(lines)
 
 
@@ -210,7 +212,7 @@ def _entry_points() -> Iterable[tuple[Source, metadata.EntryPoint]]:
 
 def _accept(registry: Registry, source: Source, entry_point: metadata.EntryPoint, *, strict: bool) -> None:
     try:
-        specs = _read(entry_point, source)
+        specs = read(entry_point, source.entry_point)
         _refuse_twins(registry, source, specs)
     except (Exception, SystemExit) as error:
         if strict:
@@ -218,27 +220,8 @@ def _accept(registry: Registry, source: Source, entry_point: metadata.EntryPoint
         registry.failures[source] = error
     else:
         registry.offers += [Offer(spec, source) for spec in specs]
-
-
-def _read(entry_point: metadata.EntryPoint, source: Source) -> list[ExpertSpec]:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    try:
-        manager.register(entry_point.load(), name=source.entry_point)
-        manager.check_pending()
-        given = manager.hook.tove_experts()
-        if len(given) != 1:  # pluggy drops an implementation that returns None
-            raise PluginError("it implements no tove_experts() that returns experts; return a list of ExpertSpec")
-        specs = list(given[0])
-    except ValidationError as error:
-        raise PluginError(_describe(error)) from error
-    for spec in specs:
-        if not isinstance(spec, ExpertSpec):
-            raise PluginError(f"tove_experts() gave {type(spec).__name__}, wanted ExpertSpec (contract api {API})")
-    names = [spec.name for spec in specs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise PluginError(f"tove_experts() offers {', '.join(twice)} twice; give each expert a name of its own")
-    return specs
+        if not specs:
+            registry.empty.append(source)
 
 
 def _refuse_twins(registry: Registry, source: Source, specs: Iterable[ExpertSpec]) -> None:
@@ -249,15 +232,6 @@ def _refuse_twins(registry: Registry, source: Source, specs: Iterable[ExpertSpec
             f"entry point {source.entry_point!r} offers {', '.join(twice)}, which another entry point of "
             f"{source.distribution} offers already; give each expert a name of its own"
         )
-
-
-def _describe(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        hint = f"; this tove-core knows api {API}, upgrade one of the two" if where == "api" else ""
-        problems.append(f"{error.title}.{where}: {problem['msg']}{hint}")
-    return "; ".join(problems)
 
 
 def _member(offer: Offer, text: str) -> ExpertSpec:
@@ -271,7 +245,7 @@ def _member(offer: Offer, text: str) -> ExpertSpec:
     except (UnknownExpertError, ConfigError, WeightsError):
         raise  # the family's own answer to a name it does not know, or whose files it cannot reach
     except ValidationError as error:
-        raise PluginError(f"{offer.qualified}:{text}: {_describe(error)}") from error
+        raise PluginError(f"{offer.qualified}:{text}: {describe(error)}") from error
     except (Exception, SystemExit) as error:
         raise PluginError(
             f"{offer.qualified}:{text}: {offer.spec.family} failed ({type(error).__name__}: {error}); "

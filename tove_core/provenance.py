@@ -24,6 +24,11 @@ class ExpertProvenance(PartProvenance):
     version: str
     license: str | None = None
 
+    @property
+    def request(self) -> str:
+        """The name that resolves to this expert and variant, whatever else is installed."""
+        return f"{self.reference}:{self.variant}" if self.variant else self.reference
+
 
 class Origin(Frozen):
     """How the frozen parts were asked for: needed to find, or draw, the same ones again."""
@@ -44,8 +49,15 @@ class Provenance(Frozen):
     decoder: PartProvenance | None = None
 
     def differences(self, other: Provenance) -> list[str]:
-        """Name each part whose weights differ between this record and another; unknown hashes are not compared."""
-        found = []
+        """Name each part that differs between this record and another: who offers an expert, and weights.
+
+        Unknown hashes are not compared. Another version of a plugin is no difference; `recall.other_versions` tells it.
+        """
+        found = [
+            f"expert {key}: {theirs.request} where {mine.request} was recorded"
+            for key, mine in self.experts.items()
+            if (theirs := other.experts.get(key)) and theirs.request != mine.request
+        ]
         pairs = [("clip", self.clip, other.clip), ("decoder", self.decoder, other.decoder)]
         pairs += [(f"expert {key}", part, other.experts.get(key)) for key, part in self.experts.items()]
         for label, mine, theirs in pairs:

@@ -24,11 +24,17 @@ from pydantic import (
 API = 1
 """Version of the contract between tove-core and its plugins; within one version fields are only added."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")]
-ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-SafetensorsFile = Annotated[str, StringConstraints(pattern=r"^[^/\\].*\.safetensors$")]
+NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+REVISION = r"^[0-9a-f]{40}$"
+SHA256 = r"^[0-9a-f]{64}$"
+SAFETENSORS_FILE = r"^[^/\\].*\.safetensors$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]
+Revision = Annotated[str, StringConstraints(pattern=REVISION)]
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256)]
+SafetensorsFile = Annotated[str, StringConstraints(pattern=SAFETENSORS_FILE)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tove_core import plugins
+from tove_core import naming, plugins
 from tove_core.errors import ConfigError
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _WORD = "template"
 _PROJECT = f"tove-expert-{_WORD}"
 _PACKAGE = Path(__file__).parent
@@ -69,9 +67,7 @@ def _check_name(name: str) -> None:
         raise ConfigError(
             f"{name!r} is a project's name; give the expert's alone: {name.removeprefix('tove-expert-')!r}"
         )
-    if not _NAME.fullmatch(name):
-        close = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-        hint = f"such as {close!r}" if _NAME.fullmatch(close) else "such as 'depth-any'"
-        raise ConfigError(f"{name!r} is no name for an expert; give lower-case words joined by hyphens, {hint}")
+    if not naming.NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name for an expert; give {naming.wanted(name)}")
     if any(o.spec.name == name and o.source.distribution == plugins.OWN for o in plugins.registry().offers):
         raise ConfigError(f"{name!r} is the name of one of tove's own experts; choose another")

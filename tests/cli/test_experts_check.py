@@ -35,6 +35,21 @@ def test_a_failure_is_told_with_cause_and_cure_and_ends_in_exit_code_one(tove: T
     assert ", 1 failed, " in lines[-1]
 
 
+def test_what_was_not_run_has_no_cause_of_its_own_and_ends_in_exit_code_one(tove: Tove, toy: Any, monkeypatch) -> None:
+    import torch
+    import toy_experts
+
+    monkeypatch.setattr(toy_experts, "build", lambda ctx: torch.nn.Identity())
+    done = tove("experts", "check", "toy-fine", *TOY)
+    lines = done.out.splitlines()
+    assert done.code == 1
+    stopped = [at for at, line in enumerate(lines) if line.startswith("  not run            ")]
+    assert len(stopped) > 5 and all("returned Tensor; return a mapping" in lines[at] for at in stopped)
+    assert not any(lines[at + 1].startswith("    cause: ") for at in stopped)
+    assert sum(line.startswith("    cause: ") for line in lines) == 1
+    assert f", 1 failed, {len(stopped)} not run, " in lines[-1]
+
+
 def test_an_announced_failure_is_no_failure_and_must_come(tove: Tove, toy: Any) -> None:
     known = "weights-pinned-or-lockable=written anew for each test"
     done = tove("experts", "check", "toy-wide", "--expect-failure", known, *TOY)

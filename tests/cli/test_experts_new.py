@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ def test_a_project_is_written_with_its_own_name_everywhere(tove: Tove, tmp_path,
     assert "tove experts check depth-2d" in shown.out
     files = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()}
     assert files == {
+        "LICENSE",
         "README.md",
         "pyproject.toml",
         "src/tove_expert_depth_2d/__init__.py",
@@ -35,6 +38,8 @@ def test_a_project_is_written_with_its_own_name_everywhere(tove: Tove, tmp_path,
     text = "".join((project / name).read_text(encoding="utf-8") for name in files)
     assert "template" not in text
     assert 'depth-2d = "tove_expert_depth_2d.hooks"' in text
+    # The bare name would be ambiguous as soon as another distribution offers one of the same name.
+    assert '@parametrize_with_checks("tove-expert-depth-2d/depth-2d")' in text
 
 
 def test_the_place_can_be_chosen_and_what_exists_is_left_alone(tmp_path):
@@ -88,6 +93,28 @@ def test_the_wheel_carries_the_template(tmp_path, monkeypatch):
     assert template.write_project("mine", tmp_path / "mine").is_dir()
 
 
+REPOSITORY = Path(template.__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in REPOSITORY.glob("plugins/*/pyproject.toml")))
+def test_the_wheel_and_the_source_of_a_plugin_carry_the_licence_they_declare(name, tmp_path):
+    project = REPOSITORY / "plugins" / name
+    sdist = pytest.importorskip("hatchling.builders.sdist")
+    carried = list(unpacked(project, tmp_path).glob("*.dist-info/licenses/**/LICENSE*"))
+    assert (REPOSITORY / "LICENSE").read_text() in [path.read_text() for path in carried]
+    (built,) = sdist.SdistBuilder(str(project)).build(directory=str(tmp_path / "dist"), versions=["standard"])
+    with tarfile.open(built) as archive:
+        assert {path.name for path in carried} <= {Path(member).name for member in archive.getnames()}
+
+
+@pytest.mark.parametrize(
+    "project", sorted(REPOSITORY.glob("plugins/*/tests/test_conforms.py")), ids=lambda p: p.parts[-3]
+)
+def test_a_plugins_own_test_asks_for_its_expert_by_the_qualified_name(project):
+    (asked,) = re.findall(r'parametrize_with_checks\("([^"]+)"', project.read_text())
+    assert asked.partition("/")[0] == project.parts[-3]
+
+
 @pytest.mark.slow
 def test_a_new_project_installs_passes_its_own_tests_and_conforms(tmp_path):
     project = template.write_project("fresh-colours", tmp_path / "project")
@@ -106,3 +133,10 @@ def test_a_new_project_installs_passes_its_own_tests_and_conforms(tmp_path):
     shown = run("-c", "from tove_core.cli.main import main; main()", "experts", "check", "fresh-colours")
     assert shown.startswith("fresh-colours  (from tove-expert-fresh-colours 0.1.0)\n")
     assert "27 checks: 20 passed, 7 not applicable" in shown
+    assert (site / "tove_expert_fresh_colours-0.1.0.dist-info" / "licenses" / "LICENSE").is_file()
+    rival = template.write_project("fresh-colours", tmp_path / "rival")
+    text = (rival / "pyproject.toml").read_text().replace('"tove-expert-fresh', '"tove-expert-rival')
+    (rival / "pyproject.toml").write_text(text)
+    env["PYTHONPATH"] += os.pathsep + str(unpacked(rival, tmp_path / "second"))
+    ids = run("-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider").splitlines()
+    assert any("tove-expert-fresh-colours/fresh-colours-finite" in line for line in ids)

@@ -120,6 +120,27 @@ def test_a_plugin_that_fails_is_reported_and_the_others_stay(tove: Tove, toy: An
     assert done.code == 1 and "broken-plugin" in done.err and "Traceback" not in done.err
 
 
+def test_a_plugin_that_offers_nothing_is_told(
+    tove: Tove, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "shy_plugin-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shy-plugin\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[tove]\nshy = shy_plugin\n")
+    code = "from tove_core import hookimpl\n\n@hookimpl\ndef tove_experts():\n    return []\n"
+    (tmp_path / "shy_plugin.py").write_text(code)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        plugins.registry.cache_clear()
+        done = tove("experts", "list", "--json")
+        row = {"name": "shy", "from": "shy-plugin 2.0", "status": "offers no expert"}
+        assert row in json.loads(done.out)
+        assert "shy-plugin 2.0 offers no expert: its tove_experts() returns an empty list" in done.err
+        assert "offers no expert: shy-plugin 2.0, entry point 'shy'" in tove("doctor").out
+        assert "shy-plugin 2.0 offers no expert" in tove("experts", "show", "shy").err
+    plugins.registry.cache_clear()
+
+
 def test_doctor_is_well_without_failures(tove: Tove, toy: Any) -> None:
     done = tove("doctor")
     failures = plugins.registry().failures

@@ -129,7 +129,9 @@ def test_the_module_computes_where_it_lies_and_outputs_come_back(spec: ExpertSpe
 
 def test_an_expert_without_tensors_computes_in_float32_wherever_its_input_is(spec: ExpertSpec) -> None:
     bare = FrozenExpert(
-        Gives(lambda x: {"map": x.new_zeros(len(x), 5, 2, 3) > 1, "word": x.new_zeros(len(x), 5).int()}), spec, "bare"
+        Gives(lambda x: {"map": x.new_zeros(len(x), 5, 2, 3).double(), "word": x.new_zeros(len(x), 5).half()}),
+        spec,
+        "bare",
     )
     assert bare.dtype == torch.float32 and bare.device is None
     assert all(out.dtype == torch.float32 for out in bare(torch.randn(2, 3, 8, 12)).values())
@@ -145,6 +147,9 @@ def test_an_expert_without_tensors_computes_in_float32_wherever_its_input_is(spe
         ({"word": None}, r"\['word'\] missing"),
         ({"extra": (2, 5)}, r"\['extra'\] extra"),
         ({"word": "text"}, "'word' is str"),
+        ({"word": torch.ones(2, 5, dtype=torch.int64)}, "'word' is torch.int64; return floating point numbers"),
+        ({"map": torch.ones(2, 5, 2, 3) > 0}, "'map' is torch.bool; return floating point numbers"),
+        ({"map": torch.ones(2, 5, 2, 3) * 1j}, "'map' is torch.complex64; return floating point numbers"),
     ],
 )
 def test_outputs_that_differ_from_the_spec_are_named(spec: ExpertSpec, outputs: dict[str, Any], words: str) -> None:

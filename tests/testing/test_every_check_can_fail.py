@@ -204,6 +204,7 @@ BROKEN = [
     ("params-exact", {"cost": Cost(params=PARAMS + 1)}, f"the module has params={PARAMS:_}"),
     ("flops-within-5-percent", {"cost": Cost(params=PARAMS, flops=FLOPS // 2)}, f"measured flops={FLOPS:_}"),
     ("contract-shapes", {"outputs": {"map": Grid(channels=34, stride=STRIDE)}}, r"\[2, 33, 6, 8\].* \[2, 34, 6, 8\]"),
+    ("contract-shapes", {"factory": with_map(lambda found: found.long())}, "'map' is torch.int64; return floating"),
     ("contract-shapes", {"factory": with_map(lambda found: found.nonsense)}, "forward raised AttributeError"),
     ("contract-nonsquare", {"factory": Square}, r"forward raised RuntimeError for pixels \[1, 3, 56, 64\]"),
     ("builds-offline", {"factory": downloads_quietly}, "it used the network .*192.0.2.1"),
@@ -242,6 +243,41 @@ def test_a_check_finds_its_fault(id, fields, says, offer, verdict):
     assert result.status == "failed", result
     assert re.search(says, result.detail), result.detail
     assert "\n" not in result.detail
+
+
+class Fixed(nn.Module):
+    """A map without weights: of the pixels, or of nothing."""
+
+    def __init__(self, make, constant=None) -> None:
+        super().__init__()
+        self.make = make
+        if constant is not None:
+            self.register_buffer("constant", constant)
+
+    def forward(self, pixels):
+        return {"map": self.make(nn.functional.avg_pool2d(pixels, STRIDE).repeat(1, CHANNELS // 3, 1, 1))}
+
+
+BLIND = {
+    "zeros": torch.zeros_like,
+    "cut to whole numbers": lambda found: (found / 100).long().float(),
+    "one value": lambda found: torch.full_like(found, 0.3),
+}
+
+
+@pytest.mark.parametrize("make", BLIND.values(), ids=BLIND.keys())
+@pytest.mark.parametrize("constant", [None, torch.ones(3)])
+def test_a_map_without_weights_that_never_looks_at_the_image_is_found(make, constant, offer, verdict):
+    result = verdict("grid-follows-image", offer(lambda ctx: Fixed(make, constant), cost=None))
+    assert result.status == "failed"
+    assert "'map' is the same whatever the image, and the expert has no weights" in result.detail
+    assert verdict("grid-follows-image", offer(lambda ctx: Fixed(lambda found: found), cost=None)).ok
+
+
+def test_a_map_that_weights_may_still_make_depend_on_the_image_is_no_fault(offer, verdict):
+    result = verdict("grid-follows-image", offer(with_map(torch.zeros_like), cost=None))
+    assert result.status == "not applicable"
+    assert "does not depend on the image while its weights are random" in result.detail
 
 
 ELSEWHERE = {"entry-point-canonical", "light-import", "weights-load", "regions-in-range"}

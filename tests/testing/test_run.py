@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -209,6 +210,20 @@ def test_a_failure_can_be_announced_for_one_expert_of_several(offer):
         list(run_checks(other, expected_failures={"prob/batch-independent": "so be it"}))
 
 
+@pytest.mark.parametrize("key", ["finite", "odd/finite", "odd-plugin/odd/finite"])
+def test_a_failure_of_an_expert_that_is_asked_for_in_full_is_announced_by_either_name(key, installed):
+    code = """
+from tove_core import ExpertSpec, Grid, Input, hookimpl
+@hookimpl
+def tove_experts():
+    return [ExpertSpec(api=1, name="odd", summary="Odd.", factory="odd_plugin:build", input=Input(size=(16, 16)),
+                       outputs={"map": Grid(channels=3, stride=8, norm="fixed")})]
+"""
+    installed(code)
+    mark = parametrize_with_checks("odd-plugin/odd", expected_failures={key: "so be it"}).mark
+    assert [one.check.id for one in mark.args[1] if one.reason] == ["finite"]
+
+
 @pytest.mark.parametrize(
     "run",
     [
@@ -260,6 +275,98 @@ def test_pytest_hears_of_failures_with_cause_and_cure_of_skips_and_of_announced_
         by_id["batch-independent"]()
     with pytest.raises(pytest.fail.Exception, match="expected to fail: finite"):
         by_id["finite"]()
+
+
+def other_width(ctx):
+    return Patched(lambda found: found[:, :30])
+
+
+def raises(ctx):
+    raise KeyError("depth")
+
+
+def writes(ctx):
+    return Patched(lambda found: found, before=lambda pixels: pixels.zero_())
+
+
+def no_module(ctx):
+    return "a module"
+
+
+class Patched(nn.Module):
+    """The conforming expert with something done before it and after it."""
+
+    def __init__(self, after, before=lambda pixels: None):
+        super().__init__()
+        self.conv, self.before, self.after = nn.Conv2d(3, 33, 8, 8), before, after
+
+    def forward(self, pixels):
+        self.before(pixels)
+        return {"map": self.after(self.conv(pixels))}
+
+
+def unused(pixels):
+    raise ValueError("no depth")
+
+
+ONE_FAULT = {
+    "an output of another width": (other_width, {"contract-shapes"}, r"shape \[\d, 30, 6, 8\]; the spec promises"),
+    "whole numbers": (lambda ctx: Patched(torch.Tensor.long), {"contract-shapes"}, "'map' is torch.int64"),
+    "no mapping": (lambda ctx: nn.Identity(), {"contract-shapes", "params-exact"}, "returned Tensor; return a mapping"),
+    "an error in forward": (lambda ctx: Patched(unused), {"contract-shapes"}, "forward raised ValueError .* no depth"),
+    "an error in the factory": (raises, {"builds-offline"}, "failed \\(KeyError: 'depth'\\)"),
+    "a factory of something else": (no_module, {"builds-offline"}, "must return a torch.nn.Module"),
+    "pixels written into": (writes, {"input-unchanged"}, "wrote into its input"),
+}
+
+
+@pytest.mark.parametrize(("factory", "failing", "says"), ONE_FAULT.values(), ids=ONE_FAULT.keys())
+def test_one_fault_fails_the_check_it_is_the_subject_of_and_the_others_are_not_run(
+    factory, failing, says, offer, everything
+):
+    results = everything(offer(factory, cost=Cost(params=6_369)))
+    assert {id for id, result in results.items() if result.status == "failed"} == failing
+    stopped = [result for result in results.values() if result.status == "not run"]
+    assert len(stopped) >= 8
+    assert not any(result.ok for result in stopped)
+    assert all(re.search(says, result.detail) for result in stopped), [result.detail for result in stopped]
+    assert re.search(says, results[min(failing)].detail)
+
+
+def test_a_function_that_cannot_be_imported_is_told_once(offer, everything):
+    for field in ("factory", "convert"):
+        results = everything(offer(cost=Cost(params=6_369)).model_copy(update={field: "nowhere_at_all:build"}))
+        assert {id for id, result in results.items() if result.status == "failed"} == {"factory-resolves"}, field
+        stopped = [result.detail for result in results.values() if result.status == "not run"]
+        assert all("nowhere_at_all:build cannot be imported" in detail for detail in stopped) and stopped, field
+
+
+def test_impossible_regions_are_told_by_their_own_check(offer, everything):
+    outputs = {"things": Regions(limit=2, text=True)}
+    results = everything(offer(lambda ctx: Finds(64.0), outputs=outputs, cost=Cost(params=0)))
+    assert {id for id, result in results.items() if result.status == "failed"} == {"regions-in-range"}
+    assert "a valid box is not finite or leaves 0..1" in results["contract-shapes"].detail
+
+
+def test_what_a_check_itself_brings_about_is_its_own_failure(offer, everything):
+    def alone_only(found):
+        return found if len(found) > 1 else found.squeeze(0)
+
+    results = everything(offer(lambda ctx: Patched(alone_only), cost=Cost(params=6_369)))
+    assert results["batch-independent"].status == "failed"
+    assert results["contract-shapes"].status == "passed"
+    assert "not run" not in statuses(results)
+
+
+def test_a_check_that_was_not_run_is_no_pass_in_pytest_and_meets_no_expectation(offer):
+    expert = offer(other_width, cost=Cost(params=6_369))
+    mark = parametrize_with_checks(expert, expected_failures={"finite": "divides by zero"}).mark
+    by_id = {check.check.id: check for check in mark.args[1]}
+    with pytest.raises(pytest.fail.Exception, match=r"not run: finite: .*promises") as caught:
+        by_id["finite"]()
+    assert "cause:" not in str(caught.value)
+    found = list(run_checks(expert))
+    assert re.search(r"\d+ passed, 1 failed, \d+ not run, \d+ not applicable$", count(found))
 
 
 def test_torch_is_left_as_it_was(offer, everything):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tove_core import plugins
 from tove_core.config import TrainingConfig
 from tove_core.data.cache.folder import FeatureCache
 from tove_core.data.features import FeatureTable
@@ -147,7 +148,9 @@ def test_region_experts_depend_on_the_text_tower(toy: Any, tmp_path: Path):
         open_cache(model, toy.samples(), tmp_path)
 
 
-def test_an_upgraded_plugin_is_refused_and_an_upgraded_library_told(toy: Any, tmp_path: Path, monkeypatch: Any):
+def test_an_upgraded_plugin_is_refused_and_an_upgraded_library_told(
+    toy: Any, tmp_path: Path, monkeypatch: Any, request: pytest.FixtureRequest
+):
     from tove_core.training import cached
 
     model = calibrated(toy)
@@ -161,9 +164,11 @@ def test_an_upgraded_plugin_is_refused_and_an_upgraded_library_told(toy: Any, tm
         with pytest.warns(UserWarning, match=r'clip, toy-fine, .*torch is .* and "99.0" here') as told:
             open_cache(model, toy.samples(), tmp_path)
         assert len(told) == 1
-    origin = model.provenance.experts["toy-fine"].model_copy(update={"version": "1.1"})
-    experts = {**model.provenance.experts, "toy-fine": origin}
-    model.provenance = model.provenance.model_copy(update={"experts": experts})
+    metadata = toy.site / "toy_experts-1.0.dist-info" / "METADATA"
+    before = metadata.read_text()
+    metadata.write_text(before.replace("Version: 1.0", "Version: 1.1"))
+    request.addfinalizer(lambda: (metadata.write_text(before), plugins.registry.cache_clear()))
+    plugins.registry.cache_clear()
     with pytest.raises(DataError, match=r"'toy-fine' .*version is \"1.0\" there and \"1.1\" here"):
         open_cache(model, toy.samples(), tmp_path)
 

@@ -31,6 +31,10 @@ def doctor() -> None:
         print(f"note: {note}")
     for source, variable in sorted(registry.blocked.items()):
         print(f"blocked: {source} (by {variable})")
+    for source in sorted(registry.empty):
+        print(
+            f"offers no expert: {source}, entry point {source.entry_point!r}; its tove_experts() returns an empty list"
+        )
     for source, error in sorted(registry.failures.items()):
         print(f"failed: {source}, entry point {source.entry_point!r}")
         print("".join(traceback.format_exception(error)).rstrip())

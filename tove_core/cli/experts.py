@@ -98,7 +98,8 @@ def _absent(registry: plugins.Registry) -> list[dict[str, Any]]:
         _bare(source, "failed") | {"summary": " ".join(f"{type(error).__name__}: {error}".split())}
         for source, error in sorted(registry.failures.items())
     ]
-    return rows + [_bare(source, f"blocked by {variable}") for source, variable in sorted(registry.blocked.items())]
+    rows += [_bare(source, f"blocked by {variable}") for source, variable in sorted(registry.blocked.items())]
+    return rows + [_bare(source, "offers no expert") for source in sorted(registry.empty)]
 
 
 def _entries() -> list[dict[str, Any]]:
@@ -142,4 +143,7 @@ def _problems(registry: plugins.Registry) -> list[str]:
         for source, error in sorted(registry.failures.items())
     ]
     lines += [f"{source} is blocked by {variable}" for source, variable in sorted(registry.blocked.items())]
+    lines += [
+        f"{source} offers no expert: its tove_experts() returns an empty list" for source in sorted(registry.empty)
+    ]
     return lines + registry.notes

@@ -83,7 +83,7 @@ def _heading(result: Result) -> str:
 def _lines(result: Result, *, named: bool) -> list[str]:
     name = f"{result.check.subject.name} " if named else ""
     lines = [f"  {result.status:<19}{name}{result.check.id:<26} {result.detail}".rstrip()]
-    if not result.ok:
+    if not result.ok and result.status != "not run":
         lines += [f"    cause: {result.check.definition.cause}", f"    cure: {result.check.definition.cure}"]
     return lines
 

@@ -81,7 +81,8 @@ class FrozenExpert(nn.Module):
             outputs = self.module(own)
         if own._version != version:
             raise ContractError(
-                f"expert '{self.name}' wrote into its input, which others may share; use an operation out of place"
+                f"expert '{self.name}' wrote into its input, which others may share; use an operation out of place",
+                about="input",
             )
         self._check_names(outputs)
         return {key: self._checked(key, promised, outputs[key], pixels) for key, promised in self.spec.outputs.items()}
@@ -126,8 +127,11 @@ class FrozenExpert(nn.Module):
             raise ContractError(
                 f"expert '{self.name}': output '{key}' is {type(tensor).__name__}; the spec promises a tensor"
             )
-        if tensor.is_complex():
-            raise ContractError(f"expert '{self.name}': output '{key}' is complex; the spec promises real numbers")
+        if not tensor.is_floating_point():  # whole numbers have lost what is between them; labels are no quantities
+            raise ContractError(
+                f"expert '{self.name}': output '{key}' is {tensor.dtype}; return floating point numbers, such as "
+                "scores or one channel for each label"
+            )
         shape = promised_shape(promised, pixels)
         if tuple(tensor.shape) != shape:
             reason = f" (stride {promised.stride})" if isinstance(promised, Grid) else ""

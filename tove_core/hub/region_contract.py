@@ -119,16 +119,23 @@ def _check_values(boxes: Tensor, scores: Tensor, features: Tensor | None, masks:
     if not _within(boxes):
         raise ContractError(
             f"{where}: a valid box is not finite or leaves 0..1; boxes are left, top, right, bottom in parts of the "
-            "view, clamp them"
+            "view, clamp them",
+            about="regions",
         )
     if not bool((boxes[..., :2] <= boxes[..., 2:]).all()):
-        raise ContractError(f"{where}: a valid box ends before it begins; give left, top, right, bottom in this order")
+        raise ContractError(
+            f"{where}: a valid box ends before it begins; give left, top, right, bottom in this order", about="regions"
+        )
     if not _within(scores):
-        raise ContractError(f"{where}: a valid score is not in 0..1; give probabilities")
+        raise ContractError(f"{where}: a valid score is not in 0..1; give probabilities", about="regions")
     if features is not None and not bool(features.isfinite().all()):
-        raise ContractError(f"{where}: features of a valid region are not finite; check the expert's weights")
+        raise ContractError(
+            f"{where}: features of a valid region are not finite; check the expert's weights", about="regions"
+        )
     if masks is not None and not _within(masks):
-        raise ContractError(f"{where}: a valid mask is not in 0..1; give shares of coverage, not logits")
+        raise ContractError(
+            f"{where}: a valid mask is not in 0..1; give shares of coverage, not logits", about="regions"
+        )
 
 
 def _within(values: Tensor) -> bool:

@@ -6,7 +6,7 @@ It holds no fixtures and no doubles; it builds experts with random weights on th
 from __future__ import annotations
 
 from tove_core.testing.catalogue import CATALOGUE
-from tove_core.testing.definition import CheckFailed, Definition, NotApplicable
+from tove_core.testing.definition import CheckFailed, Definition, NotApplicable, NotRun
 from tove_core.testing.parametrize import parametrize_with_checks
 from tove_core.testing.run import Check, Result, checks, count, run_checks
 
@@ -16,6 +16,7 @@ __all__ = [
     "CheckFailed",
     "Definition",
     "NotApplicable",
+    "NotRun",
     "Result",
     "checks",
     "count",

@@ -12,7 +12,7 @@ from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.regions import RegionBatch
 from tove_core.spec import Cost, Grid, Input
 from tove_core.testing.bench import Outputs, bench, run
-from tove_core.testing.definition import CheckFailed, NotApplicable, defines
+from tove_core.testing.definition import CheckFailed, ForwardFailed, NoMeta, NotApplicable, NotRun, defines
 from tove_core.testing.images import pixels
 from tove_core.testing.subject import Subject
 
@@ -31,6 +31,8 @@ def builds_on_meta(subject: Subject) -> str:
     try:
         module = bench(subject).meta.module
     except Exception as error:
+        if broken := _breaks_anywhere(subject):
+            raise NotRun(_line(broken)) from error
         raise CheckFailed(f"building on meta raised {type(error).__name__}: {_line(error)}") from error
     elsewhere = [name for name, parameter in module.named_parameters() if not parameter.is_meta]
     if elsewhere:
@@ -87,16 +89,17 @@ def flops_close(subject: Subject) -> str:
     "contract-shapes",
     "architecture",
     summary="gives exactly the outputs its spec promises, in their shapes",
-    cause="An output's `channels` or `stride` is another than the module's, class tokens are left in the map, or "
-    "`forward` returns a tensor instead of a mapping.",
+    cause="An output's `channels` or `stride` is another than the module's, class tokens are left in the map, "
+    "`forward` returns a tensor instead of a mapping or whole numbers such as labels, or it raises an error.",
     cure="Compare the two shapes in the message; return `{name: tensor}` with grids as [B, C, H / stride, W / stride].",
+    owns=("outputs", "forward"),
 )
 def contract_shapes(subject: Subject) -> str:
     """Run two images through the full size on meta; where values are needed, through a module that has them."""
     try:
         outputs = _on_meta(subject, subject.spec.input)
         where = f"{subject.spec.input.size[0]}x{subject.spec.input.size[1]}"
-    except CheckFailed as error:
+    except (ForwardFailed, NoMeta) as error:
         at = bench(subject)
         outputs = at.outputs
         where = f"{at.input.size[0]}x{at.input.size[1]}, {at.size}; not on meta, where {_line(error)}"
@@ -126,7 +129,7 @@ def contract_nonsquare(subject: Subject) -> str:
         changed = input.model_copy(update={"size": size})
         try:
             _on_meta(subject, changed)
-        except CheckFailed:  # meta has no values; a module that has them decides
+        except (ForwardFailed, NoMeta):  # meta has no values; a module that has them decides
             at = bench(subject)
             step_size = tuple(
                 own + more - base for own, more, base in zip(at.input.size, size, input.size, strict=True)
@@ -145,7 +148,18 @@ def _meta(subject: Subject) -> FrozenExpert:
     except ContractError:
         raise
     except Exception as error:
-        raise CheckFailed(f"it does not build on meta: {_line(error)}") from error
+        raise NoMeta(f"it does not build on meta: {_line(error)}") from error
+
+
+def _breaks_anywhere(subject: Subject) -> Exception | None:
+    """Return why the factory fails on the CPU too; None: it does not, or a large variant would have to be built."""
+    if not subject.builds and subject.spec.tiny is None:
+        return None
+    try:
+        _ = bench(subject).expert
+    except Exception as error:  # whatever a factory raises
+        return error
+    return None
 
 
 def _count(subject: Subject) -> tuple[int, Exception | None]:
@@ -154,7 +168,7 @@ def _count(subject: Subject) -> tuple[int, Exception | None]:
     try:
         with counter:
             run(_meta(subject), torch.empty(1, 3, *subject.spec.input.size, device="meta"))
-    except (ContractError, CheckFailed) as error:
+    except (ContractError, ForwardFailed, NoMeta) as error:
         return counter.get_total_flops(), error
     return counter.get_total_flops(), None
 

@@ -18,7 +18,7 @@ from tove_core.hub.isolation import isolated
 from tove_core.hub.load import import_function, load_expert
 from tove_core.hub.regions import RegionBatch
 from tove_core.spec import BuildContext, ExpertSpec, Grid, Input, Output
-from tove_core.testing.definition import CheckFailed
+from tove_core.testing.definition import ForwardFailed
 from tove_core.testing.images import pixels
 from tove_core.testing.subject import Subject
 from tove_core.testing.watch import generators, poisoned, refused_network, settings, undone
@@ -106,7 +106,7 @@ class Bench:
             with torch.device("meta"):
                 module = factory(BuildContext(spec, MappingProxyType(dict(spec.options))))
         if not isinstance(module, nn.Module):
-            raise CheckFailed(f"{spec.factory} returned {type(module).__name__}; it must return a torch.nn.Module")
+            raise PluginError(f"{spec.factory} returned {type(module).__name__}; it must return a torch.nn.Module")
         return FrozenExpert(module, spec, self.subject.name)
 
     def _build_watched(self) -> FrozenExpert:
@@ -137,6 +137,24 @@ class Bench:
 
     def _note_changes(self, who: str, before: Mapping[str, object], after: Mapping[str, object]) -> None:
         self.changed += [f"{who} changed {key}" for key in before if before[key] != after[key]]
+
+    def fault(self) -> Exception | None:
+        """Return what keeps the expert from being run as it is declared; None: nothing does.
+
+        A variant that is not built for its checks is built here only where `meta` does not settle it.
+        """
+        if not self.subject.builds:
+            with suppress(Exception):  # meta has no values; the module that has them decides
+                try:
+                    run(self.meta, torch.empty(2, 3, *self.subject.spec.input.size, device="meta"))
+                except ContractError as error:
+                    return error
+                return None
+        try:
+            _ = self.outputs
+        except Exception as error:  # a plugin may raise anything
+            return error
+        return None
 
 
 @lru_cache(maxsize=1)
@@ -176,15 +194,15 @@ def run(expert: FrozenExpert, images: Tensor) -> Outputs:
 
     Raises:
         ContractError: they are not what the spec promises.
-        CheckFailed: the forward pass raises something else.
+        ForwardFailed: the forward pass raises something else.
     """
     try:
         return cast(Outputs, dict(expert(images)))
-    except (ContractError, CheckFailed):
+    except ContractError:
         raise
     except Exception as error:
         cause = error.__cause__ if isinstance(error, PluginError) and error.__cause__ else error
-        raise CheckFailed(
+        raise ForwardFailed(
             f"forward raised {type(cause).__name__} for pixels {list(images.shape)}: {' '.join(str(cause).split())}"
         ) from error
 

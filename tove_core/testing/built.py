@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from tove_core.errors import ToveError, WeightsError
+from tove_core.errors import PluginError, ToveError, WeightsError
 from tove_core.hub.load import import_function, load_expert
 from tove_core.hub.weights import locate, read_safetensors
 from tove_core.testing.bench import bench, load, run, small
 from tove_core.testing.compare import difference, flat
-from tove_core.testing.definition import CheckFailed, NotApplicable, defines
+from tove_core.testing.definition import CheckFailed, NotApplicable, NotRun, defines, one_line
 from tove_core.testing.subject import Subject
 from tove_core.testing.watch import Zeroed, poisoned, undone
 
@@ -21,13 +21,15 @@ from tove_core.testing.watch import Zeroed, poisoned, undone
     "builds-offline",
     "module",
     summary="builds its architecture without network and without weight files",
-    cause="The factory calls `from_pretrained(name)`, `create_model(pretrained=True)` or `torch.hub.load`.",
-    cure="Build from a configuration (`from_config`, `pretrained=False`) that is in the code or shipped with the "
-    "plugin; name the weights in `weights`, and the hub loads them.",
+    cause="The factory calls `from_pretrained(name)`, `create_model(pretrained=True)` or `torch.hub.load`, or raises "
+    "an error of its own.",
+    cure="Repair what the message names. Build from a configuration (`from_config`, `pretrained=False`) that is in the "
+    "code or shipped with the plugin; name the weights in `weights`, and the hub loads them.",
 )
 def builds_offline(subject: Subject) -> str:
     """Build while sockets and weight files are refused."""
     at = bench(subject)
+    import_function(subject.spec.factory, subject.name)  # factory-resolves tells where it cannot be imported
     try:
         _ = at.expert
     except Exception as error:
@@ -95,7 +97,11 @@ def no_uninitialised(subject: Subject) -> str:
 def no_global_state(subject: Subject) -> str:
     """Compare the settings before and after building, and everything before and after a forward pass."""
     at = bench(subject)
-    _ = at.outputs
+    try:
+        _ = at.outputs
+    except Exception:
+        if not at.changed:  # what the factory did is known although it cannot be run
+            raise
     if at.changed:
         raise CheckFailed("; ".join(at.changed))
     return ""
@@ -136,7 +142,10 @@ def convert_is_pure(subject: Subject) -> str:
     """Convert the shipped weights, or the module's own state, twice, and compare what went in and what came out."""
     if subject.spec.convert is None:
         raise NotApplicable("it has no convert function")
-    convert = import_function(subject.spec.convert, subject.name)
+    try:
+        convert = import_function(subject.spec.convert, subject.name)
+    except PluginError as error:  # factory-resolves tells of it
+        raise NotRun(one_line(error)) from error
     given = _published(subject)
     state = given if given is not None else dict(bench(subject).expert.module.state_dict())
     copy = {name: tensor.clone() for name, tensor in state.items()}
@@ -169,6 +178,8 @@ def weights_load(subject: Subject) -> str:
         raise NotApplicable("it ships no weights" if subject.spec.weights is None else "they are on a hub")
     try:
         _, digest = load_expert(subject.spec, name=subject.name)
+    except PluginError:
+        raise
     except ToveError as error:
         raise CheckFailed(str(error)) from error
     return f"sha256 {(digest or '')[:12]}..."

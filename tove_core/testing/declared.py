@@ -11,11 +11,12 @@ from tove_core import plugins
 from tove_core.errors import ToveError, WeightsError
 from tove_core.hub.digest import sha256
 from tove_core.hub.weights import locate
+from tove_core.naming import NAME
+from tove_core.offered import describe
 from tove_core.spec import ExpertSpec, Weights
 from tove_core.testing.definition import CheckFailed, NotApplicable, defines
 from tove_core.testing.subject import Subject
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _REPO = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -34,8 +35,7 @@ def spec_valid(subject: Subject) -> str:
         text = subject.spec.model_dump_json()
         again = ExpertSpec.model_validate(json.loads(text))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise CheckFailed(f"{'.'.join(map(str, problem['loc'])) or 'the spec'}: {problem['msg']}") from error
+        raise CheckFailed(describe(error)) from error
     except (ValueError, TypeError) as error:  # pydantic's serialisation error is a ValueError
         raise CheckFailed(f"the spec cannot be written as JSON ({error})") from error
     if again.model_dump_json() != text:
@@ -75,7 +75,7 @@ def entry_point_canonical(subject: Subject) -> str:
     offer = _offer(subject)
     if offer.source.distribution == "unknown":
         raise CheckFailed("the distribution that offers it has no metadata")
-    if not _NAME.fullmatch(offer.source.entry_point):
+    if not NAME.fullmatch(offer.source.entry_point):
         raise CheckFailed(f"the entry point is named {offer.source.entry_point!r}; wanted lower-case-words")
     try:
         found = plugins.registry().resolve(offer.spec.name).offer

@@ -69,6 +69,7 @@ def no_graph(subject: Subject) -> str:
     summary="leaves its pixels as they were",
     cause="`forward` normalises or pads in place (`pixels.sub_(mean)`, `relu(inplace=True)` as the first layer).",
     cure="Use the operation out of place; experts with the same input share one tensor.",
+    owns=("input",),
 )
 def input_unchanged(subject: Subject) -> str:
     """Compare the pixels that were handed over with a copy; the hub sees most writes itself, a view of numpy not."""

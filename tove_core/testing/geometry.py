@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tove_core.hub.regions import RegionBatch
@@ -40,7 +40,8 @@ _CLEAR = 1.2
     "module",
     summary="shows a change of the image where it was made",
     cause="Height and width are swapped, the map is mirrored, or tokens [B, N, C] were reshaped to [B, C, H, W] "
-    "without a transpose, which scatters every position over the whole map.",
+    "without a transpose, which scatters every position over the whole map. Of an expert without weights: the map is "
+    "made without the pixels, or its values were cut to whole numbers.",
     cure="`tokens.transpose(1, 2).reshape(B, C, H, W)`, height before width. If the architecture really spreads every "
     "change evenly while its weights are random, list the check as an expected failure with that reason.",
 )
@@ -52,7 +53,8 @@ def grid_follows_image(subject: Subject) -> str:
     at = bench(subject)
     images, changed = _changes(at.input)
     outputs = run(at.expert, torch.cat([images, changed]))
-    notes = [_follows(key, outputs[key]) for key in grids]
+    final = _is_final(at.expert.module, subject)
+    notes = [_follows(key, outputs[key], final=final) for key in grids]
     if all(note.startswith("?") for note in notes):
         raise NotApplicable(notes[0][1:])
     return ", ".join(note.lstrip("?") for note in notes)
@@ -72,12 +74,24 @@ def _changes(input: Input) -> tuple[Tensor, Tensor]:
     return normalised(image, input), normalised(changed, input)
 
 
-def _follows(key: str, maps: Tensor | RegionBatch) -> str:
-    """Return a note; one that begins with a question mark says why nothing could be told."""
+def _is_final(module: nn.Module, subject: Subject) -> bool:
+    """Tell whether no weights are to come: it computes now what it always will."""
+    held = len([*module.parameters()]), len([*module.buffers()])
+    return held == (0, 0) or (held[0] == 0 and subject.spec.weights is None)
+
+
+def _follows(key: str, maps: Tensor | RegionBatch, *, final: bool) -> str:
+    """Return a note; one that begins with a question mark says why nothing could be told.
+
+    Raises:
+        CheckFailed: the map does not lie as the image does, or is `final` and the same for all images.
+    """
     if not isinstance(maps, Tensor) or min(maps.shape[-2:]) < 2:
         return f"?{key} has too few positions to tell"
     energy = (maps[1:] - maps[:1]).square().sum(1)
     if not energy.max() > 1e-12 * maps.square().mean().clamp(min=1e-12):
+        if final:
+            raise CheckFailed(f"'{key}' is the same whatever the image, and the expert has no weights to change that")
         return f"?{key} does not depend on the image while its weights are random"
     energy = F.adaptive_avg_pool2d(energy[:, None], _SIDE)[:, 0]
     energy = energy / energy.sum((1, 2), keepdim=True)
@@ -100,6 +114,7 @@ def _follows(key: str, maps: Tensor | RegionBatch) -> str:
     cause="Boxes are in pixels, or are centre, width and height, or scores are logits.",
     cure="Divide by the input's width and height, convert (`torchvision.ops.box_convert`), clamp to 0..1, and squash "
     "scores with a sigmoid or softmax.",
+    owns=("regions",),
 )
 def regions_in_range(subject: Subject) -> str:
     """Look at every region that is valid."""

@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tove_core.errors import ConfigError
+from tove_core.errors import ConfigError, ContractError
 from tove_core.spec import ExpertSpec
+from tove_core.testing.bench import bench
 from tove_core.testing.catalogue import CATALOGUE
-from tove_core.testing.definition import CheckFailed, Definition, NotApplicable
+from tove_core.testing.definition import CheckFailed, Definition, ForwardFailed, NoMeta, NotApplicable, NotRun, one_line
 from tove_core.testing.subject import Subject, subjects
 
-Status = Literal["passed", "failed", "not applicable", "failed as expected", "expected to fail"]
-"""expected to fail: a failure was announced and did not come, which counts as a failure."""
+Status = Literal["passed", "failed", "not run", "not applicable", "failed as expected", "expected to fail"]
+"""not run: what another check tells of kept this one from looking, which conforms as little as a failure does.
+expected to fail: a failure was announced and did not come, which counts as a failure."""
 
-BAD: frozenset[Status] = frozenset({"failed", "expected to fail"})
+BAD: frozenset[Status] = frozenset({"failed", "not run", "expected to fail"})
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,27 @@ class Check:
 
         Raises:
             CheckFailed: the expert does not conform.
+            NotRun: it cannot be built or run for a reason that another check tells; a `CheckFailed` too.
             NotApplicable: there is nothing to check.
         """
         try:
             return self.definition.verdict(self.subject)
         except (CheckFailed, NotApplicable):
             raise
-        except Exception as error:  # a plugin may raise anything, and a broken contract fails every check it touches
-            raise CheckFailed(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        except Exception as error:  # a plugin may raise anything
+            if not self._owns(error) and (fault := self._fault(error)) is not None:
+                raise NotRun(one_line(fault)) from error
+            raise CheckFailed(one_line(error)) from error
+
+    def _owns(self, error: Exception) -> bool:
+        kind = (
+            "forward" if isinstance(error, ForwardFailed) else error.about if isinstance(error, ContractError) else ""
+        )
+        return kind in self.definition.owns
+
+    def _fault(self, error: Exception) -> Exception | None:
+        """Return what is wrong whatever this check does; None: it failed by what the check itself did."""
+        return bench(self.subject).fault() or (error if isinstance(error, NoMeta) else None)
 
 
 @dataclass(frozen=True)
@@ -119,9 +134,14 @@ def announced(found: Sequence[Check], expected_failures: Mapping[str, str] | Non
 
 
 def _keys(check: Check) -> list[str]:
-    """Return the names that mean a check, the narrowest first: of a variant, of an expert, of all experts."""
+    """Return the names that mean a check, the narrowest first: of a variant, of an expert, of all experts.
+
+    An expert that is asked for as `distribution/name` may also be meant by its bare name.
+    """
     name = check.subject.name
-    return [f"{name}/{check.id}", f"{name.partition(':')[0]}/{check.id}", check.id]
+    bare = name.rpartition("/")[2] if check.subject.offer else name
+    names = [name, bare, name.partition(":")[0], bare.partition(":")[0]]
+    return [*(f"{one}/{check.id}" for one in dict.fromkeys(names)), check.id]
 
 
 def weigh(check: Check, reason: str | None) -> Result:
@@ -132,9 +152,11 @@ def weigh(check: Check, reason: str | None) -> Result:
         detail = check.run()
     except NotApplicable as why:
         status, detail = "not applicable", str(why)
+    except NotRun as why:
+        status, detail = "not run", str(why)
     except CheckFailed as error:
         status, detail = "failed", str(error)
-    if reason is not None:
+    if reason is not None and status != "not run":
         found = f"{status}{f': {detail}' if detail else ''}"
         if status == "failed":
             status, detail = "failed as expected", f"{reason} ({detail})"
@@ -146,6 +168,13 @@ def weigh(check: Check, reason: str | None) -> Result:
 def count(results: Iterable[Result]) -> str:
     """Return a line such as `27 checks: 25 passed, 1 failed, 1 not applicable`."""
     found = Counter(result.status for result in results)
-    order: tuple[Status, ...] = ("passed", "failed", "expected to fail", "failed as expected", "not applicable")
+    order: tuple[Status, ...] = (
+        "passed",
+        "failed",
+        "not run",
+        "expected to fail",
+        "failed as expected",
+        "not applicable",
+    )
     parts = [f"{found[status]} {status}" for status in order if found[status]]
     return f"{found.total()} checks: {', '.join(parts) or 'none'}"

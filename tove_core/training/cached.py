@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tove_core import plugins
 from tove_core.data.cache.build import Builder, BuildReport, Estimate, Progress
 from tove_core.data.cache.care import remove
 from tove_core.data.cache.codec import CacheDtype
@@ -145,7 +146,8 @@ def _expert(model: ToveModel, key: str) -> FeatureFingerprint:
         "weights": _weights(expert.module),
     }
     if origin.distribution != OURS:
-        decides["version"] = origin.version
+        # What is installed computes, which need not be the version a checkpoint was recorded with.
+        decides["version"] = plugins.registry().find(origin.reference).source.version
     if gives_text(spec):
         decides["text"] = text_fingerprint(model.tower)
     shape = (model.tower.tokens, align.width)

@@ -3,6 +3,6 @@
 from tove_core.testing import parametrize_with_checks
 
 
-@parametrize_with_checks("template")
+@parametrize_with_checks("tove-expert-template/template")
 def test_conforms(check):
     check()

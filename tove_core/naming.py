@@ -1,0 +1,13 @@
+"""Names of experts, outputs and variants: lower-case words joined by hyphens. No torch."""
+
+from __future__ import annotations
+
+import re
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+def wanted(name: str) -> str:
+    """Say what a name has to be, with the nearest one that is: "lower-case words joined by hyphens, such as 'a-b'"."""
+    close = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
+    return f"lower-case words joined by hyphens, such as {close if NAME.fullmatch(close) else 'depth-any'!r}"
