@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tove_core.data.cache.index import DigestIndex, digests_of
+from tove_core.data.cache.index import DigestIndex
 from tove_core.data.cache.shards import KEYS, SUFFIX, read_shard, write_shard
 from tove_core.data.images import FileImage, PackedImage
 from tove_core.data.parts import ImagePart
@@ -71,11 +71,11 @@ class Places:
         if unknown:
             with ThreadPoolExecutor(workers) as pool:
                 read = pool.map(_read, (images[row] for row in unknown))
-                for row, (digest, fault) in zip(unknown, read, strict=True):
-                    if fault is None:
-                        digests[row] = digests_of([digest])[0]
+                for row, found in zip(unknown, read, strict=True):
+                    if isinstance(found, bytes):
+                        digests[row] = np.frombuffer(found, np.uint8)
                     else:
-                        faults[row] = fault
+                        faults[row] = found
         return digests, faults
 
     def remember(self, image: ImageRef, digest: bytes) -> None:
@@ -104,12 +104,12 @@ def _rows(digests: Iterable[bytes]) -> torch.Tensor:
     return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
 
 
-def _read(image: ImageRef) -> tuple[str, None] | tuple[None, str]:
+def _read(image: ImageRef) -> bytes | str:
     """Return the digest of an image, or the sentence that says why it cannot be read."""
     try:
-        return image_digest(image), None
+        return bytes.fromhex(image_digest(image))
     except (DataError, ImageError) as error:
-        return None, str(error)
+        return str(error)
 
 
 def _places(images: Iterable[ImageRef]) -> Iterator[bytes | None]:
