@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tove_core import LicensePolicy, plugins
+from tove_core import LicensePolicy, licenses, plugins
 from tove_core.config import ModelConfig, RunConfig
 from tove_core.errors import ConfigError, LicenseError
-from tove_core.licenses import check_licenses, combined
+from tove_core.licenses import Terms, check_licenses, combined
 from tove_core.settings import read_config, write_config
 from tove_core.spec import ExpertSpec, Grid, Input, Variant, Weights
 
@@ -44,9 +44,12 @@ OFFERS = [
 ]
 
 
-def check(policy: LicensePolicy | None, *names: str, decoder: str | None = None) -> list[str]:
+OWN_CLIP, OWN_LM = "package:tove_core.demo/assets/clip", "package:tove_core.demo/assets/lm"
+
+
+def check(policy: LicensePolicy | None, *names: str, clip: str = "X/y", decoder: str | None = None) -> list[str]:
     registry = plugins.Registry(offers=OFFERS)
-    config = ModelConfig(experts=names, decoder=decoder and {"name": decoder}, clip={"name": "X/y"}, licenses=policy)
+    config = ModelConfig(experts=names, decoder=decoder and {"name": decoder}, clip={"name": clip}, licenses=policy)
     return check_licenses(config, {name: registry.resolve(name) for name in names})
 
 
@@ -125,6 +128,40 @@ def test_clip_and_language_model_are_named_as_unchecked_and_refused_when_strict(
     assert len(refused(strict, "free", decoder="some/decoder").splitlines()) == 2
     assert check(strict.model_copy(update={"allow": ("X/y", "some/decoder")}), "free", decoder="some/decoder") == []
     assert "language model 'd'" in refused(LicensePolicy(deny=("d",)), decoder="d")
+
+
+def test_the_licence_of_toves_own_clip_and_language_model_is_known() -> None:
+    for word in ("commercial", "strict"):
+        assert check(LicensePolicy.named(word), "free", clip=OWN_CLIP, decoder=OWN_LM) == []
+    for other in (
+        "package:tove_core_else.demo/clip",
+        "tove_core.demo/assets/clip",
+        "package:other.tove_core.demo/clip",
+    ):
+        assert other in refused(LicensePolicy.named("strict"), clip=other, decoder=OWN_LM)
+    for entry, how in ((OWN_LM, "denied by name"), ("apache-2.0", "denied, for it is Apache-2.0")):
+        assert how in refused(LicensePolicy(deny=(entry,)), clip="X/y", decoder=OWN_LM)
+
+
+def test_a_known_licence_that_forbids_commercial_use_is_held_to_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(licenses._TERMS, "some/", Terms("CC-BY-NC-4.0", commercial=False))
+    assert "'some/clip' is CC-BY-NC-4.0, which does not" in refused(LicensePolicy(commercial=True), clip="some/clip")
+    assert check(LicensePolicy(strict=True), clip="some/clip") == []
+    assert check(LicensePolicy(commercial=True, allow=("CC-BY-NC-4.0",)), clip="some/clip") == []
+
+
+def test_what_is_known_of_a_model_is_known_of_its_copy_in_a_complete_checkpoint(tmp_path: Path) -> None:
+    import tove_core
+    from tove_core.checkpoint import load
+
+    model = tove_core.build(["world-blank"], clip=OWN_CLIP, decoder=OWN_LM, licenses="strict")
+    folder = model.save_pretrained(tmp_path / "full", full=True)
+    assert load(folder).config.licenses == LicensePolicy.named("strict")
+    manifest = json.loads((folder / "tove.json").read_text())
+    manifest["config"]["licenses"]["deny"] = ["Apache-2.0"]
+    (folder / "tove.json").write_text(json.dumps(manifest))
+    with pytest.raises(LicenseError, match=r"CLIP .*denied"):
+        load(folder)
 
 
 def test_policies_have_names_and_unknown_ones_are_an_error(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field, StringConstraints
 
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 Word = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
+class Terms(NamedTuple):
+    """What is known of the weights of a CLIP or a language model: their licence, and if it allows commercial use."""
+
+    license: str
+    commercial: bool
+
+
+_TERMS = {"package:tove_core.": Terms("Apache-2.0", commercial=True)}
+"""By the beginning of a reference. What tove itself ships is under its own licence; of others no data are kept."""
+
+
+def terms_of(reference: str) -> Terms | None:
+    """Return the terms of a CLIP or language model by the name a configuration gives it; None: not known to tove."""
+    return next((terms for beginning, terms in _TERMS.items() if reference.startswith(beginning)), None)
+
+
 class LicensePolicy(Frozen):
     """Which weights may be part of a model. `deny` comes first, then `allow`, then `commercial`.
 
@@ -30,7 +46,7 @@ class LicensePolicy(Frozen):
     deny: tuple[Word, ...] = Field(default=(), description="licences and experts never accepted")
     strict: bool = Field(
         default=False,
-        description="CLIP and language model, whose licences tove does not know, must be named in `allow` too",
+        description="a CLIP or language model whose licence tove does not know must be named in `allow` too",
     )
 
     @classmethod
@@ -45,12 +61,13 @@ class LicensePolicy(Frozen):
         return cls(commercial=True, strict=name == "strict")
 
     def renamed(self, names: Mapping[str, str]) -> LicensePolicy:
-        """Return the policy with a second name, the value, for each part it calls by the key."""
-        more = {
-            field: entries + tuple(new for old, new in names.items() if old in entries)
-            for field, entries in (("allow", self.allow), ("deny", self.deny))
-        }
-        return self.model_copy(update=more)
+        """Return the policy with a second name, the value, for each CLIP or language model that the key names.
+
+        What the policy admits or denies by its name, or by terms that are known by that name, it does by the second.
+        """
+        allow = tuple(new for old, new in names.items() if _admitted(self, old))
+        deny = tuple(new for old, new in names.items() if _denied(self, old))
+        return self.model_copy(update={"allow": self.allow + allow, "deny": self.deny + deny})
 
 
 def check_licenses(config: ModelConfig, resolved: Mapping[str, Resolved]) -> list[str]:
@@ -70,14 +87,17 @@ def check_licenses(config: ModelConfig, resolved: Mapping[str, Resolved]) -> lis
     if policy is None:
         return []
     refused = [_refusal(policy, key, found) for key, found in resolved.items()]
-    unknown = [("CLIP", config.clip.name)]
-    unknown += [("language model", config.decoder.name)] if config.decoder else []
+    models = [("CLIP", config.clip.name)]
+    models += [("language model", config.decoder.name)] if config.decoder else []
     unchecked = []
-    for what, name in unknown:
-        if name in policy.deny:
-            refused.append(f"{what} {name!r} is denied by name; choose another, or take it out of licenses.deny")
-        elif name in policy.allow:
+    for what, name in models:
+        terms = terms_of(name)
+        if denied := _denied(policy, name):
+            refused.append(f"{what} {name!r} is {denied}; choose another, or take it out of licenses.deny")
+        elif _admitted(policy, name):
             continue
+        elif terms is not None:
+            refused.append(f"{what} {name!r} is {terms.license}, which does not allow commercial use; choose another")
         elif policy.strict:
             refused.append(
                 f"{what} {name!r} has a licence tove does not know, and the policy is strict; read its terms, then add "
@@ -96,6 +116,22 @@ def combined(weights: Weights | None) -> tuple[str | None, bool | None]:
     said = [file.commercial for file in files]
     commercial = False if False in said else None if None in said or not said else True
     return " AND ".join(dict.fromkeys(file.license for file in files)) or None, commercial
+
+
+def _denied(policy: LicensePolicy, name: str) -> str | None:
+    """Return how a policy denies a CLIP or language model, or None."""
+    if name in policy.deny:
+        return "denied by name"
+    terms = terms_of(name)
+    return f"denied, for it is {terms.license}" if terms and _is_among(terms.license, policy.deny) else None
+
+
+def _admitted(policy: LicensePolicy, name: str) -> bool:
+    """Tell whether a policy that does not deny a CLIP or language model names it, or is content with its terms."""
+    terms = terms_of(name)
+    if name in policy.allow or terms is None:
+        return name in policy.allow
+    return terms.commercial or not policy.commercial or _is_among(terms.license, policy.allow, every=True)
 
 
 def _refusal(policy: LicensePolicy, key: str, found: Resolved) -> str | None:

@@ -82,7 +82,7 @@ def test_broken_images_are_named_and_end_in_exit_code_one(
 ) -> None:
     from tove_core.training import run
 
-    monkeypatch.setattr(run, "CALIBRATION_IMAGES", 5)  # one among those would be refused before anything is computed
+    monkeypatch.setattr(run, "CALIBRATION_IMAGES", 5)  # the broken one comes after those
     lines = [json.loads(line) for line in toy.data.read_text().splitlines()]
     for line in lines:
         line["image"] = str(toy.data.parent / line["image"])

@@ -10,9 +10,18 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 Tove = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def configure(folder: Path, toy: Any, data: dict[str, Any]) -> None:
+    """Write `run.yaml` for a run on these data, which reads its features from `cache` beside it."""
+    model = {"clip": {"name": toy.clip}, "experts": ["toy-fine"], "decoder": {"name": toy.decoder, "max_new_tokens": 3}}
+    training = {"steps": 2, "batch_size": 4, "warmup": 1, "cache": str(folder / "cache")}
+    whole = {"model": model, "data": data | {"max_broken": 0.1}, "training": training, "output": str(folder / "run")}
+    (folder / "run.yaml").write_text(yaml.safe_dump(whole))
 
 
 @pytest.fixture
@@ -20,11 +29,7 @@ def damaged(tove: Tove, toy: Any, tmp_path: Path) -> Path:
     """A configuration whose data have one broken image of twelve, and a cache of the others beside it."""
     shutil.copytree(toy.data.parent, tmp_path / "data")
     (tmp_path / "data" / "5.png").write_bytes(b"no image")
-    model = {"clip": {"name": toy.clip}, "experts": ["toy-fine"], "decoder": {"name": toy.decoder, "max_new_tokens": 3}}
-    training = {"steps": 2, "batch_size": 4, "warmup": 1, "cache": str(tmp_path / "cache")}
-    data = {"path": str(tmp_path / "data" / "toy.jsonl"), "max_broken": 0.1}
-    whole = {"model": model, "data": data, "training": training, "output": str(tmp_path / "run")}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(whole))
+    configure(tmp_path, toy, {"path": str(tmp_path / "data" / "toy.jsonl")})
     built = tove("cache", "build", tmp_path / "run.yaml", "--out", tmp_path / "cache", "--quiet")
     assert built.code == 1 and "1 images could not be read" in built.err
     return tmp_path
@@ -62,3 +67,47 @@ def test_a_readable_image_that_the_cache_lacks_is_no_excuse(damaged: Path, toy: 
 def test_more_broken_images_than_the_data_allow_are_refused(damaged: Path, tove: Tove) -> None:
     found = tove("train", damaged / "run.yaml", "--set", "data.max_broken=0.05")
     assert found.code == 1 and "feature 'clip' of 1 of 12 images is not in" in found.error
+
+
+def strips(folder: Path) -> dict[str, Any]:
+    """Write 12 strips of three boxes in NLVR's layout, one of them without a byte."""
+    pictures, lines = folder / "test" / "images" / "0", []
+    pictures.mkdir(parents=True)
+    for number in range(12):
+        Image.new("RGB", (44, 11), (20 * number, 90, 7)).save(pictures / f"test-{number}-0-0.png")
+        said = "true" if number % 2 else "false"
+        lines.append({"identifier": f"{number}-0", "sentence": "it is black", "label": said, "directory": "0"})
+    (pictures / "test-5-0-0.png").write_bytes(b"")
+    (folder / "test.json").write_text("\n".join(map(json.dumps, lines)))
+    return {"reader": "nlvr", "path": str(folder), "split": "test", "options": {"permutations": 1}}
+
+
+def tiles(folder: Path, toy: Any) -> dict[str, Any]:
+    """Copy the toy data, one image of twelve without a byte; each is seen with its four tiles."""
+    shutil.copytree(toy.data.parent, folder)
+    (folder / "5.png").write_bytes(b"")
+    return {"path": str(folder / "toy.jsonl"), "tiles": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost", "first"), [("strips", "3 of 36", "test-5-0-0.png is empty"), ("tiles", "5 of 60", "/5.png")]
+)
+def test_a_broken_image_that_is_seen_in_parts_is_left_out_as_without_a_cache(
+    tove: Tove, toy: Any, tmp_path: Path, kind: str, lost: str, first: str
+) -> None:
+    data = strips(tmp_path / "data") if kind == "strips" else tiles(tmp_path / "data", toy)
+    configure(tmp_path, toy, data)
+    built = tove("cache", "build", tmp_path / "run.yaml", "--out", tmp_path / "cache", "--quiet")
+    assert built.code == 1 and f"{lost[0]} images could not be read" in built.err
+    kept = tove("train", tmp_path / "run.yaml", "--set", "training.cache=true", "--set", f"output={tmp_path / 'kept'}")
+    trained = tove("train", tmp_path / "run.yaml")
+    assert trained.code == 0 and f"features are read from {tmp_path / 'cache'}" in trained.err, trained.err
+    for done in (kept, trained):
+        assert done.code == 0 and f"({lost} images so far are left out)" in done.err, done.err
+    scored = tove("evaluate", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert scored.code == 0 and f"({lost} images so far are left out)" in scored.err, scored.err
+    refused = tove(
+        "train", tmp_path / "run.yaml", "--set", "data.max_broken=0.05", "--set", f"output={tmp_path / 'other'}"
+    )
+    assert refused.code == 1 and f"feature 'clip' of {lost} images is not in" in refused.error
+    assert first in refused.error

@@ -241,6 +241,19 @@ def test_licences_are_combined_and_unknown_is_not_yes(offer: Any, toy: Any) -> N
     assert "not known to tove, so read their terms: clip" in text and "expert murky is gated" in text
 
 
+def test_the_licences_of_toves_own_parts_are_told_and_those_of_others_are_left_to_be_read(offer: Any, toy: Any) -> None:
+    offer(free={"weights": Weights(repo="a/b", license="MIT", commercial=True)})
+    own = "package:tove_core.demo/assets"
+    planned = tove_core.plan(["free"], clip=f"{own}/clip", decoder=f"{own}/lm", licenses="strict")
+    assert planned.refused is None and not planned.unchecked and planned.licenses == ["MIT"]
+    assert [(part.license, part.commercial) for part in (planned.parts[0], planned.parts[-1])] == [
+        ("Apache-2.0", True)
+    ] * 2
+    assert "not known to tove" not in str(planned)
+    mixed = str(tove_core.plan(["free"], clip=f"{own}/clip", decoder=toy.decoder))
+    assert f"read their terms: decoder {toy.decoder}" in mixed
+
+
 def test_the_policy_is_applied_and_the_plan_still_told(offer: Any, toy: Any) -> None:
     offer(murky={})
     planned = tove_core.plan(["murky"], clip=toy.clip, decoder=None, licenses="commercial")

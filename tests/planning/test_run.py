@@ -19,6 +19,7 @@ from tove_core.planning import speed
 from tove_core.planning.plan import plan_model
 from tove_core.planning.run import plan_run
 from tove_core.planning.run_figures import RunPlan
+from tove_core.planning.run_table import render_run
 from tove_core.training import fit
 from tove_core.training.cached import build_cache, cache_builder
 from tove_core.training.examples import Examples
@@ -131,6 +132,44 @@ def test_without_data_features_are_told_for_a_thousand_images_and_sums_leave_the
     assert told.disk.features.value == 3 * found.disk.features.value
     with pytest.raises(ConfigError, match="--images 0"):
         planned(config, images=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "images"),
+    [
+        ({"reader": "jsonl"}, 1),
+        ({"reader": "jsonl", "tiles": 3}, 10),
+        ({"reader": "nlvr"}, 3),
+        ({"reader": "nlvr", "options": {"images": "strip"}}, 1),
+        ({"reader": "nlvr", "tiles": 2}, 15),
+        ({"mixture": [{"reader": "jsonl"}, {"reader": "jsonl", "tiles": 2}, {"reader": "vsr"}]}, 5),
+        ({"mixture": [{"reader": "jsonl"}, {"reader": "nlvr"}]}, 3),
+    ],
+)
+def test_without_data_a_sample_is_taken_to_have_the_images_that_formats_and_tiles_give(
+    toy: Any, tmp_path: Path, data: Any, images: int
+) -> None:
+    parts = data.get("mixture", [])
+    gone = {"path": str(tmp_path / "gone")}
+    data = {"mixture": [gone | {"name": f"p{n}"} | part for n, part in enumerate(parts)]} if parts else gone | data
+    made = configured(toy, tmp_path / "gone")
+    config = RunConfig.model_validate(made.model_dump() | {"data": data})
+    found = planned(config)
+    assert found.data.per_sample == images and found.data.taken and found.tokens == 25 * images
+    seen = f"taken to be {images} image{'s' if images > 1 else ''} a sample, {25 * images} tokens"
+    assert seen in render_run(found)[0]
+
+
+def test_the_images_of_data_that_are_here_are_counted_whatever_their_format_may_give(toy: Any, tmp_path: Path) -> None:
+    found = planned(configured(toy, even_data(tmp_path / "data", 2)))
+    assert found.data.per_sample == 2 and not found.data.taken and "taken" not in render_run(found)[0]
+
+
+def test_options_that_do_not_exist_are_refused_without_data_too(toy: Any, tmp_path: Path) -> None:
+    data = {"reader": "nlvr", "path": str(tmp_path / "gone"), "options": {"picture": "strip"}}
+    config = RunConfig.model_validate(configured(toy, tmp_path / "gone").model_dump() | {"data": data})
+    with pytest.raises(ConfigError, match=r"data\.options of reader 'nlvr'"):
+        planned(config)
 
 
 def test_unknown_parts_leave_a_sum_of_the_known_ones(toy: Any, tmp_path: Path) -> None:

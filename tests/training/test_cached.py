@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+<<<<<<< HEAD
 from tove_core import plugins
 from tove_core.config import TrainingConfig
+=======
+from tove_core.config import DataConfig, TrainingConfig
+>>>>>>> parts
 from tove_core.data.cache.folder import FeatureCache
 from tove_core.data.features import FeatureTable
+from tove_core.data.readers import read
 from tove_core.data.sample import distinct_images
 from tove_core.errors import DataError, UnknownExpertError
 from tove_core.evaluation.loss import mean_loss
@@ -194,3 +200,18 @@ def test_an_image_that_vanished_is_named(toy: Any, tmp_path: Path):
     copy.unlink()
     with pytest.raises(DataError, match=r"copy.png cannot be read"):
         open_cache(model, samples, tmp_path)
+
+
+def test_an_image_that_is_repaired_changes_the_statistics_and_so_the_features_of_fixed_norm_alone(toy, tmp_path):
+    shutil.copytree(toy.data.parent, tmp_path / "data")
+    samples = read(DataConfig(path=tmp_path / "data" / "toy.jsonl"))
+    whole = (tmp_path / "data" / "5.png").read_bytes()
+    (tmp_path / "data" / "5.png").write_bytes(b"no image")
+    model = toy.build()
+    prepare(model, samples)
+    assert len(build_cache(model, cache_builder(model, samples, tmp_path / "cache")).broken) == 1
+    (tmp_path / "data" / "5.png").write_bytes(whole)
+    repaired = toy.build()
+    prepare(repaired, samples)
+    missing = cache_builder(repaired, samples, tmp_path / "cache").estimate().missing
+    assert missing == {"clip": 1, "toy-wide": 1, "toy-whole": 1, "toy-fine": 12}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,12 +29,15 @@ class Format:
         options: name of the module's class of options; None: there are none.
         splits: whether `data.split` names a part; the others read one file per split.
         test: whether there is a split called "test" with answers, which a run is scored on when nothing else is said.
+        images: name of the module's function that says how many images a sample has, where the format alone decides
+            it; it is called with the checked options where there are any. None: the data decide.
     """
 
     place: str
     options: str | None = None
     splits: bool = False
     test: bool = False
+    images: str | None = None
 
     def read(self, config: SourceConfig) -> list[Sample]:
         """Return what the reader finds, unchecked.
@@ -47,12 +51,28 @@ class Format:
         found: Callable[..., list[Sample]] = getattr(module, function)
         if not self.splits:
             refuse_split(config)
+        return found(config, *self._options(module, config))
+
+    def images_of(self, config: SourceConfig) -> int | None:
+        """Return how many images a sample has, without looking at the data; None: the data decide.
+
+        Raises:
+            ConfigError: an option is unknown or does not fit.
+        """
+        if self.images is None:
+            return None
+        module = importlib.import_module(self.place.partition(":")[0])
+        found: Callable[..., int] = getattr(module, self.images)
+        return found(*self._options(module, config))
+
+    def _options(self, module: ModuleType, config: SourceConfig) -> tuple[BaseModel, ...]:
+        """Return the checked options as further arguments: none where there are no options."""
         if self.options is not None:
-            return found(config, checked_options(getattr(module, self.options), config))
+            return (checked_options(getattr(module, self.options), config),)
         if config.options:
             first = next(iter(config.options))
             raise ConfigError(f"reader {config.reader!r} was given the option {first!r}, but has none; take it out")
-        return found(config)
+        return ()
 
 
 def checked_options(kind: type[T], config: SourceConfig) -> T:

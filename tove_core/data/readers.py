@@ -33,7 +33,7 @@ READERS: dict[str, Format] = {
     "jsonl": Format(f"{_HERE}.jsonl:read", "RecordOptions"),
     "karpathy": Format(f"{_HERE}.caption_lists:read_karpathy", "KarpathyOptions", splits=True, test=True),
     "llava": Format(f"{_HERE}.llava:read", "LlavaOptions"),
-    "nlvr": Format(f"{_HERE}.nlvr:read", "NlvrOptions", splits=True, test=True),
+    "nlvr": Format(f"{_HERE}.nlvr:read", "NlvrOptions", splits=True, test=True, images="images_of"),
     "nocaps": Format(f"{_HERE}.coco_captions:read_nocaps"),
     "pope": Format(f"{_HERE}.questions:read_pope"),
     "tsv": Format(f"{_HERE}.delimited:read", "TableOptions"),

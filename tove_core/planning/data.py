@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from tove_core.config import DecoderConfig, RunConfig
-from tove_core.data.readers import read
+from tove_core.data.readers import read, reader
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import ConfigError, ToveError
 from tove_core.hub.reference import resolve_folder
@@ -33,18 +33,17 @@ def look(config: RunConfig, decoder: DecoderConfig, images: int | None = None) -
         images: distinct images, where somebody knows; it comes before what is counted.
 
     Raises:
-        ConfigError: `images` is below 1.
+        ConfigError: `images` is below 1; or the data are not here, and there is no such reader or option.
     """
     if images is not None and images < 1:
         raise ConfigError(f"--images {images} was given; give the number of distinct images of the run's data")
     samples, why = _samples(config)
     counted = f"counted by reader {config.data.reader}" if not config.data.mixture else "counted by the readers"
     found = len(distinct_images(samples)[0]) if samples else None
-    # Without data a tiled image is itself and its tiles, anything else one image.
-    per_sample = max(len(sample.images) for sample in samples) if samples else 1 + (config.data.tiles or 0) ** 2
+    per_sample = max(len(sample.images) for sample in samples) if samples else _images(config)
     text, answer, texts = _lengths(config, decoder, samples)
     number, said = (images, "given with --images") if images is not None else (found, counted if samples else why)
-    return DataSeen(number, said, per_sample, text, answer, texts)
+    return DataSeen(number, said, per_sample, not samples, text, answer, texts)
 
 
 def _samples(config: RunConfig) -> tuple[list[Sample], str]:
@@ -58,6 +57,14 @@ def _samples(config: RunConfig) -> tuple[list[Sample], str]:
         return read(config.data), ""
     except ToveError as error:
         return [], " ".join(str(error).split())
+
+
+def _images(config: RunConfig) -> int:
+    """Return the images of a sample as its format says, else one; a tiled one is itself and its tiles."""
+    return max(
+        (reader(source.reader).images_of(source) or 1) * (1 + (source.tiles or 0) ** 2)
+        for source in config.data.mixture or (config.data,)
+    )
 
 
 def _lengths(config: RunConfig, decoder: DecoderConfig, samples: Sequence[Sample]) -> tuple[int, int, str]:

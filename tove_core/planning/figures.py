@@ -115,13 +115,13 @@ class Plan:
     @property
     def licenses(self) -> list[str]:
         """Licences of all experts' weights."""
-        return sorted({part.license for part in self.parts if part.license})
+        return sorted({part.license for part in self.parts if part.part == "expert" and part.license})
 
     @property
     def commercial(self) -> bool | None:
         """Whether the experts' licences allow commercial use together; None: not known of every one.
 
-        What CLIP and the language model allow is not known to tove and not part of the answer.
+        What CLIP and the language model allow is known of tove's own alone, and not part of the answer.
         """
         said = [part.commercial for part in self.parts if part.part == "expert" and part.stored]
         return False if False in said else None if None in said else True

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tove_core import plugins
 from tove_core.builder import model_config
 from tove_core.config import ClipConfig, DecoderConfig, ExpertConfig, FusionConfig, ModelConfig
 from tove_core.errors import ConfigError, LicenseError
-from tove_core.licenses import LicensePolicy, check_licenses
+from tove_core.licenses import LicensePolicy, check_licenses, terms_of
 from tove_core.planning.clip import clip_part
 from tove_core.planning.decoder import PROMPT, decoder_part
 from tove_core.planning.experts import expert_part
-from tove_core.planning.figures import Plan
+from tove_core.planning.figures import Part, Plan
 from tove_core.planning.fusion import fusion_part
 
 HOW = (
@@ -64,10 +65,16 @@ def plan_model(config: ModelConfig, *, batch: int = 1, training: bool = False) -
     except LicenseError as error:
         refused = str(error)
     first, tower = clip_part(config.clip, batch)
-    parts = [first, *(expert_part(wanted, resolved[wanted.key], batch) for wanted in config.experts)]
+    parts = [_with_terms(first), *(expert_part(wanted, resolved[wanted.key], batch) for wanted in config.experts)]
     specs = {key: found.spec for key, found in resolved.items()}
     fused = fusion_part(config.fusion, tower, specs, batch, training=training)
     parts += [fused] if fused else []
     if config.decoder is not None:
-        parts.append(decoder_part(config.decoder, tower, batch, training=training))
+        parts.append(_with_terms(decoder_part(config.decoder, tower, batch, training=training)))
     return Plan(tuple(parts), batch, training, refused, tuple(unchecked), HOW)
+
+
+def _with_terms(part: Part) -> Part:
+    """Return the row of a CLIP or language model with its licence, where that is known."""
+    terms = terms_of(part.name)
+    return part if terms is None else replace(part, license=terms.license, commercial=terms.commercial)

@@ -20,6 +20,8 @@ class DataSeen:
     """Where that number is from, or why there is none."""
     per_sample: int
     """Images of one sample; where samples differ, of that with most."""
+    taken: bool
+    """Whether that is only what the readers and `tiles` say, for the data are not here."""
     text: int
     """Tokens of prompt and answer, as long as the longest in a batch."""
     answer: int

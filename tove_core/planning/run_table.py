@@ -15,7 +15,8 @@ NO_HOURS = (
 def render_run(run: RunPlan) -> list[str]:
     """Return lines on steps and data, disk, computation and hours."""
     data, each = run.data, " per 1,000 images" if run.per_thousand else ""
-    sees = f"{data.per_sample} image{'s' if data.per_sample > 1 else ''} a sample"
+    taken = "taken to be " if data.taken else ""
+    sees = f"{taken}{data.per_sample} image{'s' if data.per_sample > 1 else ''} a sample"
     tokens = "" if run.tokens is None else f", {run.tokens} tokens of image"
     known = "unknown" if data.images is None else f"{data.images:,}"
     advice = "; --images N tells" if data.images is None else ""

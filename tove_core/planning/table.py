@@ -53,7 +53,8 @@ def _licences(plan: Plan) -> list[str]:
         if plan.commercial is not True:
             open_ones = [part for part in experts if part.commercial is not True]
             lines += [f"  expert {part.name}: {part.license}, {_YES[part.commercial]}" for part in open_ones]
-    others = [f"{part.part} {part.name}" for part in plan.parts if part.part in ("clip", "decoder")]
+    models = [part for part in plan.parts if part.part in ("clip", "decoder")]
+    others = [f"{part.part} {part.name}" for part in models if part.license is None]
     if others:
         lines.append(f"not known to tove, so read their terms: {', '.join(others)}")
     lines += [

@@ -81,7 +81,7 @@ def main() -> None:
     for path in superfluous(FeatureCache(folder)):
         path.unlink()
     stores = FeatureCache(folder).stores()
-    rows_read = {store.name: store.index.rows(builder(folder, images).places.digests(images)) for store in stores}
+    rows_read = {store.name: store.index.rows(builder(folder, images).places.digests(images)[0]) for store in stores}
     expected = encode([read_image(path) for path in images], list(SHAPES))
     right = all(torch.equal(store.gather(rows_read[store.name]), expected[store.name]) for store in stores)
     files = sum(1 for path in folder.rglob(".*.tmp"))

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from tove_core.data.cache import build
-from tove_core.data.cache.folder import FeatureCache
+from tove_core.data.cache.folder import FeatureCache, LackingImages
 from tove_core.data.cache.places import Places
 from tove_core.data.cache.table import open_features
 from tove_core.data.images import ImageArchive
+from tove_core.data.parts import ImagePart, tiled
 from tove_core.data.sample import load_image
 from tove_core.errors import DataError
 from tove_core.hub.images import read_image
@@ -112,7 +113,57 @@ def test_places_are_known_without_reading_and_survive(filler, pictures):
     filler.build(pictures)
     digests, known = Places(filler.folder).known(pictures)
     assert known.all() and (digests[0] == digests[10]).all()
-    assert (Places(filler.folder.parent / "none").digests(pictures) == digests).all()
+    read, faults = Places(filler.folder.parent / "none").digests(pictures)
+    assert (read == digests).all() and not faults
+
+
+def in_parts(pictures, folder):
+    """Return two files and a member of an archive with their tiles, two of which are tiled again."""
+    packed = folder / "images.tar"
+    with tarfile.open(packed, "w") as tar:
+        tar.add(pictures[2], pictures[2].name)
+    images = tiled((*pictures[:2], ImageArchive(packed).find(pictures[2].name)), 3)
+    return [*images, *tiled(images[2:4], 2)[1:]]
+
+
+def test_parts_of_images_are_known_without_decoding_their_whole(filler, pictures, tmp_path, monkeypatch):
+    images = in_parts(pictures, tmp_path)
+    filler.build(images)
+    check(filler, images)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImagePart, "read", lambda part: pytest.fail(f"{part.key} was read"))
+        digests, known = Places(filler.folder).known(images)
+        assert known.all() and len(open_features(filler.folder, wanted(filler), images)) == len(images) == 39
+        assert filler.builder(images).estimate().nbytes == 0
+    assert (digests == Places(filler.folder.parent / "none").digests(images)[0]).all()
+
+
+def test_a_part_is_another_one_with_another_box_or_when_its_whole_has_changed(filler, pictures, tmp_path):
+    path = tmp_path / "changing.png"
+    path.write_bytes(pictures[0].read_bytes())
+    left, right = ImagePart(path, (0, 0, 0.5, 1)), ImagePart(path, (0.5, 0, 1, 1))
+    filler.build([left])
+    assert Places(filler.folder).known([left, right])[1].tolist() == [True, False]
+    path.write_bytes(pictures[1].read_bytes() + b" ")
+    assert not Places(filler.folder).known([left])[1].any()
+    filler.build([left])
+    check(filler, [left])
+
+
+def test_a_cache_that_remembers_no_parts_is_read_and_one_more_build_computes_nothing_of_it(
+    filler, pictures, tmp_path, monkeypatch
+):
+    images = in_parts(pictures, tmp_path)
+    with monkeypatch.context() as patch:  # as caches were built before
+        remember = Places.remember
+        patch.setattr(Places, "remember", lambda self, one, d: isinstance(one, ImagePart) or remember(self, one, d))
+        filler.build(images)
+    assert Places(filler.folder).known(images)[1].sum() == 3
+    check(filler, images)
+    filler.calls.clear()
+    report = filler.build(images)
+    assert not filler.calls and report.present == len(images)
+    assert Places(filler.folder).known(images)[1].all()
 
 
 def bomb() -> bytes:
@@ -142,8 +193,9 @@ def test_images_that_cannot_be_read_are_named_and_the_others_kept(filler, pictur
     assert "no such file" in reasons["gone"] and "empty" in reasons["empty"] and "limit" in reasons["bomb"]
     assert report.computed["clip"] == 10
     check(filler, pictures)
-    with pytest.raises(DataError, match=r"gone.png cannot be read"):
+    with pytest.raises(LackingImages, match=r"5 of 16 images is not in .*gone.png cannot be read") as lacking:
         open_features(filler.folder, wanted(filler), images)
+    assert [images[row] for row in lacking.value.rows] == list(bad.values())
     with pytest.raises(DataError, match="4 of 15 images is not in"):
         open_features(filler.folder, wanted(filler), [image for image in images if image != bad["gone"]])
 

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pytest
 
-from tove_core.data.cache.index import DigestIndex, digests_of
+from tove_core.data.cache.index import DigestIndex
 
 
 def drawn(count: int, seed: int = 0) -> np.ndarray:
@@ -46,9 +44,3 @@ def test_the_first_of_equal_digests_counts_and_the_others_are_repeated():
 def test_edges_of_the_range_are_found():
     digests = np.stack([np.full(32, value, np.uint8) for value in (255, 0, 128, 127)])
     assert DigestIndex(digests).rows(digests).tolist() == [0, 1, 2, 3]
-
-
-def test_hex_digests_are_their_bytes():
-    texts = [hashlib.sha256(bytes([n])).hexdigest() for n in range(3)]
-    assert [row.tobytes().hex() for row in digests_of(texts)] == texts
-    assert digests_of([]).shape == (0, 32)

@@ -50,10 +50,5 @@ class DigestIndex:
         return self.rows(self.digests) != np.arange(len(self))
 
 
-def digests_of(texts: list[str]) -> np.ndarray:
-    """Return sha256 digests in hex as uint8 [n, 32]."""
-    return np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(-1, 32)
-
-
 def _prefixes(digests: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(digests[:, :8]).view(">u8").reshape(-1).astype(np.uint64)

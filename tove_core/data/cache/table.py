@@ -70,22 +70,22 @@ def open_features(
         images: the distinct images.
 
     Raises:
-        DataError: there is no cache; an image cannot be read; or a feature is missing, damaged, incomplete or computed
-            from something else, which is named.
+        DataError: there is no cache; or a feature is missing, damaged or computed from something else, which is named.
+        LackingImages: a feature lacks images; no cache holds those that cannot be read.
     """
     cache = FeatureCache.existing(folder)
-    digests = Places(folder).digests(images)
-    return CachedFeatures(cache.select(fingerprints, digests, _Names(images)))
+    digests, faults = Places(folder).digests(images)
+    return CachedFeatures(cache.select(fingerprints, digests, _Names(images, faults)))
 
 
 class _Names(Sequence[str]):
-    """Names of images, made when asked for: there may be millions."""
+    """Names of images, made when asked for: there may be millions. For one that cannot be read, what is said of it."""
 
-    def __init__(self, images: Sequence[ImageRef]) -> None:
-        self._images = images
+    def __init__(self, images: Sequence[ImageRef], faults: Mapping[int, str]) -> None:
+        self._images, self._faults = images, faults
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, row: int) -> str:  # type: ignore[override]  # never sliced
-        return image_name(self._images[row])
+        return self._faults.get(row) or image_name(self._images[row])

@@ -70,6 +70,11 @@ def read(config: SourceConfig, options: NlvrOptions) -> list[Sample]:
     ]
 
 
+def images_of(options: NlvrOptions) -> int:
+    """Return how many images a sample has."""
+    return len(BOXES) if options.images == "boxes" else 1
+
+
 Strip = tuple[str, str, str, str, ImageRef]
 
 
