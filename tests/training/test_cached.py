@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-<<<<<<< HEAD
 from tove_core import plugins
-from tove_core.config import TrainingConfig
-=======
 from tove_core.config import DataConfig, TrainingConfig
->>>>>>> parts
 from tove_core.data.cache.folder import FeatureCache
 from tove_core.data.features import FeatureTable
 from tove_core.data.readers import read
