@@ -269,7 +269,7 @@ class ToveModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ToveModel:
-        """Read a checkpoint folder; see `tove_core.checkpoint.load`."""
+        """Read the folder of a checkpoint, a run or a merged model; see `tove_core.checkpoint.load`."""
         from tove_core.checkpoint import load
 
         return load(Path(folder), device=device)

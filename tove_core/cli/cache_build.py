@@ -113,7 +113,7 @@ def _subject(
     from tove_core.errors import ConfigError
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import CONFIG, find_checkpoint, starting_model
+    from tove_core.training.run import CONFIG, starting_model
 
     trained = source.is_dir()
     if add and not trained:
@@ -128,7 +128,7 @@ def _subject(
     wanted = _held_out(config, source) if held_out else None
     if trained and not add:
         # Its statistics are those it was trained with, whatever data it is shown now.
-        model = ToveModel.from_pretrained(find_checkpoint(source), device=device)
+        model = ToveModel.from_pretrained(source, device=device)
         return model, read(wanted or config.data)
     samples = read(config.data)
     model = starting_model(config, samples, device=device)

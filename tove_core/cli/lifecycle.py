@@ -24,10 +24,10 @@ def contributions(
     """Measure what each expert's absence costs, in nats per answer token."""
     from tove_core.contribution import contributions as measure
     from tove_core.model import ToveModel
-    from tove_core.training.run import find_checkpoint, run_samples
+    from tove_core.training.run import run_samples
     from tove_core.training.source import cache_of, make_examples
 
-    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    model = ToveModel.from_pretrained(run, device=device)
     examples = make_examples(model, run_samples(run, limit), cache=cache_of(run, cache), quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
     for one in measure(model, examples, rule=detach_rule(rule)):
@@ -45,10 +45,10 @@ def detach(
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
     from tove_core.folders import require_new
     from tove_core.model import ToveModel
-    from tove_core.training.run import describe_run, find_checkpoint
+    from tove_core.training.run import describe_run
 
     require_new(out)
-    model = ToveModel.from_pretrained(find_checkpoint(run))
+    model = ToveModel.from_pretrained(run)
     for name in experts:
         model.detach(name, detach_rule(rule))
     model.prune()
@@ -73,12 +73,12 @@ def merge(
     from tove_core.merging.write import write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import describe_run, find_checkpoint, run_samples
+    from tove_core.training.run import describe_run, run_samples
     from tove_core.training.source import cache_of, make_examples
 
     config = read_config(MergeConfig, None, [*(set_ or []), *(["control=true"] if control else [])])
     require_new(out)
-    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    model = ToveModel.from_pretrained(run, device=device)
     examples = make_examples(model, run_samples(run, None, train=True), cache=cache_of(run, cache), quiet=False)
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out)

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
-from tove_core.checkpoint import MANIFEST, load, start_from
+from tove_core.checkpoint import CHECKPOINT, MANIFEST, find_checkpoint, load, start_from
 from tove_core.config import DataConfig, GrowthConfig, RunConfig
 from tove_core.data.broken import try_image
 from tove_core.data.readers import WITH_SPLITS, read
@@ -28,7 +28,6 @@ from tove_core.training.source import CONFIG, make_examples
 from tove_core.training.state import STATE, states
 from tove_core.training.trackers import require_trackers
 
-CHECKPOINT = "checkpoint"
 CALIBRATION_IMAGES = 256
 
 
@@ -180,14 +179,14 @@ def starting_model(
     else:
         model = _grown(config.growth, samples, device, decoder_device)
     if config.start is not None:
-        start_from(model, find_checkpoint(config.start))
+        start_from(model, config.start)
     prepare(model, samples)
     return model
 
 
 def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, waiting: str | None) -> ToveModel:
     """Return the trained model that experts join, with them in it and what it says unchanged."""
-    model = load(find_checkpoint(growth.source), device=device, decoder_device=waiting)
+    model = load(growth.source, device=device, decoder_device=waiting)
     if not model.trained:
         raise ConfigError(f"{growth.source} was never trained; train it with the new experts among model.experts")
     for expert in growth.experts:
@@ -227,11 +226,6 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
         config = read_config(RunConfig, source / CONFIG)
         changes = {"model": model.config, "growth": None, "output": folder}
         write_config(config.model_copy(update=changes), folder / CONFIG)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder that a run folder or a checkpoint folder means."""
-    return path / CHECKPOINT if (path / CHECKPOINT / MANIFEST).is_file() else path
 
 
 def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list[Sample]:
