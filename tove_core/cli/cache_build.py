@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tove_core.cli.cache import human_size
+from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.runs import Device, Endpoint, NodeRank, Set
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def build(
         launch.start(["cache", "build", str(source), "--out", str(out), *words])
         return
     processes = join(device, launch.processes if launch.processes > 1 else None, patience=PATIENCE)
+    tell_unused_gpu(device)
     rank, world = processes.process_index, processes.num_processes
     model, samples = _subject(source, set_ or [], add or [], held_out, own_device(device))
     builder = cache_builder(model, samples, out, dtypes=own, default=default, rank=rank, world=world, dry=estimate)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.lifecycle import Out, detach_rule
 from tove_core.cli.runs import Cached, Device, Run, SetData, evaluation_data
 
@@ -49,6 +50,7 @@ def diagnose(
     from tove_core.folders import require_new
     from tove_core.model import ToveModel
     from tove_core.report.diagnosis_page import FIGURES, write_diagnosis
+    from tove_core.training.run import build_source
     from tove_core.training.source import Offer, cache_of
 
     require_new(out)
@@ -60,15 +62,17 @@ def diagnose(
     by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
+    tell_unused_gpu(device)
     if against is not None:
         # The other run's CLIP may be another, as a merged one's is: what is named for this run is offered to it.
-        other = Offer(cache) if cache is not None else cache_of(against)
+        source = build_source(against, wanted)
+        other = Offer(cache, source) if cache is not None else cache_of(against, source=source)
         said = _said(against, samples, device=device, num_beams=beams, cache=other, **options)
     model = ToveModel.from_pretrained(run, device=device)
     names = (str(run), str(against) if against is not None else f"{run} without experts")
     found = compare(
         model, samples, said, names=names, wanted=task, rule=chosen, examples=examples, num_beams=beams,
-        cache=cache_of(run, cache), **options,
+        cache=cache_of(run, cache, build_source(run, wanted)), **options,
     )  # fmt: skip
     page = write_diagnosis(found, out)
     print(found)

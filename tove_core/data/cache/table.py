@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tove_core.data.cache.folder import FeatureCache
+from tove_core.data.cache.folder import SOURCE, FeatureCache
 from tove_core.data.cache.places import Places
 from tove_core.data.cache.store import FeatureStore
 from tove_core.data.features import checked_rows
@@ -50,7 +50,7 @@ class CachedFeatures:
 
 
 def open_features(
-    folder: Path, fingerprints: Sequence[FeatureFingerprint], images: Sequence[ImageRef]
+    folder: Path, fingerprints: Sequence[FeatureFingerprint], images: Sequence[ImageRef], source: str = SOURCE
 ) -> CachedFeatures:
     """Return the features of some images from a cache.
 
@@ -58,12 +58,13 @@ def open_features(
         folder: of the cache.
         fingerprints: what each feature of a model is computed from.
         images: the distinct images.
+        source: what would compute them; see `FeatureCache`.
 
     Raises:
         DataError: there is no cache; an image cannot be read; or a feature is missing, damaged, incomplete or computed
             from something else, which is named.
     """
-    cache = FeatureCache.existing(folder)
+    cache = FeatureCache.existing(folder, source)
     digests = Places(folder).digests(images)
     return CachedFeatures(cache.select(fingerprints, digests, _Names(images)))
 
