@@ -227,6 +227,7 @@ def test_merge_names_its_own_keys(tove: Tove, run: Path, tmp_path: Path) -> None
         ("training.stepz=5", "training.stepz: there is no such key; did you mean 'steps'?"),
         ("training.steps=0", "training.steps"),
         ("training", "key.subkey=value"),
+        ("model.experts=toy-fine", "model.experts: wanted a list, such as [toy-fine] (got 'toy-fine')"),
         ("model.experts=[toy-fin]", "did you mean toy-fine"),
         ("model.clip.name=local-dir:/nowhere", "/nowhere"),
         ("model.decoder.name=/nowhere/lm", "/nowhere/lm"),
@@ -236,8 +237,8 @@ def test_merge_names_its_own_keys(tove: Tove, run: Path, tmp_path: Path) -> None
         ("data.path=null", "data.path"),
         ("data.reader=jsonll", "did you mean 'jsonl'"),
         ("training.learning_rate=.inf", "the loss is nan at step"),
-        ("seed=99999999999999999999", "seed: Input should be less than or equal to 4294967295"),
-        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("seed=99999999999999999999", "seed: it should be less than or equal to 4294967295"),
+        ("seed=-1", "seed: it should be greater than or equal to 0"),
         ("model.experts=[{name: toy-fine, device: meta}]", "expert 'toy-fine' is to run on 'meta'"),
     ],
 )
