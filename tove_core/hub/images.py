@@ -43,8 +43,11 @@ def read_image(source: ImageSource) -> Tensor:
         try:
             return _open(path.read_bytes(), str(path))
         except OSError as error:
-            if str(path).partition(":/")[0].lower() in _REMOTE:  # of `://` a path keeps one slash
-                raise ImageError(f"{source} is an address, which is not fetched; download it, give the file") from None
+            scheme, _, rest = str(path).partition(":/")  # of `://` a path keeps one slash
+            if scheme.lower() in _REMOTE:
+                raise ImageError(
+                    f"{scheme}://{rest} is an address, and addresses are not fetched; download it and give the file"
+                ) from None
             reason = (error.strerror or type(error).__name__).lower()
             raise ImageError(f"{path} cannot be read ({reason}); give a path to an image file") from error
     raise ImageError(
