@@ -308,7 +308,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "expert-spec.md": expert_spec,
 }
-PAGES |= runpy.run_path(str(Path(__file__).with_name("expert_pages.py")))["pages"]()
+for _maker in ("expert_pages.py", "python_page.py"):
+    PAGES |= runpy.run_path(str(Path(__file__).with_name(_maker)))["pages"]()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -213,6 +213,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     assert "no tove.json" in refused(tmp_path / "nowhere")
 
 
+def test_the_folder_around_a_checkpoint_is_read_like_the_checkpoint(toy: Any, saved: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(saved, run / "checkpoint")
+    (run / "config.yaml").write_text("{}")
+    assert_same(ToveModel.from_pretrained(saved), ToveModel.from_pretrained(str(run)), toy)
+    assert checkpoint.read_manifest(run) == checkpoint.read_manifest(saved)
+
+
 def test_tensors_of_another_architecture_are_refused(toy: Any, copied: Path) -> None:
     path = copied / "model.safetensors"
     whole = load_file(path)

@@ -201,6 +201,40 @@ def test_answers_are_one_per_image_and_do_not_depend_on_the_batch(toy: Any, mode
         model.answer(toy.pictures(), asked[:2])
 
 
+@pytest.mark.filterwarnings("ignore:this model was never trained")
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_answers_do_not_depend_on_the_batch_size_which_bounds_what_is_seen_at_once(
+    toy: Any, model: Any, size: int
+) -> None:
+    one, two, three, four, five = toy.pictures(5)
+    shown = [one, [two, three], four, [five], [three, one, two], [four, five], two]
+    asked = ["is it black?", "are both red?", "what colour?", "red?", "which of the three?", "green, or blue?", "it?"]
+    whole = model.answer(shown, asked, batch_size=99)
+    seen: list[int] = []
+    hook = model.tower.register_forward_pre_hook(lambda _, pixels: seen.append(len(pixels[0])))
+    try:
+        assert model.answer(shown, asked, batch_size=size) == whole and len(set(whole)) > 1
+        assert sum(seen) == 11 and max(seen) <= max(size, 3), "a list of three is seen together"
+        seen.clear()
+        assert model.caption(toy.pictures(5), batch_size=size) == model.caption(toy.pictures(5))
+        assert seen[:-1] == {1: [1] * 5, 2: [2, 2, 1], 7: [5]}[size]
+    finally:
+        hook.remove()
+
+
+@pytest.mark.filterwarnings("ignore:this model was never trained")
+def test_drawn_answers_are_repeatable_and_differ_from_batch_to_batch(toy: Any, model: Any) -> None:
+    drawn = {"do_sample": True, "temperature": 3.0, "seed": 5, "max_new_tokens": 9, "batch_size": 1}
+    said = model.caption([toy.pictures(1)[0]] * 4, **drawn)
+    assert said == model.caption([toy.pictures(1)[0]] * 4, **drawn) and len(set(said)) > 1
+
+
+@pytest.mark.parametrize(("images", "size", "wanted"), [([], 4, "no image was given"), (["x"], 0, "batch_size is 0")])
+def test_a_batch_that_cannot_be_is_refused(model: Any, images: list[str], size: int, wanted: str) -> None:
+    with pytest.raises(ToveError, match=wanted):
+        model.answer(images, "is it black?", batch_size=size)
+
+
 def test_images_may_be_files_pixels_or_a_batch(toy: Any, model: Any) -> None:
     from tove_core.hub.images import read_image
 
@@ -208,6 +242,8 @@ def test_images_may_be_files_pixels_or_a_batch(toy: Any, model: Any) -> None:
     tokens = model.tokens(toy.pictures(2))
     assert torch.equal(model.tokens(pixels), tokens) and torch.equal(model.tokens(torch.stack(pixels)), tokens)
     assert torch.equal(model.tokens(pixels[1]), model.tokens([pixels[1]]))
+    array = torch.stack(pixels).permute(0, 2, 3, 1).numpy()  # [B, H, W, 3]
+    assert torch.equal(model.tokens(array), tokens) and torch.equal(model.tokens(array[1]), model.tokens(pixels[1]))
     with pytest.raises(ImageError):
         model.tokens([])
 

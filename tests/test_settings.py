@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tove_core import build
 from tove_core.config import ModelConfig, RunConfig
 from tove_core.errors import CheckpointError, ConfigError
 from tove_core.settings import read_config, write_config
@@ -45,7 +46,7 @@ def test_a_configuration_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999999999])
 def test_a_seed_that_torch_or_numpy_does_not_take_is_refused(seed):
-    with pytest.raises(ConfigError, match=r"^seed: Input should be .* than or equal to \d+ \(got -?\d+\)$"):
+    with pytest.raises(ConfigError, match=r"^seed: it should be .* than or equal to \d+ \(got -?\d+\)$"):
         read_config(RunConfig, None, [f"seed={seed}"])
 
 
@@ -119,6 +120,35 @@ def test_every_problem_has_a_line_of_its_own_that_names_the_key(written):
 def test_a_misspelt_key_is_answered_with_the_nearest_one(override, suggestion):
     with pytest.raises(ConfigError, match=f"there is no such key; did you mean '{suggestion}'"):
         read_config(RunConfig, None, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("model.fusion.kind=gat", "model.fusion.kind: there is no 'gat'; choose 'gate', .*; did you mean 'gate'"),
+        ("model.view=3", "model.view: there is no 3; choose 'squash', 'crop' or 'pad'$"),
+        ("model.experts=a", r"model.experts: wanted a list, such as \[a\] \(got 'a'\)$"),
+        ("training.betas=0.8", r"training.betas: wanted a list \(got 0.8\)$"),
+        ("model.experts=[a, b, a]", r"model.experts: experts \['a'\] are requested twice; give one of .* an alias$"),
+        ("model.experts=[{alias: b}]", "model.experts.0.name: is missing; give it$"),
+        ("model.clip=7", r"model.clip: wanted a mapping of keys to values \(got 7\)$"),
+        ("model.decoder.prompt=hm", "model.decoder.prompt: prompt 'hm' must hold"),
+        (f"training.steps={'x' * 500}", r"training.steps: it should be .*x\.\.\.\)$"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_without_words_of_python(override, wanted):
+    with pytest.raises(ConfigError, match=f"^{wanted}") as it:
+        read_config(RunConfig, None, [override])
+    assert not {"tuple", "dictionary", "Config(", "Value error", "Input"} & set(
+        str(it.value).replace("(", "( ").split()
+    )
+
+
+def test_a_part_of_a_model_that_does_not_fit_is_told_by_its_argument():
+    with pytest.raises(ConfigError, match=r"^fusion\.kind: there is no 'gat'; .*did you mean 'gate'"):
+        build(fusion="gat")
+    with pytest.raises(ConfigError, match=r"^experts: experts \['a'\] are requested twice; give one of .* an alias$"):
+        build(experts=["a", "a"])
 
 
 def test_a_key_like_no_other_is_answered_without_a_suggestion():

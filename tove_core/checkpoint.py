@@ -28,6 +28,8 @@ from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
 
 MANIFEST = "tove.json"
+CHECKPOINT = "checkpoint"
+"""The folder inside a run, or a merged model's folder, that holds its checkpoint."""
 TENSORS = "model.safetensors"
 FROZEN = "frozen"
 
@@ -88,11 +90,15 @@ def load(
 ) -> ToveModel:
     """Read a checkpoint; bit for bit what was saved. Devices as for `tove_core.builder.assemble`.
 
+    Args:
+        folder: of a checkpoint, or of a run or a merged model that holds one.
+
     Raises:
         CheckpointError: it is not a checkpoint, was altered, its tensors do not fit the model it describes, or an
             expert it records is not installed, though another of its name may be.
         WeightsError: a frozen part it refers to is missing or has other weights.
     """
+    folder = find_checkpoint(folder)
     manifest = read_manifest(folder)
     if TENSORS not in manifest.files:
         raise CheckpointError(f"{folder / MANIFEST} records no hash of {TENSORS}; restore the checkpoint from a copy")
@@ -121,13 +127,18 @@ def load(
     return model
 
 
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint folder that a run folder, a merged model's folder or a checkpoint folder means."""
+    return path / CHECKPOINT if (path / CHECKPOINT / MANIFEST).is_file() else path
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check `tove.json`.
+    """Read and check `tove.json`; folders as for `load`.
 
     Raises:
         CheckpointError: there is none, or it is not one this version understands.
     """
-    path = folder / MANIFEST
+    path = find_checkpoint(folder) / MANIFEST
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -173,6 +184,7 @@ def start_from(model: ToveModel, folder: Path) -> None:
     Raises:
         CheckpointError: the checkpoint is damaged, was trained on other frozen parts, or holds other tensors.
     """
+    folder = find_checkpoint(folder)
     manifest = read_manifest(folder)
     _verify(folder / TENSORS, manifest.files.get(TENSORS, ""))
     if found := manifest.provenance.differences(model.provenance):

@@ -6,7 +6,7 @@ Files are YAML; `--set a.b=v` changes one key; a key that does not exist is an e
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -45,6 +45,8 @@ Rule = Literal["zero", "renormalise"]
 class ClipConfig(Frozen):
     """The frozen CLIP whose tokens are enhanced."""
 
+    section: ClassVar[str] = "clip"
+
     name: str = Field(
         default="ViT-B-16/openai",
         description="open_clip 'MODEL/TAG', 'local-dir:FOLDER', 'hf-hub:OWNER/NAME'; transformers 'hf:OWNER/NAME' or "
@@ -57,6 +59,8 @@ class ClipConfig(Frozen):
 
 class ExpertConfig(Frozen):
     """One requested expert: `name`, `name:variant` or `distribution/name[:variant]`."""
+
+    section: ClassVar[str] = "experts"
 
     name: str = Field(description="as 'tove experts list' shows it; with ':variant', or 'distribution/' in front")
     alias: Annotated[str, Field(pattern=r"^[^.]+$")] | None = Field(
@@ -111,6 +115,8 @@ class GateConfig(Frozen):
 class FusionConfig(Frozen):
     """How expert knowledge enters the tokens."""
 
+    section: ClassVar[str] = "fusion"
+
     kind: Literal["gate", "uniform", "concat", "clip-mlp"] = Field(
         default="gate", description="gate: weights per token; uniform: every weight 1; concat and clip-mlp: baselines"
     )
@@ -157,6 +163,8 @@ class LoraConfig(Frozen):
 
 class DecoderConfig(Frozen):
     """The language model and how it is conditioned on the tokens."""
+
+    section: ClassVar[str] = "decoder"
 
     name: str = Field(
         default="HuggingFaceTB/SmolLM2-135M",

@@ -6,16 +6,17 @@ B images, N tokens of CLIP's grid, D CLIP's width, K experts, C_k an expert's al
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tove_core.config import ExpertConfig, ModelConfig, Rule
-from tove_core.errors import ConfigError, DataError, UnknownExpertError
+from tove_core.errors import ConfigError, DataError, ImageError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
@@ -24,6 +25,7 @@ from tove_core.hub.transfer import arrived, sent
 from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
 from tove_core.language.marks import wrong_marks
+from tove_core.language.randomness import seeded
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
 from tove_core.tower.base import Tower
@@ -31,6 +33,8 @@ from tove_core.tower.text import TextVectors
 
 CLIP = "clip"
 """The key of CLIP's own tokens among the features."""
+BATCH = 32
+"""Images that are seen and asked about at a time, unless told otherwise."""
 
 
 class ToveModel(nn.Module):
@@ -142,14 +146,18 @@ class ToveModel(nn.Module):
 
     # Speaking
 
-    def caption(self, images: ImageSource | Sequence[ImageSource], **generation: Any) -> list[str]:
-        """Describe each image; options as for `Decoder.generate`."""
-        return self.answer(images, self._decoder().config.caption_prompt, **generation)
+    def caption(
+        self, images: ImageSource | Sequence[ImageSource], *, batch_size: int = BATCH, **generation: Any
+    ) -> list[str]:
+        """Describe each image; options as for `Decoder.generate`, `batch_size` as for `answer`."""
+        return self.answer(images, self._decoder().config.caption_prompt, batch_size=batch_size, **generation)
 
     def answer(
         self,
         images: ImageSource | Sequence[ImageSource | Sequence[ImageSource]],
         questions: str | Sequence[str],
+        *,
+        batch_size: int = BATCH,
         **generation: Any,
     ) -> list[str]:
         """Answer one question per image, or per list of images; a single question is asked of every one.
@@ -157,8 +165,16 @@ class ToveModel(nn.Module):
         The tokens of a list's images follow each other where one image's would stand, or stand where `<image>` marks
         their places in the question.
 
+        Args:
+            images: B of them, or B lists.
+            questions: B, or one.
+            batch_size: how many images are seen and asked about at a time, which bounds the memory; a list of more is
+                taken whole. What is said does not depend on it, unless it is drawn (`do_sample`).
+            generation: options as for `Decoder.generate`.
+
         Raises:
-            ConfigError: there are not as many questions as images, or a list is empty.
+            ConfigError: there are not as many questions as images, a list is empty, or the batch size is below 1.
+            ImageError: there is no image, or one cannot be read.
             DataError: a question marks the places of more or fewer images than it is asked about.
         """
         shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in _listed(images)]
@@ -171,13 +187,14 @@ class ToveModel(nn.Module):
                 raise ConfigError(f"the question {question!r} is about no image; give at least one")
             if (fault := wrong_marks(question, count)) is not None:
                 raise DataError(fault)
-        tokens = self.tokens([image for one in shown for image in one]).split(counts)
         said = [""] * len(shown)
-        for count in sorted(set(counts)):  # a batch is of samples with as many images
-            own = [i for i, other in enumerate(counts) if other == count]
-            together = torch.stack([tokens[i].flatten(0, 1) for i in own])
-            for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
-                said[i] = text
+        # Draws go on from batch to batch: seeded anew in each, every batch would draw the same.
+        with seeded(generation.pop("seed", None), self.device):
+            for own in _batches(counts, batch_size):
+                tokens = self.tokens([image for i in own for image in shown[i]])
+                together = tokens.unflatten(0, (len(own), -1)).flatten(1, 2)
+                for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
+                    said[i] = text
         return said
 
     def generate(self, tokens: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
@@ -269,7 +286,7 @@ class ToveModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ToveModel:
-        """Read a checkpoint folder; see `tove_core.checkpoint.load`."""
+        """Read the folder of a checkpoint, a run or a merged model; see `tove_core.checkpoint.load`."""
         from tove_core.checkpoint import load
 
         return load(Path(folder), device=device)
@@ -298,6 +315,25 @@ class ToveModel(nn.Module):
 def _listed(images: Any) -> list[Any]:
     if isinstance(images, (list, tuple)):
         return list(images)
-    if isinstance(images, Tensor) and images.dim() == 4:
+    if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4:
         return list(images)
     return [images]
+
+
+def _batches(counts: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Yield indices of samples in batches of at most `size` images; a batch is of samples with as many images.
+
+    Args:
+        counts: images of each sample.
+
+    Raises:
+        ConfigError: the size is below 1.
+        ImageError: there is no sample.
+    """
+    if size < 1:
+        raise ConfigError(f"batch_size is {size}; give at least 1")
+    if not counts:
+        raise ImageError("no image was given; give at least one")
+    for count in sorted(set(counts)):
+        own, step = [i for i, other in enumerate(counts) if other == count], max(1, size // count)
+        yield from (own[start : start + step] for start in range(0, len(own), step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -57,15 +58,48 @@ def write_config(config: BaseModel, path: Path) -> None:
 
 
 def describe(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
-    """Return one line per problem of a validation error, `key: what is wrong`."""
+    """Return one line per problem of a validation error, `key: what is wrong`.
+
+    Args:
+        kind: what was to be read. The key of one that says its `section`, as parts of a model do, begins with that.
+    """
     lines = []
+    section = [word] if (word := getattr(kind, "section", None)) else []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or error.title
+        key = ".".join([*section, *map(str, problem["loc"])]) or error.title
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: there is no such key{_suggest(kind, problem['loc'])}")
         else:
-            lines.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
+            lines.append(f"{key}: {_said(problem['type'], problem['msg'], problem['input'])}")
     return "\n".join(lines)
+
+
+def _said(kind: str, message: str, given: Any) -> str:
+    """Return what is wrong with a value, in tove's words where pydantic's are about Python."""
+    if kind == "value_error":  # one of tove's own, which name what was given
+        return message.removeprefix("Value error, ")
+    if kind == "missing":
+        return "is missing; give it"
+    if kind == "literal_error":
+        choices = message.removeprefix("Input should be ")
+        nearest = _nearest(given, re.findall("'([^']*)'", choices))
+        return f"there is no {_short(given)}; choose {choices}{nearest}"
+    if kind in ("tuple_type", "list_type"):
+        example = f", such as [{given}]" if isinstance(given, str) else ""
+        return f"wanted a list{example} (got {_short(given)})"
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return f"wanted a mapping of keys to values (got {_short(given)})"
+    return f"{message.replace('Input should', 'it should', 1)} (got {_short(given)})"
+
+
+def _short(value: Any, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _nearest(given: Any, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, choices, n=1) if isinstance(given, str) else []
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _suggest(kind: type[BaseModel] | None, location: tuple[int | str, ...]) -> str:
@@ -74,8 +108,7 @@ def _suggest(kind: type[BaseModel] | None, location: tuple[int | str, ...]) -> s
             continue
         field = kind.model_fields.get(part) if kind else None
         kind = _model_in(field.annotation) if field else None
-    close = difflib.get_close_matches(str(location[-1]), list(kind.model_fields), n=1) if kind else []
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return _nearest(str(location[-1]), list(kind.model_fields)) if kind else ""
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from tove_core import ToveModel
 
@@ -27,8 +30,6 @@ def settings(toy: Any, folder: Path, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def folder(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run trained from a float32 cache in `cache`; its validation data are two images nobody has trained on."""
-    from PIL import Image
-
     from tove_core.cli.cache_build import build
     from tove_core.config import RunConfig
     from tove_core.training import train
@@ -126,8 +127,41 @@ def test_images_that_the_runs_own_cache_lacks_are_computed_and_a_named_cache_ref
     note = next(line for line in own.err.splitlines() if line.startswith("note: "))
     assert "does not serve, so features are computed: feature 'clip' of 2 of 2 images is not in" in note
     named = tove("contributions", folder / "run", "--cache", folder / "cache")
-    assert "feature 'clip' of 2 of 2 images is not in" in named.error and "tove cache build CONFIG" in named.error
+    assert "feature 'clip' of 2 of 2 images is not in" in named.error
     assert "holds no feature cache" in tove("contributions", folder / "run", "--cache", tmp_path / "none").error
+
+
+def cure(text: str) -> list[str]:
+    """Return the words of the command that a message names, as one would type them."""
+    (command,) = re.findall(r"run 'tove (cache build .*?)'", text)
+    return shlex.split(command)
+
+
+def test_the_command_that_a_refusal_names_computes_what_was_lacking(
+    tove: Tove, folder: Path, toy: Any, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(folder / "cache", cache)
+    run = copied(folder, tmp_path / "run", str(cache))
+    grow = ("train", run, "--add", "toy-whole", "--quiet", "--out")
+    refused = tove(*grow, tmp_path / "grown").error
+    assert cure(refused) == ["cache", "build", str(run), "--add", "toy-whole", "--out", str(cache)]
+    assert "toy-whole 12" in tove(*cure(refused), "--quiet").out
+    grown = tove(*grow, tmp_path / "grown")
+    assert grown.code == 0
+    assert cure(grown.err) == ["cache", "build", str(tmp_path / "grown"), "--held-out", "--out", str(cache)]
+    assert "toy-whole 2" in tove(*cure(grown.err), "--quiet").out
+    held = tove("evaluate", tmp_path / "grown")
+    assert held.code == 0 and f"features are read from {cache}" in held.err
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"image": str(tmp_path / "more.png"), "text": "a red square"}) + "\n")
+    Image.new("RGB", (31, 20), "red").save(tmp_path / "more.png")
+    evaluate = ("evaluate", run, "--data", more, "--cache", cache)
+    other = cure(tove(*evaluate).error)
+    assert other == ["cache", "build", str(run), "--set", f"data.path={more}", "--out", str(cache)]
+    assert "computed clip 1" in tove(*other, "--quiet").out
+    assert tove(*evaluate).code == 0
+    assert cure(tove("contributions", run, "--cache", tmp_path / "none").error)[2:4] == [str(run), "--held-out"]
 
 
 def test_held_out_images_are_built_with_the_statistics_of_training(

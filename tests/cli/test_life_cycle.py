@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 import yaml
 
 from tove_core import ToveModel
+from tove_core.cli import device
+from tove_core.cli.main import app
 
 Tove = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -170,6 +174,37 @@ def test_detach_writes_what_the_run_is_with_that_expert_off(
     assert tove("caption", tmp_path / "small", *toy.pictures(1)).code == 0
 
 
+def test_a_gpu_that_nobody_asked_for_is_told_once(
+    tove: Tove, run: Path, write: Callable[..., Path], toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, commands = "--device cuda uses it", [
+        ("caption", run, *toy.pictures(2)),
+        ("contributions", run, "--limit", 4),
+        ("evaluate", run, "--data", toy.data, "--limit", 4),
+        ("train", write(), "--quiet"),
+        ("cache", "build", run, "--out", tmp_path / "cache", "--quiet"),
+        ("merge", run, "--out", tmp_path / "merged", "--set", "steps=1"),
+    ]  # fmt: skip
+    monkeypatch.setattr(device, "_has_gpu", lambda: True)
+    for words in commands:
+        done = tove(*words)
+        assert done.code == 0 and done.err.count(told) == 1 and told not in done.out, words
+    assert told not in tove("caption", run, *toy.pictures(1), "--device", "cpu").err
+    monkeypatch.setattr(device, "_has_gpu", lambda: False)
+    assert told not in tove("caption", run, *toy.pictures(1)).err
+
+
+def test_every_command_that_takes_a_device_tells_of_a_gpu() -> None:
+    groups, commands = [typer.main.get_command(app)], []
+    while groups:
+        for one in groups.pop().commands.values():  # type: ignore[attr-defined]
+            (groups if hasattr(one, "commands") else commands).append(one)
+    taking = {inspect.getmodule(one.callback) for one in commands if any(p.name == "device" for p in one.params)}
+    assert len(taking) > 5
+    silent = {module.__name__ for module in taking if "tell_unused_gpu(device)" not in inspect.getsource(module)}
+    assert silent == {"tove_core.cli.plan"}, "a plan computes nothing"
+
+
 def test_merge_writes_a_clip_and_a_checkpoint_that_answers(tove: Tove, run: Path, toy: Any, tmp_path: Path) -> None:
     done = tove("merge", run, "--out", tmp_path / "merged", "--set", "steps=2", "--set", "batch_size=4")
     assert done.code == 0 and f"local-dir:{tmp_path / 'merged'}" in done.out
@@ -179,12 +214,20 @@ def test_merge_writes_a_clip_and_a_checkpoint_that_answers(tove: Tove, run: Path
     assert tove("merge", run, "--out", tmp_path / "control", "--control", "--set", "steps=1").code == 0
 
 
+def test_merge_names_its_own_keys(tove: Tove, run: Path, tmp_path: Path) -> None:
+    refused = tove("merge", run, "--out", tmp_path / "merged", "--set", "training.steps=50").error
+    assert "give --set steps=50" in refused
+    assert "there is no such key; did you mean 'steps'" in tove("merge", run, "--out", "x", "--set", "stepz=50").error
+    assert "training.steps" not in " ".join(tove("merge", "--help").out.split())
+
+
 @pytest.mark.parametrize(
     ("override", "wanted"),
     [
         ("training.stepz=5", "training.stepz: there is no such key; did you mean 'steps'?"),
         ("training.steps=0", "training.steps"),
         ("training", "key.subkey=value"),
+        ("model.experts=toy-fine", "model.experts: wanted a list, such as [toy-fine] (got 'toy-fine')"),
         ("model.experts=[toy-fin]", "did you mean toy-fine"),
         ("model.clip.name=local-dir:/nowhere", "/nowhere"),
         ("model.decoder.name=/nowhere/lm", "/nowhere/lm"),
@@ -194,8 +237,8 @@ def test_merge_writes_a_clip_and_a_checkpoint_that_answers(tove: Tove, run: Path
         ("data.path=null", "data.path"),
         ("data.reader=jsonll", "did you mean 'jsonl'"),
         ("training.learning_rate=.inf", "the loss is nan at step"),
-        ("seed=99999999999999999999", "seed: Input should be less than or equal to 4294967295"),
-        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("seed=99999999999999999999", "seed: it should be less than or equal to 4294967295"),
+        ("seed=-1", "seed: it should be greater than or equal to 0"),
         ("model.experts=[{name: toy-fine, device: meta}]", "expert 'toy-fine' is to run on 'meta'"),
     ],
 )

@@ -76,7 +76,7 @@ def test_options_are_checked_by_the_reader_they_are_given_to(tmp_path):
     path = write(tmp_path, {"images": [karpathy("train", 0)]}, "0.jpg")
     with pytest.raises(ConfigError, match=r"reader 'karpathy': restvall: .*did you mean 'restval'"):
         read(DataConfig(reader="karpathy", path=path, options={"restvall": False}))
-    with pytest.raises(ConfigError, match="reader 'karpathy': restval: Input should be a valid boolean"):
+    with pytest.raises(ConfigError, match="reader 'karpathy': restval: it should be a valid boolean"):
         read(DataConfig(reader="karpathy", path=path, options={"restval": "some"}))
     with pytest.raises(ConfigError, match="reader 'blip' was given the option 'x', but has none"):
         read(DataConfig(reader="blip", path=path, options={"x": 1}))

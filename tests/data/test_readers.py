@@ -60,7 +60,9 @@ def test_every_reader_says_which_path_it_lacks(name, tmp_path):
 @pytest.mark.parametrize("name", ["coco-captions", "jsonl"])
 def test_a_split_is_refused_where_it_would_do_nothing(name, tmp_path):
     touch(tmp_path, "x.json")
-    with pytest.raises(DataError, match="which has no splits"):
+    with pytest.raises(
+        DataError, match=r"which has no splits; give the file of that split as data.path \(--data .*\(--split\) out"
+    ):
         read(DataConfig(reader=name, path=tmp_path / "x.json", split="val"))
 
 

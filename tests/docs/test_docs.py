@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import re
+import runpy
 import shlex
 import sys
 import tomllib
@@ -28,6 +30,7 @@ RUN = (
     "docs/reference/placement.md",
     "docs/reference/plan.md",
     "docs/reference/plugins.md",
+    "docs/reference/python.md",
 )
 TUTORIALS = sorted(str(path.relative_to(ROOT)) for pattern in RUN for path in ROOT.glob(pattern))
 EVERYWHERE = {"--help"}
@@ -175,6 +178,19 @@ def test_required_options_are_given_in_console_blocks(pages):
 def test_generated_pages_are_what_the_code_says(name):
     text = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert text == generator().PAGES[name](), "run: python docs/generate.py"
+
+
+def test_what_the_pages_import_is_public(pages):
+    listed = runpy.run_path(str(ROOT / "docs" / "python_page.py"))["public"]()
+    whole = ("tove_core", "tove_core.config", "tove_core.errors", "tove_core.spec", "tove_core.testing")
+    private = {}
+    for name, page in pages.items():
+        for block in page.blocks:
+            for node in ast.walk(ast.parse(block.text)) if block.language == "python" else ():
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tove_core"):
+                    used = {f"{node.module}.{one.name}" for one in node.names} if node.module not in whole else set()
+                    private |= dict.fromkeys(used - listed, f"{name}:{block.line}")
+    assert private == {}
 
 
 def test_there_is_a_page_for_every_built_in_expert_and_no_other():

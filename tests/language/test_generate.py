@@ -81,6 +81,30 @@ def test_generation_is_without_dropout_and_restores_the_mode(make, tokens, promp
     assert decoder.language_model.training
 
 
+@pytest.mark.parametrize(
+    ("option", "near"),
+    [("max_tokens", "max_new_tokens"), ("beams", "num_beams"), ("repetition_penality", "repetition_penalty")],
+)
+def test_a_misspelt_option_is_answered_with_the_nearest_one(make, tokens, option, near):
+    decoder = make("llama")
+    with pytest.raises(ConfigError, match=f"^there is no generation option '{option}'; did you mean '{near}'"):
+        decoder.generate(tokens[:1], ["how many?"], **{option: 3})
+    with pytest.raises(ConfigError, match="there is no generation option 'zzz'; tove's own are max_new_tokens"):
+        decoder.generate(tokens[:1], ["how many?"], zzz=3)
+
+
+@pytest.mark.parametrize(("family", "kind"), KINDS)
+def test_options_of_transformers_reach_it(make, tokens, family, kind):
+    decoder = make(family, kind=kind, max_new_tokens=12)
+    logits = []
+    spy = lambda ids, scores: logits.append(len(ids)) or scores  # noqa: E731
+    said = decoder.generate(
+        tokens[:1], ["how many?"], min_new_tokens=7, no_repeat_ngram_size=2, repetition_penalty=1.2,
+        logits_processor=[spy], use_cache=True,
+    )  # fmt: skip
+    assert said and len(logits) >= 7
+
+
 def test_contradicting_options_are_refused(make, tokens, prompts):
     decoder = make("llama")
     with pytest.raises(ConfigError, match="do_sample is off"):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.runs import Device, Set
 
 app = typer.Typer(
@@ -97,6 +98,7 @@ def recipe(
     from tove_core.settings import read_config
 
     wanted = read_config(RunConfig, config, set_ or [])
+    tell_unused_gpu(device)
     found = run_recipe(wanted, task, device=device, quiet=quiet)
     print(f"A: CLIP only, B: the hub of experts\n{found}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tove_core.cli.cache import human_size
+from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.runs import Device, Endpoint, NodeRank, Set
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def build(
         launch.start(["cache", "build", str(source), "--out", str(out), *words])
         return
     processes = join(device, launch.processes if launch.processes > 1 else None, patience=PATIENCE)
+    tell_unused_gpu(device)
     rank, world = processes.process_index, processes.num_processes
     model, samples = _subject(source, set_ or [], add or [], held_out, own_device(device))
     builder = cache_builder(model, samples, out, dtypes=own, default=default, rank=rank, world=world, dry=estimate)
@@ -113,7 +115,7 @@ def _subject(
     from tove_core.errors import ConfigError
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import CONFIG, find_checkpoint, starting_model
+    from tove_core.training.run import CONFIG, starting_model
 
     trained = source.is_dir()
     if add and not trained:
@@ -128,7 +130,7 @@ def _subject(
     wanted = _held_out(config, source) if held_out else None
     if trained and not add:
         # Its statistics are those it was trained with, whatever data it is shown now.
-        model = ToveModel.from_pretrained(find_checkpoint(source), device=device)
+        model = ToveModel.from_pretrained(source, device=device)
         return model, read(wanted or config.data)
     samples = read(config.data)
     model = starting_model(config, samples, device=device)

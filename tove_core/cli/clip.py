@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.runs import Device, SetData, named_data
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def _tower(clip: str, device: str | None) -> Tower:
     from tove_core.config import ClipConfig
     from tove_core.tower import load_tower
 
+    tell_unused_gpu(device)
     return load_tower(ClipConfig(name=clip_name(clip)), device=device)
 
 

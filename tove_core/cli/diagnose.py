@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.lifecycle import Out, detach_rule
 from tove_core.cli.runs import Cached, Device, Run, SetData, evaluation_data
 
@@ -49,11 +50,11 @@ def diagnose(
     from tove_core.folders import require_new
     from tove_core.model import ToveModel
     from tove_core.report.diagnosis_page import FIGURES, write_diagnosis
-    from tove_core.training.run import find_checkpoint
+    from tove_core.training.run import build_source
     from tove_core.training.source import Offer, cache_of
 
     require_new(out)
-    read_manifest(find_checkpoint(run))  # an unknown run is said before its data are looked for
+    read_manifest(run)  # an unknown run is said before its data are looked for
     chosen, wanted = detach_rule(rule), evaluation_data(run, data, reader, split, limit, set_)
     if against is not None and not (data or reader or split):
         _require_same_data(run, against, limit)
@@ -61,15 +62,17 @@ def diagnose(
     by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
+    tell_unused_gpu(device)
     if against is not None:
         # The other run's CLIP may be another, as a merged one's is: what is named for this run is offered to it.
-        other = Offer(cache) if cache is not None else cache_of(against)
+        source = build_source(against, wanted)
+        other = Offer(cache, source) if cache is not None else cache_of(against, source=source)
         said = _said(against, samples, device=device, num_beams=beams, cache=other, **options)
-    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    model = ToveModel.from_pretrained(run, device=device)
     names = (str(run), str(against) if against is not None else f"{run} without experts")
     found = compare(
         model, samples, said, names=names, wanted=task, rule=chosen, examples=examples, num_beams=beams,
-        cache=cache_of(run, cache), **options,
+        cache=cache_of(run, cache, build_source(run, wanted)), **options,
     )  # fmt: skip
     page = write_diagnosis(found, out)
     print(found)
@@ -107,9 +110,8 @@ def _said(
         ConfigError: the evaluation's answers were generated otherwise.
         DataError: they are about other data.
     """
-    from tove_core.checkpoint import MANIFEST
+    from tove_core.checkpoint import MANIFEST, find_checkpoint
     from tove_core.evaluation.saved import PREDICTIONS
-    from tove_core.training.run import find_checkpoint
 
     checkpoint = find_checkpoint(against)
     if (checkpoint / MANIFEST).is_file() or not (against.is_file() or (against / PREDICTIONS).is_file()):

@@ -11,7 +11,7 @@ from tove_core import plugins
 from tove_core.licenses import combined
 from tove_core.spec import ExpertSpec, Grid, Regions
 
-app = typer.Typer(help="List and show the installed experts.", no_args_is_help=True)
+app = typer.Typer(help="List, show and check the installed experts, or begin one of your own.", no_args_is_help=True)
 
 COLUMNS = ("name", "outputs", "params", "GFLOP", "license", "commercial", "from", "status", "summary")
 

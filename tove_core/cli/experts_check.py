@@ -31,7 +31,7 @@ def check_experts(
 ) -> None:
     """Check experts against what they declare; exit with code 1 where one fails.
 
-    Random weights on the CPU, no downloads. docs/reference/checks.md tells the cause and the cure of every failure.
+    Random weights on the CPU, no downloads. A failure is shown with its cause and its cure.
     """
     if every == bool(names):
         raise ConfigError("name the experts to check, or give --all; 'tove experts list' shows what is installed")

@@ -52,7 +52,7 @@ def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
     from tove_core.data.readers import read
     from tove_core.evaluation.gain import measure_gain
     from tove_core.folders import write_file
-    from tove_core.training.run import held_out
+    from tove_core.training.run import build_source, held_out
     from tove_core.training.source import cache_of, make_examples
 
     if config.growth is None or not PartialState().is_main_process:
@@ -62,7 +62,8 @@ def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
     if data is None:
         print("no gain was measured: the run names no validation data and its data set has no test split")
         return
-    examples = make_examples(model, read(data), cache=cache_of(config.output), quiet=quiet)
+    source = build_source(config.output, data)
+    examples = make_examples(model, read(data), cache=cache_of(config.output, source=source), quiet=quiet)
     gain = measure_gain(model, names, examples, quiet=quiet)
     print(f"{len(examples)} held-out samples, without and with {', '.join(names)}")
     print(gain)

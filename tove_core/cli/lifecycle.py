@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
-from tove_core.cli.runs import Cached, Device, Run, Set
+from tove_core.cli.device import tell_unused_gpu
+from tove_core.cli.runs import Cached, Device, Run
 
+SetMerge = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the merging: steps=500")
+]
 Out = Annotated[Path, typer.Option(help="folder for the result; it must not exist yet")]
 
 
@@ -23,12 +27,16 @@ def contributions(
 ) -> None:
     """Measure what each expert's absence costs, in nats per answer token."""
     from tove_core.contribution import contributions as measure
+    from tove_core.data.readers import read
     from tove_core.model import ToveModel
-    from tove_core.training.run import find_checkpoint, run_samples
+    from tove_core.training.run import build_source, run_data
     from tove_core.training.source import cache_of, make_examples
 
-    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
-    examples = make_examples(model, run_samples(run, limit), cache=cache_of(run, cache), quiet=False)
+    tell_unused_gpu(device)
+    model = ToveModel.from_pretrained(run, device=device)
+    data = run_data(run, limit)
+    source = cache_of(run, cache, build_source(run, data))
+    examples = make_examples(model, read(data), cache=source, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
     for one in measure(model, examples, rule=detach_rule(rule)):
         norm, mass = (f"{value:.3f}" if value is not None else "-" for value in (one.norm, one.mass))
@@ -45,10 +53,10 @@ def detach(
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
     from tove_core.folders import require_new
     from tove_core.model import ToveModel
-    from tove_core.training.run import describe_run, find_checkpoint
+    from tove_core.training.run import describe_run
 
     require_new(out)
-    model = ToveModel.from_pretrained(find_checkpoint(run))
+    model = ToveModel.from_pretrained(run)
     for name in experts:
         model.detach(name, detach_rule(rule))
     model.prune()
@@ -60,7 +68,7 @@ def detach(
 def merge(
     run: Run,
     out: Out,
-    set_: Set = None,
+    set_: SetMerge = None,
     control: Annotated[bool, typer.Option("--control", help="language loss alone: the fair comparison")] = False,
     seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
     cache: Cached = None,
@@ -68,18 +76,24 @@ def merge(
 ) -> None:
     """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as a CLIP folder."""
     from tove_core.config import MergeConfig
+    from tove_core.data.readers import read
     from tove_core.folders import require_new
     from tove_core.merging.merge import merge as train_tower
     from tove_core.merging.write import write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import describe_run, find_checkpoint, run_samples
+    from tove_core.training.run import build_source, describe_run, run_data
     from tove_core.training.source import cache_of, make_examples
 
+    for text in set_ or []:
+        _require_key_of_merging(text)
     config = read_config(MergeConfig, None, [*(set_ or []), *(["control=true"] if control else [])])
     require_new(out)
-    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
-    examples = make_examples(model, run_samples(run, None, train=True), cache=cache_of(run, cache), quiet=False)
+    tell_unused_gpu(device)
+    model = ToveModel.from_pretrained(run, device=device)
+    data = run_data(run, None, train=True)
+    source = cache_of(run, cache, build_source(run, data))
+    examples = make_examples(model, read(data), cache=source, quiet=False)
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out)
     describe_run(run, out, merged)
@@ -87,6 +101,23 @@ def merge(
         print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
     else:
         print(f"wrote {out}; transformers loads it, and tove as clip.name=hf:{out}")
+
+
+def _require_key_of_merging(override: str) -> None:
+    """Refuse a key as a run's configuration has it, `training.steps`, where merging has it by itself.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    from tove_core.config import MergeConfig
+    from tove_core.errors import ConfigError
+
+    key, _, value = override.partition("=")
+    section, _, name = key.strip().rpartition(".")
+    if section and name in MergeConfig.model_fields:
+        raise ConfigError(
+            f"--set {override} is a key of a run, and merging has keys of its own; give --set {name}={value}"
+        )
 
 
 def detach_rule(text: str | None):  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tove_core.cli.device import tell_unused_gpu
 from tove_core.errors import DataError
 from tove_core.language.marks import IMAGE, wrong_marks
 
@@ -89,6 +90,7 @@ def train(
         return
     processes = launch.processes if launch.processes > 1 else None
     if resume:
+        tell_unused_gpu(device)
         from tove_core.training.run import CONFIG
         from tove_core.training.run import resume as go_on
 
@@ -97,6 +99,7 @@ def train(
     else:
         wanted = growth_config(config, add, out, set_ or []) if add else read_config(RunConfig, config, set_ or [])
         wanted = wanted.model_copy(update={"model": with_policy(wanted.model, licenses)})
+        tell_unused_gpu(device)
         from tove_core.training.run import train as start
 
         model = start(wanted, device=device, quiet=quiet, processes=processes)
@@ -178,7 +181,7 @@ def evaluate(
     from tove_core.folders import require_place, require_writable
     from tove_core.hub.placement import usable_device
     from tove_core.training.processes import own_device
-    from tove_core.training.run import find_checkpoint
+    from tove_core.training.run import build_source
     from tove_core.training.source import cache_of, make_examples
 
     require_place(predictions, "--predictions")
@@ -187,20 +190,24 @@ def evaluate(
     if out is not None:
         require_writable(out)
     usable_device(own_device(device) or "cpu", "--device")
+    tell_unused_gpu(device)
     wanted = evaluation_data(run, data, reader, split, limit, set_)
-    (samples, missing), source = read_counted(wanted, inference=no_score), cache_of(run, cache)
-    checkpoint, options = find_checkpoint(run), {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
+    (samples, missing), source = (
+        read_counted(wanted, inference=no_score),
+        cache_of(run, cache, build_source(run, wanted)),
+    )
+    options = {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
         from tove_core.evaluation.run import evaluate_into, evaluate_once
 
         if out is None:
             said = evaluate_once(
-                checkpoint, samples, task, missing=missing, max_broken=wanted.max_broken, device=device, cache=source,
+                run, samples, task, missing=missing, max_broken=wanted.max_broken, device=device, cache=source,
                 **options,
             )  # fmt: skip
         else:
             said = evaluate_into(
-                out, checkpoint, wanted, samples, task, missing=missing, scored=not no_score, device=device,
+                out, run, wanted, samples, task, missing=missing, scored=not no_score, device=device,
                 cache=source, **options,
             )  # fmt: skip
     else:
@@ -208,7 +215,7 @@ def evaluate(
         from tove_core.evaluation.saved import MISSING, UNREADABLE, told
         from tove_core.model import ToveModel
 
-        model = ToveModel.from_pretrained(checkpoint, device=device)
+        model = ToveModel.from_pretrained(run, device=device)
         examples = make_examples(model, samples, cache=source, quiet=quiet, max_broken=wanted.max_broken)
         scores = score(model, examples, **options)
         print(scores)
@@ -320,12 +327,12 @@ def answer(
 def _say(run: Path, images: list[Path], question: str | None, beams: int, device: str | None, together: bool) -> None:
     from tove_core.hub.images import read_image
     from tove_core.model import ToveModel
-    from tove_core.training.run import find_checkpoint
 
     if question is not None and (fault := wrong_marks(question, len(images) if together else 1)) is not None:
         raise DataError(fault)
     decoded = [read_image(path) for path in images]  # a bad file is reported before anything is loaded
-    model = ToveModel.from_pretrained(find_checkpoint(run), device=device)
+    tell_unused_gpu(device)
+    model = ToveModel.from_pretrained(run, device=device)
     if model.provenance.clip.reference.startswith(_WORLD):
         typer.echo(
             "note: this model's CLIP has only seen rendered scenes; about photographs it knows nothing", err=True

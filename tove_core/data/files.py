@@ -37,7 +37,7 @@ def refuse_split(config: SourceConfig) -> None:
     if config.split != default:
         raise DataError(
             f"split {config.split!r} was asked of reader {config.reader!r}, which has no splits; "
-            "set data.path to the file of that split and leave data.split out"
+            "give the file of that split as data.path (--data on the command line) and leave data.split (--split) out"
         )
 
 

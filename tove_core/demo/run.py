@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tove_core.checkpoint import CHECKPOINT
 from tove_core.config import MergeConfig
 from tove_core.contribution import contributions
 from tove_core.demo.results import SeedResult
@@ -22,7 +23,6 @@ from tove_core.model import ToveModel
 from tove_core.report.gate_maps import write_gate_maps
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
-from tove_core.training.run import CHECKPOINT
 
 Say = Callable[[str], None]
 

@@ -14,8 +14,7 @@ from tove_core.evaluation.tasks import check_task, task, task_for
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config
-from tove_core.training.run import CONFIG, held_out, resume, train
-from tove_core.training.run import find_checkpoint as checkpoint_of
+from tove_core.training.run import CONFIG, held_out, is_finished, resume, train
 
 HUB, CLIP_ONLY, PREDICTIONS = "hub", "clip-only", "predictions"
 """Folders below the recipe's output: two runs, each with its predictions inside."""
@@ -62,7 +61,7 @@ def run_recipe(
     said = {
         run.output.name: evaluate_into(
             run.output / PREDICTIONS,
-            checkpoint_of(run.output),
+            run.output,
             data,
             samples,
             chosen.name,
@@ -85,7 +84,7 @@ def clip_alone(model: ModelConfig, parameters: int) -> ModelConfig:
 
 
 def _fusion_size(run: Path) -> int:
-    fusion = ToveModel.from_pretrained(checkpoint_of(run)).fusion
+    fusion = ToveModel.from_pretrained(run).fusion
     return sum(p.numel() for p in fusion.parameters()) if fusion is not None else 0
 
 
@@ -94,7 +93,7 @@ def _trained(config: RunConfig, device: str | None, quiet: bool) -> None:
 
     A stopped run whose configuration saves no states begins anew.
     """
-    finished = checkpoint_of(config.output) != config.output
+    finished = is_finished(config.output)
     if finished or (config.output / CONFIG).is_file():
         _require_same(config)
     if finished:

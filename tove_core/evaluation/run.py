@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tove_core.checkpoint import find_checkpoint
 from tove_core.config import DataConfig
 from tove_core.data.sample import Sample
 from tove_core.evaluation.collect import begin, collect, remaining
@@ -38,7 +39,7 @@ def evaluate_once(
     """Answer and score in one process, print the report, keep nothing; return what was said, by sample id.
 
     Args:
-        checkpoint: its folder.
+        checkpoint: its folder, or that of a run.
         samples: with targets; a task that is named takes those it scores.
         name: of the task; None: by the data.
         missing: how many samples were left out before, because an image is missing.
@@ -82,7 +83,7 @@ def evaluate_into(
 
     Args:
         folder: where it goes.
-        checkpoint: its folder.
+        checkpoint: its folder, or that of a run.
         data: what was read; its `max_broken` says which share of the images may be unreadable.
         samples: what was read. A task that is named takes those it scores.
         name: of the task; None: by the data, or none where nothing is scored.
@@ -100,6 +101,7 @@ def evaluate_into(
     if chosen is not None and scored:
         check_task(chosen, references)
     of_task, generation, read = chosen.name if chosen else None, {"num_beams": num_beams}, data.model_dump(mode="json")
+    checkpoint = find_checkpoint(checkpoint)
     manifest = describe(checkpoint, of_task, read, digest(references), len(asked), generation)
     begin(folder, {**manifest, "left_out": left_out}, asked)
     if remaining(folder, asked) or not (folder / PREDICTIONS).is_file():

@@ -17,6 +17,7 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 """A file, the bytes of a file, a Pillow image, an array [H, W, 3] or [H, W], or a tensor [3, H, W]."""
 
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_REMOTE = frozenset({"http", "https", "ftp", "s3", "gs", "hf"})
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
 
@@ -30,7 +31,7 @@ def read_image(source: ImageSource) -> Tensor:
         ImageError: the source is missing, empty, truncated, too large or of a form that is not listed above.
     """
     if isinstance(source, Tensor):
-        return _checked(source.detach(), "tensor")
+        return _checked(source.detach(), "a tensor")
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
@@ -42,6 +43,11 @@ def read_image(source: ImageSource) -> Tensor:
         try:
             return _open(path.read_bytes(), str(path))
         except OSError as error:
+            scheme, _, rest = str(path).partition(":/")  # of `://` a path keeps one slash
+            if scheme.lower() in _REMOTE:
+                raise ImageError(
+                    f"{scheme}://{rest} is an address, and addresses are not fetched; download it and give the file"
+                ) from None
             reason = (error.strerror or type(error).__name__).lower()
             raise ImageError(f"{path} cannot be read ({reason}); give a path to an image file") from error
     raise ImageError(
@@ -99,27 +105,29 @@ def _from_array(array: np.ndarray) -> Tensor:
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3:
-        raise ImageError(f"an array of shape {list(array.shape)} was given as an image; give [H, W, 3] or [H, W]")
+        raise ImageError(
+            f"an array of shape {list(array.shape)} was given as an image; give [H, W, 3] or [H, W], channels last"
+        )
     if array.dtype == np.uint16:
         array = _eight_bit(array, "the array")
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise ImageError(f"an array of {array.dtype} was given as an image; give uint8, uint16, or floats in 0..1")
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
-    return _checked(torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C")), "array")
+    return _checked(torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C")), "an array")
 
 
 def _checked(tensor: Tensor, name: str) -> Tensor:
     if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ImageError(f"a {name} of shape {list(tensor.shape)} was given as an image; give [3, H, W]")
+        raise ImageError(f"{name} of shape {list(tensor.shape)} was given as an image; give [3, H, W]")
     if tensor.numel() == 0:
-        raise ImageError(f"a {name} of shape {list(tensor.shape)} has no pixels; give at least one row and one column")
+        raise ImageError(f"{name} of shape {list(tensor.shape)} has no pixels; give at least one row and one column")
     if tensor.dtype == torch.uint8:
         return tensor
     if not tensor.is_floating_point():
-        raise ImageError(f"a {name} of {tensor.dtype} was given as an image; give uint8, or floats in 0..1")
+        raise ImageError(f"{name} of {tensor.dtype} was given as an image; give uint8, or floats in 0..1")
     low, high = tensor.aminmax()
     # The comparison is also false for NaN.
     if not (low >= 0 and high <= 1):
-        raise ImageError(f"a {name} with values from {low:.4g} to {high:.4g} was given; floats must lie in 0..1")
+        raise ImageError(f"{name} with values from {low:.4g} to {high:.4g} was given; floats must lie in 0..1")
     return tensor.float()

@@ -17,6 +17,7 @@ from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
 from tove_core.language.lora import adapted, add_lora
+from tove_core.language.options import check_options
 from tove_core.language.positions import first_position, position_ids
 from tove_core.language.projector import Projector
 from tove_core.language.prompt import EncodedText, PromptLayout
@@ -171,9 +172,10 @@ class Decoder(nn.Module, ABC):
             options: further options of transformers' `generate`, such as `no_repeat_ngram_size`.
 
         Raises:
-            ConfigError: options contradict each other, or tokens are not [B, N, D].
+            ConfigError: there is no such option, options contradict each other, or tokens are not [B, N, D].
             DataError: prompts are empty or do not fit the batch.
         """
+        check_options(options, self.language_model)
         texts = [replace(text, target=()) for text in self._texts(tokens, prompts, None)]
         if not do_sample and (temperature, top_p, top_k) != (1.0, 1.0, 0):
             raise ConfigError("temperature, top_p and top_k shape sampling but do_sample is off; set do_sample=True")

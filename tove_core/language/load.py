@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from tove_core.config import DecoderConfig
 from tove_core.environment import offline
@@ -54,7 +62,7 @@ def load_decoder(
         settings = AutoConfig.from_pretrained(source, **where)
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     except (OSError, ValueError) as error:
-        raise unreachable(config.name, error) from error
+        raise unreachable(config.name, error, source, where) from error
     fresh = prepare(settings, config)
     with seeded(seed), without_bars():
         if weights == "random":
@@ -148,7 +156,7 @@ def _pretrained(
         )
         model, report = loaded
     except (OSError, ValueError, RuntimeError) as error:
-        raise unreachable(config.name, error) from error
+        raise unreachable(config.name, error, source, where) from error
     absent = sorted(set(report["missing_keys"]) - fresh)
     if absent:
         raise WeightsError(
@@ -158,8 +166,31 @@ def _pretrained(
     return model
 
 
-def unreachable(name: str, error: Exception) -> WeightsError:
-    """Return the error to raise where transformers could not read a decoder."""
+def _brings_code(source: str, where: Mapping[str, Any]) -> bool:
+    """Tell whether a model cannot be built but by code of its own repository; only its `config.json` is read."""
+    options = {key: value for key, value in where.items() if key in ("revision", "local_files_only")}
+    try:
+        settings, _ = PretrainedConfig.get_config_dict(source, **options)
+    except (OSError, ValueError):
+        return False
+    return "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING
+
+
+def unreachable(
+    name: str, error: Exception, source: str | None = None, where: Mapping[str, Any] | None = None
+) -> WeightsError:
+    """Return the error to raise where transformers could not read a decoder.
+
+    Args:
+        name: as it was configured.
+        error: what transformers said.
+        source: what it was to be loaded from, and `where` the revision; None: not found.
+    """
+    if source is not None and _brings_code(source, where or {}):
+        return WeightsError(
+            f"decoder {name!r} is a model whose code lies beside its weights (auto_map in config.json), and tove runs "
+            "no code from a model repository; choose a language model whose architecture is part of transformers"
+        )
     reason = str(error).strip().split("\n")[0]
     return WeightsError(
         f"decoder {name!r} could not be loaded ({reason}); download it while online, give a local folder with "

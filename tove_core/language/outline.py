@@ -37,11 +37,14 @@ class DecoderOutline(nn.Module):
         super().__init__()
         folder = resolve_folder(config.name)
         self.repository = config.name if folder is None else None
+        place = None
         try:
             place = folder or fetch_file(config.name, "config.json").parent
             settings = AutoConfig.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise error if isinstance(error, WeightsError) else unreachable(config.name, error) from error
+            if isinstance(error, WeightsError):
+                raise
+            raise unreachable(config.name, error, place and str(place)) from error
         prepare(settings, config)
         stored: Any = settings.dtype
         self.stored_dtype: torch.dtype | None = getattr(torch, stored) if isinstance(stored, str) else stored

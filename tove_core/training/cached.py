@@ -16,7 +16,7 @@ from tove_core import plugins
 from tove_core.data.cache.build import Builder, BuildReport, Estimate, Progress
 from tove_core.data.cache.care import remove
 from tove_core.data.cache.codec import CacheDtype
-from tove_core.data.cache.folder import FeatureCache
+from tove_core.data.cache.folder import SOURCE, FeatureCache
 from tove_core.data.cache.table import CachedFeatures, open_features
 from tove_core.data.fingerprint import FeatureFingerprint
 from tove_core.data.sample import Sample, distinct_images
@@ -41,13 +41,16 @@ def feature_fingerprints(model: ToveModel) -> list[FeatureFingerprint]:
     return [_clip(model), *(_expert(model, key) for key in model.active_experts)]
 
 
-def open_cache(model: ToveModel, samples: Sequence[Sample], folder: Path) -> CachedFeatures:
+def open_cache(model: ToveModel, samples: Sequence[Sample], folder: Path, source: str = SOURCE) -> CachedFeatures:
     """Return the features of the samples' distinct images, in the order of `distinct_images`, from a cache.
+
+    Args:
+        source: what would compute them; see `FeatureCache`.
 
     Raises:
         DataError: see `open_features`.
     """
-    return open_features(folder, feature_fingerprints(model), distinct_images(samples)[0])
+    return open_features(folder, feature_fingerprints(model), distinct_images(samples)[0], source)
 
 
 def cache_builder(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import warnings
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
-from tove_core.checkpoint import MANIFEST, load, start_from
-from tove_core.config import DataConfig, GrowthConfig, RunConfig
+from tove_core.checkpoint import CHECKPOINT, MANIFEST, find_checkpoint, load, start_from
+from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
 from tove_core.data.broken import try_image
+from tove_core.data.cache.folder import SOURCE
 from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import CheckpointError, ConfigError, DataError
@@ -25,11 +29,10 @@ from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.shard import require_shardable
-from tove_core.training.source import CONFIG, make_examples
+from tove_core.training.source import CONFIG, Cache, Stored, make_examples
 from tove_core.training.state import STATE, states
 from tove_core.training.trackers import require_trackers
 
-CHECKPOINT = "checkpoint"
 CALIBRATION_IMAGES = 256
 
 
@@ -121,7 +124,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     examples = make_examples(
         model,
         samples,
-        cache=config.training.cache,
+        cache=_cache(config),
         quiet=quiet,
         max_broken=config.data.max_broken,
         workers=config.training.workers,
@@ -136,6 +139,21 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         if together.is_main_process:
             _end(model, config.output)
     return model
+
+
+def _cache(config: RunConfig) -> Cache:
+    own = config.training.cache
+    return Stored(own, _joining_source(config)) if isinstance(own, Path) else own
+
+
+def _joining_source(config: RunConfig) -> str:
+    """Return what `tove cache build` is given for the features of a run that is to be trained; see `build_source`."""
+    growth = config.growth
+    named = growth is not None and all(one == ExpertConfig(name=one.name) for one in growth.experts)
+    if growth is None or not named or not (growth.source / CONFIG).is_file():
+        return SOURCE  # its file, which a configuration does not know
+    added = [word for expert in growth.experts for word in ("--add", expert.name)]
+    return f"{_source(growth.source, config.data)} {shlex.join(added)}"
 
 
 def _end(model: ToveModel, output: Path) -> None:
@@ -182,14 +200,14 @@ def starting_model(
     else:
         model = _grown(config.growth, samples, device, decoder_device)
     if config.start is not None:
-        start_from(model, find_checkpoint(config.start))
+        start_from(model, config.start)
     prepare(model, samples)
     return model
 
 
 def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, waiting: str | None) -> ToveModel:
     """Return the trained model that experts join, with them in it and what it says unchanged."""
-    model = load(find_checkpoint(growth.source), device=device, decoder_device=waiting)
+    model = load(growth.source, device=device, decoder_device=waiting)
     if not model.trained:
         raise ConfigError(f"{growth.source} was never trained; train it with the new experts among model.experts")
     for expert in growth.experts:
@@ -231,13 +249,8 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder that a run folder or a checkpoint folder means."""
-    return path / CHECKPOINT if (path / CHECKPOINT / MANIFEST).is_file() else path
-
-
-def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list[Sample]:
-    """Read a run's validation samples, or its training samples where it has none or `train` is set.
+def run_data(folder: Path, limit: int | None, *, train: bool = False) -> DataConfig:
+    """Return where a run's validation samples are, or its training samples where it has none or `train` is set.
 
     Raises:
         CheckpointError: the folder holds no run.
@@ -248,7 +261,16 @@ def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list
         )
     config = read_config(RunConfig, folder / CONFIG)
     data = config.data if train or config.validation is None else config.validation
-    return read(data.model_copy(update={"limit": limit or data.limit}))
+    return data.model_copy(update={"limit": limit or data.limit})
+
+
+def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list[Sample]:
+    """Read what `run_data` names.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    return read(run_data(folder, limit, train=train))
 
 
 def held_out(config: RunConfig) -> DataConfig | None:
@@ -258,3 +280,33 @@ def held_out(config: RunConfig) -> DataConfig | None:
     if config.data.reader in WITH_SPLITS and config.data.split != "test":
         return config.data.model_copy(update={"split": "test", "limit": None})
     return None
+
+
+def build_source(run: Path, data: DataConfig) -> str:
+    """Return what `tove cache build` is given to compute the features of some data as the model of a run sees them.
+
+    Args:
+        run: a folder; what holds no run is replaced by the word for its file.
+        data: its training data, its held-out data, or others.
+    """
+    return _source(run, data) if (run / CONFIG).is_file() else SOURCE
+
+
+def _source(run: Path, data: DataConfig) -> str:
+    config, words = read_config(RunConfig, run / CONFIG), [str(run)]
+    held = held_out(config)
+    if _differing(data, config.data) and held is not None and not _differing(data, held):
+        words.append("--held-out")
+    else:
+        for key, value in _differing(data, config.data).items():
+            plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            words += ["--set", f"data.{key}={plain}"]
+    return shlex.join(words)
+
+
+def _differing(data: DataConfig, known: DataConfig) -> dict[str, Any]:
+    """Return the keys, with their values, in which data are not `known` or a part of them."""
+    wanted, own = data.model_dump(mode="json"), known.model_dump(mode="json")
+    within = known.limit is None or (data.limit is not None and data.limit <= known.limit)
+    left_out = {"max_broken", "limit"} if within else {"max_broken"}
+    return {key: value for key, value in wanted.items() if value != own[key] and key not in left_out}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tove_core.config import RunConfig
 from tove_core.data.broken import BrokenImages, try_image, usable
-from tove_core.data.cache.folder import LackingImages
+from tove_core.data.cache.folder import SOURCE, LackingImages
 from tove_core.data.cache.table import CachedFeatures
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import DataError
@@ -22,31 +22,40 @@ from tove_core.training.state import CONFIG
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A cache that nobody asked for by name: read where it serves; where it does not, the reason is told.
+class Stored:
+    """A cache that was asked for: what it lacks is an error.
 
     Attributes:
         folder: of the cache.
+        source: what `tove cache build` is given to compute what it lacks; see `FeatureCache`.
     """
 
     folder: Path
+    source: str = SOURCE
 
 
-Cache = Path | bool | Offer
-"""A cache to read from; an offered one; true: compute features once and keep them in memory; false: at every step."""
+class Offer(Stored):
+    """A cache that nobody asked for by name: read where it serves; where it does not, the reason is told."""
 
 
-def cache_of(run: Path, named: Path | None = None) -> Cache:
+Cache = Path | bool | Stored
+"""A cache to read from (an offered one: where it serves); true: features are kept in memory; false: in no place."""
+
+
+def cache_of(run: Path, named: Path | None = None, source: str = SOURCE) -> Cache:
     """Return the cache that commands on a run read: the one that is named, else the one it was trained from, if any.
 
     The run's own is offered alone, because it need not hold the images of other data, nor features of a merged model.
+
+    Args:
+        source: what would compute the features that are asked for, as `build_source` gives it.
     """
     if named is not None:
-        return named
+        return Stored(named, source)
     if not (run / CONFIG).is_file():
         return True
     own = read_config(RunConfig, run / CONFIG).training.cache
-    return Offer(own) if isinstance(own, Path) else True
+    return Offer(own, source) if isinstance(own, Path) else True
 
 
 def make_examples(
@@ -103,25 +112,26 @@ def cached_examples(
     if isinstance(cache, bool):
         return None
     if isinstance(cache, Path):
+        cache = Stored(cache)
+    if not isinstance(cache, Offer):
         table, samples = _opened(model, samples, cache, max_broken)
     else:
         try:
-            table, samples = _opened(model, samples, cache.folder, max_broken)
+            table, samples = _opened(model, samples, cache, max_broken)
         except DataError as error:
             warnings.warn(f"the cache of the run does not serve, so features are computed: {error}", stacklevel=3)
             return None
     if not quiet:
-        folder = cache if isinstance(cache, Path) else cache.folder
-        print(f"features are read from {folder} ({_precision(table)})", file=sys.stderr, flush=True)
+        print(f"features are read from {cache.folder} ({_precision(table)})", file=sys.stderr, flush=True)
     return Examples(model, samples, table, max_broken=max_broken)
 
 
 def _opened(
-    model: ToveModel, samples: list[Sample], folder: Path, max_broken: float
+    model: ToveModel, samples: list[Sample], cache: Stored, max_broken: float
 ) -> tuple[CachedFeatures, list[Sample]]:
     """Return the features of the samples whose images can be read, and these samples."""
     try:
-        return open_cache(model, samples, folder), samples
+        return open_cache(model, samples, cache.folder, cache.source), samples
     except LackingImages as error:
         images, rows = distinct_images(samples)
         broken = BrokenImages(len(images), max_broken)
@@ -133,7 +143,7 @@ def _opened(
                 raise  # it could be in the cache, and is not
             broken.add(row, reason)
         kept = usable(samples, rows, broken)
-        return open_cache(model, kept, folder), kept
+        return open_cache(model, kept, cache.folder, cache.source), kept
 
 
 def _precision(table: CachedFeatures) -> str:

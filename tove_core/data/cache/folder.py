@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from filelock import FileLock
@@ -21,7 +22,8 @@ from tove_core.data.fingerprint import FeatureFingerprint
 from tove_core.errors import DataError
 
 _LOCK = ".lock"
-BUILD = "run 'tove cache build CONFIG --out {folder}'"
+SOURCE = "CONFIG"
+"""What `tove cache build` is given where nobody knows better: the file of the run that the features are for."""
 
 
 class LackingImages(DataError):
@@ -44,22 +46,28 @@ class FeatureCache:
 
     Args:
         folder: need not exist before something is created in it.
+        source: what `tove cache build` is given to compute what is asked for: a file or a run, with its options. Errors
+            name it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: str = SOURCE) -> None:
         self.folder = folder
+        self.source = source
 
     @classmethod
-    def existing(cls, folder: Path) -> FeatureCache:
+    def existing(cls, folder: Path, source: str = SOURCE) -> FeatureCache:
         """Return the cache in a folder; whether its features are sound is not looked at.
 
         Raises:
             DataError: there is none.
         """
-        found = cls(folder)
+        found = cls(folder, source)
         if not found.places():
-            raise DataError(f"{folder} holds no feature cache; {BUILD.format(folder=folder)}")
+            raise DataError(f"{folder} holds no feature cache; {found._cure()}")
         return found
+
+    def _cure(self) -> str:
+        return f"run 'tove cache build {self.source} --out {quote(str(self.folder))}'"
 
     def stores(self) -> list[FeatureStore]:
         """Return every feature, by name and from the most exact.
@@ -172,7 +180,7 @@ class FeatureCache:
                 return store, rows
         raise LackingImages(
             f"feature {stores[-1].name!r} of {len(missing):,} of {len(digests):,} images is not in {self.folder} "
-            f"(first: {names[missing[0]]}); {BUILD.format(folder=self.folder)}",
+            f"(first: {names[missing[0]]}); {self._cure()}",
             missing.tolist(),
         )
 
@@ -180,13 +188,12 @@ class FeatureCache:
         near = [store.fingerprint.difference(wanted) for store in self.stores() if store.name == wanted.name]
         if not near:
             return DataError(
-                f"feature {wanted.name!r} is not in {self.folder}; {BUILD.format(folder=self.folder)}, which computes "
-                "what is missing alone"
+                f"feature {wanted.name!r} is not in {self.folder}; {self._cure()}, which computes what is missing alone"
             )
         closest = min(near, key=len)
         return DataError(
             f"{self.folder} holds feature {wanted.name!r} computed from something else: {closest}; "
-            f"{BUILD.format(folder=self.folder)}, which computes it anew beside the other"
+            f"{self._cure()}, which computes it anew beside the other"
         )
 
     def leftovers(self) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tove_core.data.cache.folder import FeatureCache
+from tove_core.data.cache.folder import SOURCE, FeatureCache
 from tove_core.data.cache.places import Places
 from tove_core.data.cache.store import FeatureStore
 from tove_core.data.features import checked_rows
@@ -60,7 +60,7 @@ class CachedFeatures:
 
 
 def open_features(
-    folder: Path, fingerprints: Sequence[FeatureFingerprint], images: Sequence[ImageRef]
+    folder: Path, fingerprints: Sequence[FeatureFingerprint], images: Sequence[ImageRef], source: str = SOURCE
 ) -> CachedFeatures:
     """Return the features of some images from a cache.
 
@@ -68,12 +68,13 @@ def open_features(
         folder: of the cache.
         fingerprints: what each feature of a model is computed from.
         images: the distinct images.
+        source: what would compute them; see `FeatureCache`.
 
     Raises:
         DataError: there is no cache; or a feature is missing, damaged or computed from something else, which is named.
         LackingImages: a feature lacks images; no cache holds those that cannot be read.
     """
-    cache = FeatureCache.existing(folder)
+    cache = FeatureCache.existing(folder, source)
     digests, faults = Places(folder).digests(images)
     return CachedFeatures(cache.select(fingerprints, digests, _Names(images, faults)))
 

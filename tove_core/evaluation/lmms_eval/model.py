@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +17,6 @@ from tove_core.evaluation.lmms_eval.answers import Answers, Asked
 from tove_core.evaluation.lmms_eval.rounds import Talk, answer_rounds
 from tove_core.evaluation.lmms_eval.scored import Scored
 from tove_core.model import ToveModel
-from tove_core.training.run import find_checkpoint
 
 Best = Literal["lowest", "highest"]
 """Which number lmms-eval takes for the best choice of a `multiple_choice` task."""
@@ -133,7 +131,7 @@ class Tove(lmms):
         # lmms-eval hides all of Python's warnings; what tove has to say goes where lmms-eval speaks.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            model = ToveModel.from_pretrained(find_checkpoint(Path(pretrained)), device=self.device)
+            model = ToveModel.from_pretrained(pretrained, device=self.device)
         for one in caught:
             self._report(str(one.message))
         if model.decoder is None:
