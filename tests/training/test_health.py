@@ -78,7 +78,7 @@ def test_progress_counts_samples_as_the_metrics_do(toy: Any, tmp_path: Path, cap
     fit(model, toy.examples(model), config(steps=1), output=tmp_path)
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     shown = re.search(r"train 1/1 loss .*  (\d+) samples/s", capsys.readouterr().err)
-    assert shown is not None and int(shown[1]) == round(line["samples_per_second"])
+    assert shown is not None and int(shown[1]) == pytest.approx(line["samples_per_second"], abs=0.6)  # both are rounded
 
 
 def test_the_temperature_falls_to_its_own_and_stays_there_afterwards(toy: Any) -> None:
