@@ -176,6 +176,7 @@ def evaluate(
     --task or --out every score has an interval, and the folder can be scored again with tove score. A task that is
     named takes the samples it scores.
     """
+    from tove_core.checkpoint import read_manifest
     from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
     from tove_core.folders import require_place, require_writable
@@ -190,6 +191,7 @@ def evaluate(
     if out is not None:
         require_writable(out)
     usable_device(own_device(device) or "cpu", "--device")
+    read_manifest(run)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
     wanted = evaluation_data(run, data, reader, split, limit, set_)
     (samples, missing), source = (
@@ -240,14 +242,17 @@ def evaluation_data(
     """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing.
 
     Raises:
-        ConfigError: one of `changes`, `key=value`, does not fit.
+        ConfigError: one of `changes`, `key=value`, does not fit, or nothing says which data.
     """
     from tove_core.config import DataConfig, RunConfig
     from tove_core.data.readers import WITH_SPLITS
+    from tove_core.errors import ConfigError
     from tove_core.settings import read_config
     from tove_core.training.run import CONFIG
 
     saved = read_config(RunConfig, run / CONFIG) if (run / CONFIG).is_file() else None
+    if not (saved or data or reader or changes):
+        raise ConfigError(f"{run} does not say which data its model was made for; give --data, and --reader")
     own = saved.data if saved else DataConfig()
     if saved and not (data or reader or split) and (saved.validation or own.mixture):
         found = saved.validation or own
