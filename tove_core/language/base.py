@@ -175,7 +175,8 @@ class Decoder(nn.Module, ABC):
             ConfigError: there is no such option, options contradict each other, or tokens are not [B, N, D].
             DataError: prompts are empty or do not fit the batch.
         """
-        check_options(options, self.language_model)
+        if options:
+            check_options(options, self.language_model)
         texts = [replace(text, target=()) for text in self._texts(tokens, prompts, None)]
         if not do_sample and (temperature, top_p, top_k) != (1.0, 1.0, 0):
             raise ConfigError("temperature, top_p and top_k shape sampling but do_sample is off; set do_sample=True")
