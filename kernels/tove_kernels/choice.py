@@ -1,8 +1,9 @@
-"""Choose between an operator's plain PyTorch form and its Triton form, and say why; imports neither."""
+"""Choose among an operator's forms, plain PyTorch, that form compiled, and Triton, and say why; imports neither."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 VARIABLE = "TOVE_KERNELS"
-WISHES = ("auto", "reference", "triton")
+WISHES = ("auto", "reference", "compiled", "triton")
+Backend = Literal["reference", "compiled", "triton"]
 INTERPRET = "TRITON_INTERPRET"
 
 # What triton itself takes for yes.
@@ -22,7 +24,7 @@ _TRUE = frozenset({"1", "true", "yes", "on", "y"})
 class Choice:
     """Which form of an operator runs, and why; `str()` is one sentence."""
 
-    backend: Literal["reference", "triton"]
+    backend: Backend
     reason: str
 
     def __str__(self) -> str:
@@ -30,9 +32,10 @@ class Choice:
 
 
 def choose(device: str, env: Mapping[str, str] = os.environ) -> Choice:
-    """Choose the form for tensors on a type of device, by TOVE_KERNELS (auto, reference or triton; auto if unset).
+    """Choose the form for tensors on a type of device, by TOVE_KERNELS (one of `WISHES`; auto if unset).
 
-    auto takes Triton on CUDA devices where it is installed, and plain PyTorch everywhere else.
+    auto takes Triton on CUDA devices where it is installed, and plain PyTorch everywhere else: compiling it, which
+    `compiled` asks for, takes seconds at the first call with arguments of a kind.
 
     Args:
         device: the type alone: "cuda", "cpu", "meta", ...
@@ -40,7 +43,7 @@ def choose(device: str, env: Mapping[str, str] = os.environ) -> Choice:
 
     Raises:
         ValueError: TOVE_KERNELS has another value.
-        RuntimeError: TOVE_KERNELS=triton, and Triton cannot run there; nothing falls back.
+        RuntimeError: TOVE_KERNELS is triton or compiled, and that cannot run there; nothing falls back.
     """
     wish = (env.get(VARIABLE) or "auto").strip().lower()
     if wish not in WISHES:
@@ -49,6 +52,10 @@ def choose(device: str, env: Mapping[str, str] = os.environ) -> Choice:
         return Choice("reference", f"{VARIABLE}=reference")
     if wish == "auto" and device != "cuda":
         return Choice("reference", f"{VARIABLE}=auto and the tensors are on {device}")
+    if wish == "compiled":
+        if device == "cpu" and (missing := _no_compiler(env)):
+            raise RuntimeError(f"{VARIABLE}=compiled, but {missing}")
+        return Choice("compiled", f"{VARIABLE}=compiled")
     why_not = _why_not(device, interpreting(env))
     if wish == "triton":
         if why_not:
@@ -73,6 +80,15 @@ def _why_not(device: str, interpreted: bool) -> str | None:
     if interpreted and not _imported_as_interpreter():
         return f"{INTERPRET} was set after triton was imported; set it before Python starts"
     return None
+
+
+def _no_compiler(env: Mapping[str, str]) -> str | None:
+    """Say that there is no C++ compiler where torch.compile looks for one, and what to do; None where there is."""
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    name = env.get("CXX") or usual
+    if shutil.which(name.split()[0], path=env.get("PATH")):
+        return None
+    return f"there is no C++ compiler {name!r} to compile for a CPU; install one, name one in CXX, or use reference"
 
 
 @cache

@@ -1,20 +1,37 @@
-"""What both mixing operators need of PyTorch: their backend while a program is traced, and no second derivative."""
+"""What the operators need of PyTorch: their backend while a program is traced, and no second derivative."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from tove_kernels.choice import choose
+from tove_kernels.choice import Backend, choose
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @torch.compiler.assume_constant_result
-def backend(device: str) -> str:
-    """Return "reference" or "triton" for tensors on a type of device; see `tove_kernels.choice.choose`."""
+def backend(device: str) -> Backend:
+    """Return the form for tensors on a type of device; see `tove_kernels.choice.choose`."""
     return choose(device).backend
+
+
+def plain(form: Callable[P, R], chosen: Backend) -> Callable[P, R]:
+    """Return a plain PyTorch form as it is or, where that is chosen, compiled.
+
+    While a program is traced it is returned as it is: it becomes part of what is compiled.
+    """
+    return _compiled(form) if chosen == "compiled" and not torch.compiler.is_compiling() else form
+
+
+@cache
+def _compiled(form: Callable[P, R]) -> Callable[P, R]:
+    return torch.compile(form)
 
 
 def differentiable_once(gradients: Sequence[Tensor], *inputs: Tensor | None) -> tuple[Tensor, ...]:

@@ -154,7 +154,7 @@ def test_doctor_says_which_kernels_run_and_why(tove: Tove, toy: Any, monkeypatch
     monkeypatch.setenv("TOVE_KERNELS", "reference")
     assert ": reference: TOVE_KERNELS=reference\n" in tove("doctor").out
     monkeypatch.setenv("TOVE_KERNELS", "fast")
-    assert "none, TOVE_KERNELS is 'fast'; wanted one of auto, reference, triton" in tove("doctor").out
+    assert "none, TOVE_KERNELS is 'fast'; wanted one of auto, reference, compiled, triton" in tove("doctor").out
 
 
 def test_everything_blocked_lists_nothing(tove: Tove, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ def triton(monkeypatch):
         ("cpu", {"TOVE_KERNELS": "triton", "TRITON_INTERPRET": "1"}, True, "triton", "interpreter"),
         ("cpu", {"TRITON_INTERPRET": "1"}, True, "reference", "the tensors are on cpu"),
         ("mps", {}, True, "reference", "the tensors are on mps"),
+        ("mps", {"TOVE_KERNELS": "compiled", "PATH": ""}, False, "compiled", "TOVE_KERNELS=compiled"),
     ],
 )
 def test_the_choice_and_its_reason(device, env, installed, backend, reason, triton):
@@ -71,8 +72,18 @@ def test_an_interpreter_asked_for_too_late_is_an_error(triton):
     assert choose("cpu", late).backend == "triton"
 
 
+def test_compiling_for_a_cpu_wants_the_compiler_that_torch_would_take(tmp_path):
+    asked = {"TOVE_KERNELS": "compiled", "CXX": "my-c++ -m64", "PATH": str(tmp_path)}
+    with pytest.raises(RuntimeError, match=r"=compiled, but there is no C\+\+ compiler 'my-c\+\+ -m64'.*in CXX"):
+        choose("cpu", asked)
+    with pytest.raises(RuntimeError, match=r"no C\+\+ compiler '(g\+\+|clang\+\+|cl)'"):
+        choose("cpu", asked | {"CXX": ""})
+    (tmp_path / "my-c++").touch(mode=0o755)
+    assert choose("cpu", asked).backend == "compiled"
+
+
 def test_an_unknown_wish_is_refused():
-    with pytest.raises(ValueError, match="'cuda'; wanted one of auto, reference, triton"):
+    with pytest.raises(ValueError, match="'cuda'; wanted one of auto, reference, compiled, triton"):
         choose("cpu", {"TOVE_KERNELS": "cuda"})
 
 

@@ -12,7 +12,7 @@ from tove_kernels import align_tokens
 
 from kernel_bench.mixes import SMALL, compiled
 from kernel_bench.traffic import align_bytes
-from kernel_bench.workload import Compute, Form, Problem, Workload
+from kernel_bench.workload import Compute, Form, Problem, Workload, own_forms
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ SHAPES = [
 ON_CPU = AlignShape(8, 768, 16, 14, norm="position")
 
 
-def align_workload(shape: AlignShape, dtype: torch.dtype) -> Workload:
+def align_workload(shape: AlignShape, dtype: torch.dtype, device: torch.device) -> Workload:
     """`align_tokens`: no leaves, fixed is the map."""
     grid = (shape.grid, shape.grid)
 
@@ -63,7 +63,7 @@ def align_workload(shape: AlignShape, dtype: torch.dtype) -> Workload:
 
     eager = _eager(shape)
     forms = {
-        "tove": Form(tove, strict=True),
+        **own_forms(tove, device),
         "eager": Form(eager),
         "torch.compile": Form(compiled(eager)),
     }

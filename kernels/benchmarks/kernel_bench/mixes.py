@@ -12,7 +12,7 @@ from tove_kernels import gated_activation_mix, gated_mix
 
 from kernel_bench.rivals import attention_residuals
 from kernel_bench.traffic import activation_bytes, mix_bytes
-from kernel_bench.workload import Compute, Form, Problem, Workload
+from kernel_bench.workload import Compute, Form, Problem, Workload, own_forms
 
 SMALL = 32 * 1024 * 1024  # bytes forward below which launches weigh as much as the work
 
@@ -51,7 +51,7 @@ def mix_workload(shape: MixShape, dtype: torch.dtype, device: torch.device) -> W
         return Problem([_logits(shape, seed, device), *experts], [tokens], grad)
 
     forms = {
-        "tove": Form(_tove_mix, strict=True),
+        **own_forms(_tove_mix, device),
         "eager loop, fp32 gates": Form(_loop),
         "eager loop, gates as tokens": Form(_loop_cast),
         "eager stack and sum": Form(_stack),
@@ -67,7 +67,7 @@ def mix_workload(shape: MixShape, dtype: torch.dtype, device: torch.device) -> W
     )  # fmt: skip
 
 
-def activation_workload(shape: MixShape, dtype: torch.dtype) -> Workload:
+def activation_workload(shape: MixShape, dtype: torch.dtype, device: torch.device) -> Workload:
     """`gated_activation_mix`: leaves are the logits, the biases and the hidden tensors."""
     element = torch.finfo(dtype).bits // 8
 
@@ -79,7 +79,7 @@ def activation_workload(shape: MixShape, dtype: torch.dtype) -> Workload:
         return Problem(leaves, [], grad)
 
     forms = {
-        "tove": Form(_tove_activation, strict=True),
+        **own_forms(_tove_activation, device),
         "eager loop": Form(_activation_loop),
         "torch.compile of the loop": Form(compiled(_activation_loop)),
     }

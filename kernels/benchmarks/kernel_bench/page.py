@@ -72,7 +72,8 @@ def page(rows: Sequence[Row], used: Sequence[Used]) -> str:
             "The plain form stays behind a compiled loop because it is K steps of PyTorch (`addcmul`), each of which\n"
             "reads and writes the sum again: at K = 4 twelve passes over [B, N, D] where one fused loop makes six.\n"
             "Doing it in blocks that fit the cache was tried and was slower: the steps get too short for two threads.\n"
-            "Inside `torch.compile` the same form is fused.\n\n"
+            "Inside `torch.compile` the same form is fused, and `TOVE_KERNELS=compiled` does that wherever there is a\n"
+            "C++ compiler; it is not the default because the first call then takes seconds.\n\n"
             "```console\n$ python kernels/benchmarks/run.py --device cpu --out docs/benchmarks/kernels-cpu.csv\n```\n"
         )
     else:

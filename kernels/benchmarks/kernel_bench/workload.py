@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 
 import torch
 from torch import Tensor
+from tove_kernels.choice import VARIABLE
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,29 @@ class Workload:
     def name(self) -> str:
         """Operator and shape."""
         return f"{self.operator} {self.shape}"
+
+
+TOVE, TOVE_COMPILED = "tove", f"tove, {VARIABLE}=compiled"
+
+
+def own_forms(compute: Compute, device: torch.device) -> dict[str, Form]:
+    """Return tove's own forms: what `auto` takes and, on a CPU, the plain form compiled."""
+    forms = {TOVE: Form(compute, strict=True)}
+    if device.type == "cpu":
+        forms[TOVE_COMPILED] = Form(_with_choice(compute, "compiled"), strict=True)
+    return forms
+
+
+def _with_choice(compute: Compute, wish: str) -> Compute:
+    @wraps(compute)
+    def call(leaves: list[Tensor], fixed: list[Tensor]) -> Tensor:
+        before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = wish
+        try:
+            return compute(leaves, fixed)
+        finally:
+            os.environ.pop(VARIABLE)
+            if before is not None:
+                os.environ[VARIABLE] = before
+
+    return call

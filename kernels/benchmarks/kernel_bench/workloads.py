@@ -25,8 +25,8 @@ def workloads(device: torch.device, operators: tuple[str, ...] = OPERATORS, quic
     maps = alignment.SHAPES[:most] if on_gpu else [alignment.ON_CPU]
     by_name = {
         "gated_mix": [mixes.mix_workload(shape, dtype, device) for shape in shapes],
-        "gated_activation_mix": [mixes.activation_workload(shape, dtype) for shape in shapes],
-        "align_tokens": [alignment.align_workload(shape, dtype) for shape in maps],
+        "gated_activation_mix": [mixes.activation_workload(shape, dtype, device) for shape in shapes],
+        "align_tokens": [alignment.align_workload(shape, dtype, device) for shape in maps],
     }
     chosen = [by_name[name] for name in OPERATORS if name in operators]
     longest = max(map(len, chosen), default=0)

@@ -13,7 +13,7 @@ from torch import Tensor, library
 
 from tove_kernels.activation_mix import reference
 from tove_kernels.activation_mix.checks import check_activation_mix
-from tove_kernels.dispatch import backend, differentiable_once
+from tove_kernels.dispatch import backend, differentiable_once, plain
 from tove_kernels.gating.reference import Activation, Rule, accumulator
 
 
@@ -41,7 +41,7 @@ def gated_activation_mix(
 
     Raises:
         ValueError: a shape, type or device does not fit, or there is no expert.
-        RuntimeError: TOVE_KERNELS=triton, and Triton cannot run here.
+        RuntimeError: TOVE_KERNELS is triton or compiled, and that cannot run here.
     """
     return gated_activation_mix_and_weights(hidden, bias, logits, mask=mask, rule=rule, activation=activation)[0]
 
@@ -63,11 +63,12 @@ def gated_activation_mix_and_weights(
 
     Raises:
         ValueError: a shape, type or device does not fit, or there is no expert.
-        RuntimeError: TOVE_KERNELS=triton, and Triton cannot run here.
+        RuntimeError: TOVE_KERNELS is triton or compiled, and that cannot run here.
     """
     check_activation_mix(hidden, bias, logits, mask, rule, activation)
-    if backend(logits.device.type) == "reference":
-        return reference.gated_activation_mix(hidden, bias, logits, mask=mask, rule=rule, activation=activation)
+    if (chosen := backend(logits.device.type)) != "triton":
+        run = plain(reference.gated_activation_mix, chosen)
+        return run(hidden, bias, logits, mask=mask, rule=rule, activation=activation)
     if not torch.is_grad_enabled():
         return torch.ops.tove.gated_activation_mix(hidden, bias or [], logits, mask, rule, activation)
     return _ActivationMix.apply(  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from torch import Tensor, library
 
 from tove_kernels.align.checks import check_align
 from tove_kernels.align.reference import align_reference
-from tove_kernels.dispatch import backend
+from tove_kernels.dispatch import backend, plain
 
 
 def align_tokens(
@@ -40,14 +40,14 @@ def align_tokens(
 
     Raises:
         ValueError: a gradient is asked for, or an argument does not fit.
-        RuntimeError: TOVE_KERNELS=triton where Triton cannot run.
+        RuntimeError: TOVE_KERNELS is triton or compiled, and that cannot run here.
     """
     check_align(features, grid, norm, mean, std, fold)
     if norm != "fixed":
         mean = std = None
     wanted = dtype or torch.promote_types(features.dtype, torch.float32)
-    if backend(features.device.type) == "reference":
-        return align_reference(features, grid, norm, mean, std, fold, wanted)
+    if (chosen := backend(features.device.type)) != "triton":
+        return plain(align_reference, chosen)(features, grid, norm, mean, std, fold, wanted)
     return torch.ops.tove.align_tokens(features, grid[0], grid[1], norm, mean, std, fold, wanted)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from tove_kernels.dispatch import backend, differentiable_once
+from tove_kernels.dispatch import backend, differentiable_once, plain
 from tove_kernels.gating.reference import Activation, Rule
 from tove_kernels.residual_mix import reference
 from tove_kernels.residual_mix.checks import check_residual_mix
@@ -47,11 +47,12 @@ def gated_mix(
 
     Raises:
         ValueError: a shape, type or device does not fit, or there is no expert.
-        RuntimeError: TOVE_KERNELS=triton, and Triton cannot run here.
+        RuntimeError: TOVE_KERNELS is triton or compiled, and that cannot run here.
     """
     check_residual_mix(tokens, experts, logits, mask, rule, activation, prefix)
-    if backend(tokens.device.type) == "reference":
-        return reference.gated_mix(tokens, experts, logits, mask=mask, rule=rule, activation=activation, prefix=prefix)
+    if (chosen := backend(tokens.device.type)) != "triton":
+        run = plain(reference.gated_mix, chosen)
+        return run(tokens, experts, logits, mask=mask, rule=rule, activation=activation, prefix=prefix)
     if not torch.is_grad_enabled():
         return torch.ops.tove.gated_mix(tokens, experts, logits, mask, rule, activation, prefix)
     return _GatedMix.apply(tokens, logits, mask, rule, activation, prefix, *experts)  # type: ignore[return-value]
