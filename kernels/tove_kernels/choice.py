@@ -86,9 +86,14 @@ def _no_compiler(env: Mapping[str, str]) -> str | None:
     """Say that there is no C++ compiler where torch.compile looks for one, and what to do; None where there is."""
     usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
     name = env.get("CXX") or usual
-    if shutil.which(name.split()[0], path=env.get("PATH")):
+    if _on_path(name.split()[0], env.get("PATH")):
         return None
     return f"there is no C++ compiler {name!r} to compile for a CPU; install one, name one in CXX, or use reference"
+
+
+@cache  # asked for at every call of an operator, and the answer takes as long as a small operator
+def _on_path(name: str, path: str | None) -> bool:
+    return shutil.which(name, path=path) is not None
 
 
 @cache

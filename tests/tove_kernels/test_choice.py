@@ -79,6 +79,7 @@ def test_compiling_for_a_cpu_wants_the_compiler_that_torch_would_take(tmp_path):
     with pytest.raises(RuntimeError, match=r"no C\+\+ compiler '(g\+\+|clang\+\+|cl)'"):
         choose("cpu", asked | {"CXX": ""})
     (tmp_path / "my-c++").touch(mode=0o755)
+    choice._on_path.cache_clear()
     assert choose("cpu", asked).backend == "compiled"
 
 

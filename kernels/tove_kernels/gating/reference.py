@@ -119,7 +119,7 @@ def _softmax(values: Tensor, experts: int, on: Tensor | None, rule: str) -> tupl
 
 def _over_entries(values: Tensor) -> Tensor:
     """Return the softmax over the last axis, [B, N, E]; on a CPU with the tokens dense, not the entries."""
-    if not values.is_cpu:
+    if not values.is_cpu or torch.compiler.is_compiling():
         return values.softmax(-1)
     # Rows of few entries go through PyTorch's CPU softmax one by one, columns in whole vectors: a third of the time.
     return values.transpose(1, 2).softmax(1).transpose(1, 2)
