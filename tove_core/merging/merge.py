@@ -27,7 +27,7 @@ from tove_core.provenance import Origin
 from tove_core.tower.base import Tower
 from tove_core.training.examples import Examples, by_sample
 from tove_core.training.metrics import Display
-from tove_core.training.optimise import parameter_groups, schedule, set_rates
+from tove_core.training.optimise import adamw, parameter_groups, schedule, set_rates
 from tove_core.training.step import TransferStep
 
 
@@ -50,7 +50,7 @@ def merge(
     if model.fusion is None and not config.control:
         raise ConfigError("there is nothing to merge: the model has no fusion")
     student = _student(model)
-    optimizer = torch.optim.AdamW(_groups(student, config), betas=config.betas)
+    optimizer = adamw(_groups(student, config), betas=config.betas)
     sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
     display = Display(config.steps, "control" if config.control else "merge", quiet=quiet)

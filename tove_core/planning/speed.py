@@ -24,6 +24,7 @@ from tove_core.planning.figures import PARTIAL, Figure, Part, Plan
 from tove_core.planning.run_figures import THOUSAND, Hours, RunPlan, Timing
 from tove_core.planning.step import CLIP, Step, sample_flops
 from tove_core.tower.load import load_tower
+from tove_core.training.optimise import adamw
 
 SECONDS = 1.0
 """How long each part is timed, and about how long one call may take."""
@@ -168,7 +169,7 @@ def _frozen_call(module: torch.nn.Module, pixels: Tensor) -> Call:
 
 def _step(config: RunConfig, step: Step, tokens: int, plan: RunPlan, place: torch.device) -> Make:
     step.fill(place)
-    optimizer = torch.optim.AdamW(step.trained)
+    optimizer = adamw(step.trained)
     bf16 = config.training.precision == "bf16"
 
     def make(count: int) -> Call:

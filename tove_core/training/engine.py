@@ -24,7 +24,7 @@ from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.faults import encoding_named
 from tove_core.training.health import entropy
-from tove_core.training.optimise import parameter_groups
+from tove_core.training.optimise import adamw, parameter_groups
 from tove_core.training.shard import Shards, require_shardable
 from tove_core.training.step import StepOutput, TransferStep, importance
 
@@ -94,7 +94,7 @@ class Engine:
         self.shards = None
         if config.shard == "full":
             self.shards = Shards(self.inner, model.device, bf16=config.precision == "bf16")
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.inner, config), betas=config.betas)
+        self.optimizer = adamw(parameter_groups(self.inner, config), betas=config.betas)
         self.module: nn.Module = self.inner
         self._prepared: Any = self.optimizer
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +14,21 @@ from tove_core.errors import ConfigError
 from tove_core.training.step import TransferStep
 
 FLOOR = 1e-3
+FUSED = frozenset({"cpu", "cuda"})
+"""Types of devices where AdamW takes a step in one pass over each parameter; several times as fast on a CPU."""
+
+
+def adamw(parameters: Iterable[Any], **options: Any) -> torch.optim.AdamW:
+    """Return AdamW, fused where every parameter lies on a device that has it so.
+
+    Args:
+        parameters: tensors, or groups of them.
+        options: AdamW's own.
+    """
+    groups = list(parameters)
+    tensors = [one for group in groups for one in (group["params"] if isinstance(group, dict) else [group])]
+    fused = all(one.device.type in FUSED and one.is_floating_point() for one in tensors)
+    return torch.optim.AdamW(groups, fused=fused or None, **options)
 
 
 def parameter_groups(step: TransferStep, config: TrainingConfig) -> list[dict[str, object]]:

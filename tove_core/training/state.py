@@ -164,10 +164,14 @@ def _restore(
             parameter.copy_(laid_out(tensors.pop(f"value.{name}"), parameter))
     if average is not None:  # of a state without averages: they begin here, not with what was never trained
         average |= {name: begun(trained[name]) for name in average}
+    # Steps are counted where the parameters are if they are fused, else on the CPU.
+    fused = bool(optimizer.defaults.get("fused"))
     for full, value in tensors.items():
         key, _, name = full.partition(".")
         if key != "average":
-            optimizer.state[trained[name]][key] = value if value.dim() == 0 else laid_out(value, trained[name])
+            parameter = trained[name]
+            counts = value.to(parameter.device) if fused else value
+            optimizer.state[parameter][key] = laid_out(value, parameter) if value.dim() else counts
         elif average is not None:
             average[name] = laid_out(value, trained[name])
 
