@@ -41,7 +41,7 @@ class FakeHub:
         self.large: dict[str, bytes] = {}
         self.messages: list[str] = []
         self.requests: list[str] = []
-        self.url = ""
+        self.url = self.storage = ""  # large files lie on another host, as on the hub
 
     def commit(self, repo: str, commit: str, files: dict[str, bytes]) -> None:
         """Add a commit and move `main` to it."""
@@ -88,7 +88,7 @@ class FakeHub:
         digest = hashlib.sha256(files[name]).hexdigest()
         if digest in self.large:
             linked = {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(files[name]))}
-            return 302, {"X-Repo-Commit": commit, "Location": f"{self.url}/lfs/{digest}", **linked}, b""
+            return 302, {"X-Repo-Commit": commit, "Location": f"{self.storage}/lfs/{digest}", **linked}, b""
         return 200, {"X-Repo-Commit": commit, "ETag": f'"{_etag(files[name])}"'}, files[name]
 
     def write(self, path: str, token: str, body: bytes) -> Answer:
@@ -221,7 +221,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TOVE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     return tmp_path / "cache"
 
 
@@ -233,6 +233,7 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    hub.storage = f"http://localhost:{server.server_address[1]}"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     close_session()
     yield hub

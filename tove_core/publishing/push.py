@@ -92,7 +92,9 @@ def push_folder(
         stale=_is_checkpoint_file,
     )
     if not done.card:
-        warnings.warn(f"{repo} has a {CARD} of its own, which stays as it is", stacklevel=2)
+        warnings.warn(
+            f"{repo} has a {CARD}, which stays as it is; delete it there to have another written", stacklevel=2
+        )
     pin = pin_name(repo, revision)
     held = Lock().pin(pin) if pin else None
     if held not in (None, done.commit):

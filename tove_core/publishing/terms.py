@@ -68,7 +68,7 @@ def _expert(key: str, known: ExpertProvenance, random: bool) -> Part:
     try:
         weights = find_again(plugins.registry(), key, known).spec.weights
     except ToveError:
-        owned = known.sha256 is not None and not random
+        owned = not random and (known.license is not None or known.sha256 is not None)
         return Part("expert", key, source, known.license, None, owned, also=also)
     if weights is None or random:
         return Part("expert", key, source, None, True, owned=False, also=also)
@@ -99,7 +99,9 @@ def check_passing_on(manifest: Manifest, parts: Sequence[Part], allow: Sequence[
         if part.gated:
             why = "is gated: its weights are given to those alone who accepted its terms"
         elif not may_be_passed_on(part.license, allow):
-            why = f"is under {part.license or 'terms'} of which tove does not know that they let its weights be passed on"
+            why = "has a licence that tove does not know"
+            if part.license:
+                why = f"is under {part.license}, of which tove does not know that it lets weights be passed on"
         else:
             continue
         lines.append(f"{part} {why}, and what would be pushed holds them; {cure}")
