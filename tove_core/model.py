@@ -303,7 +303,20 @@ class ToveModel(nn.Module):
         full: bool = False,
         allow: Sequence[str] = (),
     ) -> str:
-        """Save the model as a checkpoint on the hub and return its address; see `tove_core.publishing.push_model`."""
+        """Save the model as a checkpoint in a repository of the hub, and return the address of its page.
+
+        Args:
+            repo: hub id, `owner/name`; made if it is not there.
+            private: whether a repository that is made is private; None: as the account's default is.
+            revision: branch, made if it is not there; None: `main`.
+            commit_message: None: a plain one.
+            full: with the frozen parts inside, whose weights are then passed on.
+            allow: names of parts, and licences, whose weights may be passed on although tove does not know it.
+
+        Raises:
+            LicenseError: weights would be passed on whose licence is not known to let them be.
+            UploadError: nobody is logged in or has the rights, or the hub cannot be reached.
+        """
         from tove_core.publishing.push import push_model
 
         return push_model(

@@ -159,6 +159,8 @@ def test_what_stands_in_the_way_is_said_in_a_sentence(online: Any, toy: Any, mon
 
     for text in ("model", "./somebody/model", "a/b/c", ""):
         assert f"{text!r} is not a hub id" in said(text)
+    with pytest.raises(UploadError, match="is a commit, which nothing can be added to"):
+        model.push_to_hub(REPO, revision="a" * 40)
     assert "no right to write to others/model" in said("others/model")
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     assert "does not accept your token" in said()

@@ -103,7 +103,8 @@ def commit_at(repo: str, revision: str | None = None, lock: Lock | None = None) 
         return _commit(repo, revision, lock)
     if not is_hub_id(repo) or not _BRANCH.fullmatch(revision):
         raise WeightsError(f"{repo} has no revision {revision!r}; give a commit, a branch or a tag, or none")
-    pinned = lock.pin(pin_name(repo, revision))
+    pin = pin_name(repo, revision)
+    pinned = lock.pin(pin) if pin is not None else None
     if pinned is not None:
         return pinned
     return _cached_commit(repo, revision) if environment.offline() else _remote_commit(repo, revision)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tove_core import environment
 from tove_core.errors import UploadError
-from tove_core.hub.download import endpoint
+from tove_core.hub.download import endpoint, pin_name
 from tove_core.hub.reference import is_hub_id
 
 if TYPE_CHECKING:
@@ -55,11 +55,13 @@ def upload(
         stale: whether a file of the repository that is not among `files` is removed with the same commit.
 
     Raises:
-        UploadError: it is no hub id, the network is switched off, nobody is logged in or has the rights, `private` is
+        UploadError: it is no hub id or branch, the network is switched off, nobody is logged in or has the rights, `private` is
             asked of a repository that is public, or the hub cannot be reached.
     """
     if not is_hub_id(repo):
         raise UploadError(f"{repo!r} is not a hub id; write owner/name, with your user or organization as the owner")
+    if pin_name(repo, revision) is None:
+        raise UploadError(f"revision {revision!r} is a commit, which nothing can be added to; give a branch")
     if environment.offline():
         raise UploadError(f"{repo} cannot be pushed to offline; unset {' and '.join(environment.OFFLINE)}")
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
