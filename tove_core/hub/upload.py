@@ -55,8 +55,8 @@ def upload(
         stale: whether a file of the repository that is not among `files` is removed with the same commit.
 
     Raises:
-        UploadError: it is no hub id or branch, the network is switched off, nobody is logged in or has the rights, `private` is
-            asked of a repository that is public, or the hub cannot be reached.
+        UploadError: it is no hub id or branch, the network is switched off, nobody is logged in or has the rights,
+            `private` is asked of a repository that is public, or the hub cannot be reached.
     """
     if not is_hub_id(repo):
         raise UploadError(f"{repo!r} is not a hub id; write owner/name, with your user or organization as the owner")
