@@ -74,6 +74,7 @@ model.attach("world-contact")
             "tove_core:ToveModel",
             "tove_core:ToveModel.from_pretrained",
             "tove_core:ToveModel.save_pretrained",
+            "tove_core:ToveModel.push_to_hub",
             "tove_core:ToveModel.encode",
             "tove_core:ToveModel.fuse",
             "tove_core:ToveModel.tokens",

@@ -108,6 +108,12 @@ def test_the_command_line_helps_without_the_heavy_libraries(site):
         assert name in done.stdout
 
 
+def test_pushing_is_explained_without_the_heavy_libraries(site):
+    done = command("push", "--help", site=site)
+    assert done.returncode == 0, done.stderr
+    assert "--allow" in done.stdout
+
+
 def test_experts_are_listed_without_the_heavy_libraries(site):
     done = command("experts", "list", site=site)
     assert done.returncode == 0, done.stderr

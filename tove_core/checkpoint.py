@@ -19,6 +19,7 @@ from tove_core.builder import assemble, state_file
 from tove_core.config import ModelConfig, Rule
 from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
 from tove_core.folders import new_folder
+from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint, open_checkpoint
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.model import ToveModel
 from tove_core.provenance import Origin, Provenance
@@ -26,12 +27,6 @@ from tove_core.recall import warn_of_other_versions
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
-
-MANIFEST = "tove.json"
-CHECKPOINT = "checkpoint"
-"""The folder inside a run, or a merged model's folder, that holds its checkpoint."""
-TENSORS = "model.safetensors"
-FROZEN = "frozen"
 
 
 class Manifest(Frozen):
@@ -83,27 +78,25 @@ def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
 
 
 def load(
-    folder: Path,
+    folder: str | Path,
     *,
+    revision: str | None = None,
     device: str | torch.device | None = None,
     decoder_device: str | torch.device | None = None,
 ) -> ToveModel:
     """Read a checkpoint; bit for bit what was saved. Devices as for `tove_core.builder.assemble`.
 
     Args:
-        folder: of a checkpoint, or of a run or a merged model that holds one.
+        folder: of a checkpoint, or of a run or a merged model that holds one; or a hub id, see `open_checkpoint`.
+        revision: of the hub's repository: a commit, a branch or a tag; None: its pin, else `main`.
 
     Raises:
-        CheckpointError: it is not a checkpoint, was altered, its tensors do not fit the model it describes, or an
-            expert it records is not installed, though another of its name may be.
-        WeightsError: a frozen part it refers to is missing or has other weights.
+        CheckpointError: it is not a checkpoint, the hub cannot give it, it was altered, its tensors do not fit the
+            model it describes, or an expert it records is not installed, though another of its name may be.
+        WeightsError: a frozen part it refers to is missing or has other weights, or a file of the hub was altered.
     """
-    folder = find_checkpoint(folder)
-    manifest = read_manifest(folder)
-    if TENSORS not in manifest.files:
-        raise CheckpointError(f"{folder / MANIFEST} records no hash of {TENSORS}; restore the checkpoint from a copy")
-    for name, digest in manifest.files.items():
-        _verify(folder / name, digest)
+    folder = find_checkpoint(open_checkpoint(folder, revision))
+    manifest = verified(folder)
     config = _described(manifest, folder)
     recorded, origin = manifest.provenance, manifest.origin
     model = assemble(
@@ -127,9 +120,19 @@ def load(
     return model
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder that a run folder, a merged model's folder or a checkpoint folder means."""
-    return path / CHECKPOINT if (path / CHECKPOINT / MANIFEST).is_file() else path
+def verified(folder: Path) -> Manifest:
+    """Return the manifest of a checkpoint all of whose files are as they were saved; folders as for `load`.
+
+    Raises:
+        CheckpointError: it is not a checkpoint, or a file is missing or was altered.
+    """
+    folder = find_checkpoint(folder)
+    manifest = read_manifest(folder)
+    if TENSORS not in manifest.files:
+        raise CheckpointError(f"{folder / MANIFEST} records no hash of {TENSORS}; restore the checkpoint from a copy")
+    for name, digest in manifest.files.items():
+        _verify(folder / name, digest)
+    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -56,6 +56,10 @@ class CheckpointError(ToveError, ValueError):
     """A checkpoint cannot be read, or does not fit what it is loaded into."""
 
 
+class UploadError(ToveError, OSError):
+    """A checkpoint could not be put on the hub."""
+
+
 class ImageError(ToveError, ValueError):
     """An image cannot be read or is not usable."""
 

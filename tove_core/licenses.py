@@ -10,7 +10,7 @@ from tove_core.errors import ConfigError, LicenseError
 from tove_core.spec import Frozen, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from tove_core.config import ModelConfig
     from tove_core.plugins import Resolved
@@ -32,6 +32,23 @@ _TERMS = {"package:tove_core.": Terms("Apache-2.0", commercial=True)}
 def terms_of(reference: str) -> Terms | None:
     """Return the terms of a CLIP or language model by the name a configuration gives it; None: not known to tove."""
     return next((terms for beginning, terms in _TERMS.items() if reference.startswith(beginning)), None)
+
+
+_PASSED_ON = (
+    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "ISC", "MIT", "MIT-0", "Unlicense", "Zlib",
+    "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0",
+)  # fmt: skip
+"""Licences by which whoever has the weights may pass them on, at least without payment, if they name the authors."""
+
+
+def may_be_passed_on(license: str | None, allow: Collection[str] = ()) -> bool:
+    """Tell whether weights under a licence may be put where others fetch them; one that is not known does not say so.
+
+    Args:
+        license: an SPDX expression.
+        allow: further licences whose terms somebody has read.
+    """
+    return license is not None and _is_among(license, (*_PASSED_ON, *allow), every=True)
 
 
 class LicensePolicy(Frozen):

@@ -285,11 +285,43 @@ class ToveModel(nn.Module):
         return save(self, Path(folder), full=full)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None) -> ToveModel:
-        """Read the folder of a checkpoint, a run or a merged model; see `tove_core.checkpoint.load`."""
+    def from_pretrained(
+        cls, folder: str | Path, *, revision: str | None = None, device: str | torch.device | None = None
+    ) -> ToveModel:
+        """Read the folder of a checkpoint, a run or a merged model, or a hub id; see `tove_core.checkpoint.load`."""
         from tove_core.checkpoint import load
 
-        return load(Path(folder), device=device)
+        return load(folder, revision=revision, device=device)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        full: bool = False,
+        allow: Sequence[str] = (),
+    ) -> str:
+        """Save the model as a checkpoint in a repository of the hub, and return the address of its page.
+
+        Args:
+            repo: hub id, `owner/name`; made if it is not there.
+            private: whether a repository that is made is private; None: as the account's default is.
+            revision: branch, made if it is not there; None: `main`.
+            commit_message: None: a plain one.
+            full: with the frozen parts inside, whose weights are then passed on.
+            allow: names of parts, and licences, whose weights may be passed on although tove does not know it.
+
+        Raises:
+            LicenseError: weights would be passed on whose licence is not known to let them be.
+            UploadError: nobody is logged in or has the rights, or the hub cannot be reached.
+        """
+        from tove_core.publishing.push import push_model
+
+        return push_model(
+            self, repo, private=private, revision=revision, message=commit_message, full=full, allow=allow
+        )
 
     def _expert_features(self, key: str, pixels: Tensor) -> Tensor:
         outputs = self._expert(key)(pixels)

@@ -10,7 +10,8 @@ import typer
 
 from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.lifecycle import Out, detach_rule
-from tove_core.cli.runs import Cached, Device, Run, SetData, evaluation_data
+from tove_core.cli.places import Run, opened
+from tove_core.cli.runs import Cached, Device, SetData, evaluation_data
 
 if TYPE_CHECKING:
     from tove_core.data.sample import Sample
@@ -20,8 +21,8 @@ def diagnose(
     run: Run,
     out: Out,
     against: Annotated[
-        Path | None,
-        typer.Option(help="another run, or a folder of tove evaluate --out; if not given, RUN with its experts off"),
+        str | None,
+        typer.Option(help="another run or hub id, or a folder of tove evaluate --out; if not, RUN without experts"),
     ] = None,
     task: Annotated[str | None, typer.Option(help="what scores the questions, such as vqa; exact match if not")] = None,
     data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
@@ -54,25 +55,27 @@ def diagnose(
     from tove_core.training.source import Offer, cache_of
 
     require_new(out)
-    read_manifest(run)  # an unknown run is said before its data are looked for
-    chosen, wanted = detach_rule(rule), evaluation_data(run, data, reader, split, limit, set_)
-    if against is not None and not (data or reader or split):
-        _require_same_data(run, against, limit)
+    place = opened(run)
+    read_manifest(place)  # an unknown run is said before its data are looked for
+    chosen, wanted = detach_rule(rule), evaluation_data(place, data, reader, split, limit, set_, name=run)
+    other = opened(against) if against is not None else None
+    if other is not None and not (data or reader or split):
+        _require_same_data(place, other, limit)
     samples = read(wanted)
     by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
     tell_unused_gpu(device)
-    if against is not None:
+    if other is not None:
         # The other run's CLIP may be another, as a merged one's is: what is named for this run is offered to it.
-        source = build_source(against, wanted)
-        other = Offer(cache, source) if cache is not None else cache_of(against, source=source)
-        said = _said(against, samples, device=device, num_beams=beams, cache=other, **options)
-    model = ToveModel.from_pretrained(run, device=device)
-    names = (str(run), str(against) if against is not None else f"{run} without experts")
+        source = build_source(other, wanted)
+        features = Offer(cache, source) if cache is not None else cache_of(other, source=source)
+        said = _said(other, samples, device=device, num_beams=beams, cache=features, **options)
+    model = ToveModel.from_pretrained(place, device=device)
+    names = (run, against if against is not None else f"{run} without experts")
     found = compare(
         model, samples, said, names=names, wanted=task, rule=chosen, examples=examples, num_beams=beams,
-        cache=cache_of(run, cache, build_source(run, wanted)), **options,
+        cache=cache_of(place, cache, build_source(place, wanted)), **options,
     )  # fmt: skip
     page = write_diagnosis(found, out)
     print(found)
@@ -110,8 +113,8 @@ def _said(
         ConfigError: the evaluation's answers were generated otherwise.
         DataError: they are about other data.
     """
-    from tove_core.checkpoint import MANIFEST, find_checkpoint
     from tove_core.evaluation.saved import PREDICTIONS
+    from tove_core.hub.checkpoints import MANIFEST, find_checkpoint
 
     checkpoint = find_checkpoint(against)
     if (checkpoint / MANIFEST).is_file() or not (against.is_file() or (against / PREDICTIONS).is_file()):

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from tove_core.cli.device import tell_unused_gpu
-from tove_core.cli.runs import Cached, Device, Run
+from tove_core.cli.places import OwnRun, Run, opened, own_run
+from tove_core.cli.runs import Cached, Device
 
 SetMerge = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the merging: steps=500")
@@ -17,7 +18,7 @@ Out = Annotated[Path, typer.Option(help="folder for the result; it must not exis
 
 
 def contributions(
-    run: Run,
+    run: OwnRun,
     limit: Annotated[
         int, typer.Option(min=1, help="samples of the validation (else training) data to measure on")
     ] = 1000,
@@ -32,10 +33,11 @@ def contributions(
     from tove_core.training.run import build_source, run_data
     from tove_core.training.source import cache_of, make_examples
 
+    place = own_run(run, "tove contributions")
     tell_unused_gpu(device)
-    model = ToveModel.from_pretrained(run, device=device)
-    data = run_data(run, limit)
-    source = cache_of(run, cache, build_source(run, data))
+    model = ToveModel.from_pretrained(place, device=device)
+    data = run_data(place, limit)
+    source = cache_of(place, cache, build_source(place, data))
     examples = make_examples(model, read(data), cache=source, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
     for one in measure(model, examples, rule=detach_rule(rule)):
@@ -56,17 +58,18 @@ def detach(
     from tove_core.training.run import describe_run
 
     require_new(out)
-    model = ToveModel.from_pretrained(run)
+    place = opened(run)
+    model = ToveModel.from_pretrained(place)
     for name in experts:
         model.detach(name, detach_rule(rule))
     model.prune()
     model.save_pretrained(out)
-    describe_run(run, out, model)
+    describe_run(place, out, model)
     print(f"wrote {out} with {', '.join(model.active_experts) or 'no experts'}")
 
 
 def merge(
-    run: Run,
+    run: OwnRun,
     out: Out,
     set_: SetMerge = None,
     control: Annotated[bool, typer.Option("--control", help="language loss alone: the fair comparison")] = False,
@@ -89,14 +92,15 @@ def merge(
         _require_key_of_merging(text)
     config = read_config(MergeConfig, None, [*(set_ or []), *(["control=true"] if control else [])])
     require_new(out)
+    place = own_run(run, "tove merge")
     tell_unused_gpu(device)
-    model = ToveModel.from_pretrained(run, device=device)
-    data = run_data(run, None, train=True)
-    source = cache_of(run, cache, build_source(run, data))
+    model = ToveModel.from_pretrained(place, device=device)
+    data = run_data(place, None, train=True)
+    source = cache_of(place, cache, build_source(place, data))
     examples = make_examples(model, read(data), cache=source, quiet=False)
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out)
-    describe_run(run, out, merged)
+    describe_run(place, out, merged)
     if (out / "open_clip_config.json").is_file():
         print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
     else:

@@ -24,6 +24,7 @@ from tove_core.cli import (
     experts_new,
     lifecycle,
     plan,
+    push,
     runs,
     score,
     weights,
@@ -47,6 +48,7 @@ app.command()(lifecycle.contributions)
 app.command()(diagnose.diagnose)
 app.command()(lifecycle.detach)
 app.command()(lifecycle.merge)
+app.command()(push.push)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 cache.app.command("build")(cache_build.build)

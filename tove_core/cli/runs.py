@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tove_core.cli.device import tell_unused_gpu
+from tove_core.cli.places import Run, opened
 from tove_core.errors import DataError
 from tove_core.language.marks import IMAGE, wrong_marks
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from tove_core.config import DataConfig, ModelConfig
     from tove_core.training.launch import Launch
 
-Run = Annotated[Path, typer.Argument(help="folder of a run or of a checkpoint")]
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
 
@@ -191,12 +191,13 @@ def evaluate(
     if out is not None:
         require_writable(out)
     usable_device(own_device(device) or "cpu", "--device")
-    read_manifest(run)  # an unknown run is said before its data are looked for
+    place = opened(run)
+    read_manifest(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
-    wanted = evaluation_data(run, data, reader, split, limit, set_)
+    wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
     (samples, missing), source = (
         read_counted(wanted, inference=no_score),
-        cache_of(run, cache, build_source(run, wanted)),
+        cache_of(place, cache, build_source(place, wanted)),
     )
     options = {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
@@ -204,12 +205,12 @@ def evaluate(
 
         if out is None:
             said = evaluate_once(
-                run, samples, task, missing=missing, max_broken=wanted.max_broken, device=device, cache=source,
+                place, samples, task, missing=missing, max_broken=wanted.max_broken, device=device, cache=source,
                 **options,
             )  # fmt: skip
         else:
             said = evaluate_into(
-                out, run, wanted, samples, task, missing=missing, scored=not no_score, device=device,
+                out, place, wanted, samples, task, missing=missing, scored=not no_score, device=device,
                 cache=source, **options,
             )  # fmt: skip
     else:
@@ -217,7 +218,7 @@ def evaluate(
         from tove_core.evaluation.saved import MISSING, UNREADABLE, told
         from tove_core.model import ToveModel
 
-        model = ToveModel.from_pretrained(run, device=device)
+        model = ToveModel.from_pretrained(place, device=device)
         examples = make_examples(model, samples, cache=source, quiet=quiet, max_broken=wanted.max_broken)
         scores = score(model, examples, **options)
         print(scores)
@@ -238,8 +239,13 @@ def evaluation_data(
     split: str | None,
     limit: int | None,
     changes: list[str] | None = None,
+    *,
+    name: str | None = None,
 ) -> DataConfig:
     """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing.
+
+    Args:
+        name: how the run was named, which is not its folder where it came from the hub.
 
     Raises:
         ConfigError: one of `changes`, `key=value`, does not fit, or nothing says which data.
@@ -252,17 +258,17 @@ def evaluation_data(
 
     saved = read_config(RunConfig, run / CONFIG) if (run / CONFIG).is_file() else None
     if not (saved or data or reader or changes):
-        raise ConfigError(f"{run} does not say which data its model was made for; give --data, and --reader")
+        raise ConfigError(f"{name or run} does not say which data its model was made for; give --data, and --reader")
     own = saved.data if saved else DataConfig()
     if saved and not (data or reader or split) and (saved.validation or own.mixture):
         found = saved.validation or own
         return _changed(found.model_copy(update={"limit": limit or found.limit}), changes)
-    name = reader or own.reader
+    chosen = reader or own.reader
     # Options and tiles are those of the run's own reader; another one starts with none.
-    kept = {"options": own.options, "tiles": own.tiles} if name == own.reader else {}
-    split = split or ("test" if name in WITH_SPLITS else own.split)
+    kept = {"options": own.options, "tiles": own.tiles} if chosen == own.reader else {}
+    split = split or ("test" if chosen in WITH_SPLITS else own.split)
     wanted = DataConfig(
-        reader=name,
+        reader=chosen,
         path=data or own.path,
         images=own.images if data is None else None,  # another data set's images lie elsewhere
         split=split,
@@ -329,7 +335,7 @@ def answer(
     _say(run, images, question, beams, device, together or question.count(IMAGE) > 1)
 
 
-def _say(run: Path, images: list[Path], question: str | None, beams: int, device: str | None, together: bool) -> None:
+def _say(run: str, images: list[Path], question: str | None, beams: int, device: str | None, together: bool) -> None:
     from tove_core.hub.images import read_image
     from tove_core.model import ToveModel
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tove_core.checkpoint import CHECKPOINT
 from tove_core.config import MergeConfig
 from tove_core.contribution import contributions
 from tove_core.demo.results import SeedResult
@@ -17,6 +16,7 @@ from tove_core.demo.table import render
 from tove_core.demo.world import FULL, Size, World, training
 from tove_core.evaluation.evaluate import Scores, evaluate
 from tove_core.fusion import fusion_parameters
+from tove_core.hub.checkpoints import CHECKPOINT
 from tove_core.merging import merge
 from tove_core.merging.write import write_merged
 from tove_core.model import ToveModel

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tove_core.checkpoint import find_checkpoint
 from tove_core.config import DataConfig
 from tove_core.data.sample import Sample
 from tove_core.evaluation.collect import begin, collect, remaining
@@ -17,6 +16,7 @@ from tove_core.evaluation.references import digest, references_of
 from tove_core.evaluation.report import SCORES, report
 from tove_core.evaluation.saved import MISSING, OTHER_TASK, PREDICTIONS, UNREADABLE, Saved, open_predictions, told
 from tove_core.evaluation.tasks import Task, check_task, scored_by, task, task_for
+from tove_core.hub.checkpoints import find_checkpoint
 from tove_core.model import ToveModel
 from tove_core.training.examples import MAX_BROKEN
 from tove_core.training.processes import PATIENCE, join

@@ -28,6 +28,7 @@ _UNREACHABLE = (
     + "=1 to use what is in the local cache"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_BRANCH = re.compile(r"[A-Za-z0-9](?!.*\.\.)[\w./-]*")
 
 
 def fetch(
@@ -91,6 +92,40 @@ def pinned_revision(repo: str, lock: Lock | None = None) -> str:
     return lock.pin(repo) or lock.record_pin(repo, _commit(repo, None, lock))
 
 
+def commit_at(repo: str, revision: str | None = None, lock: Lock | None = None) -> str:
+    """Return the commit that a commit, branch or tag means; None: `main`. What is pinned holds; nothing is written.
+
+    Raises:
+        WeightsError: it does not exist, or nothing is pinned and the hub cannot be asked.
+    """
+    lock = lock or Lock()
+    if revision is None or _COMMIT.fullmatch(revision):
+        return _commit(repo, revision, lock)
+    if not is_hub_id(repo) or not _BRANCH.fullmatch(revision):
+        raise WeightsError(f"{repo} has no revision {revision!r}; give a commit, a branch or a tag, or none")
+    pin = pin_name(repo, revision)
+    pinned = lock.pin(pin) if pin is not None else None
+    if pinned is not None:
+        return pinned
+    return _cached_commit(repo, revision) if environment.offline() else _remote_commit(repo, revision)
+
+
+def pin_name(repo: str, revision: str | None = None) -> str | None:
+    """Return the name under which the lock file holds a repository, or a branch or tag of it; None: a commit itself."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return None
+    return repo if revision is None else f"{repo}@{revision}"
+
+
+def list_files(repo: str, commit: str, lock: Lock | None = None) -> list[str]:
+    """Return the files of a repository at a commit; where downloads are switched off, those that are in the cache.
+
+    Raises:
+        WeightsError: the hub cannot be asked.
+    """
+    return _cached_files(repo, commit, lock or Lock()) if environment.offline() else _remote_files(repo, commit)
+
+
 def on_disk(repo: str, file: str, revision: str | None = None, lock: Lock | None = None) -> Path | None:
     """Return where a file lies that would not have to be downloaded, or None. Asks nobody and verifies nothing.
 
@@ -120,7 +155,7 @@ def snapshot(
     """
     lock = lock or Lock()
     commit = _commit(repo, revision, lock)
-    offered = _cached_files(repo, commit, lock) if environment.offline() else _remote_files(repo, commit)
+    offered = list_files(repo, commit, lock)
     wanted = [file for file in offered if _matches(file, patterns) and PurePosixPath(file).suffix in SUFFIXES]
     pickled = sorted(file for file in offered if file.endswith(PICKLED))
     asks_weights = any(pattern.endswith(SAFETENSORS) for pattern in patterns)
@@ -151,14 +186,14 @@ def _commit(repo: str, revision: str | None, lock: Lock) -> str:
     pinned = lock.pin(repo)
     if pinned is not None:
         return pinned
-    return _cached_main(repo) if environment.offline() else _remote_main(repo)
+    return _cached_commit(repo) if environment.offline() else _remote_commit(repo)
 
 
-def _remote_main(repo: str) -> str:
+def _remote_commit(repo: str, name: str = "main") -> str:
     from huggingface_hub import HfApi
 
-    with _explained(repo, "main"):
-        commit = HfApi(endpoint=_endpoint()).model_info(repo, revision="main").sha
+    with _explained(repo, name):
+        commit = HfApi(endpoint=endpoint()).model_info(repo, revision=name).sha
     if commit is None or not _COMMIT.fullmatch(commit):
         raise WeightsError(f"the hub named commit {commit!r} for {repo}, not 40 hex digits; check HF_ENDPOINT")
     return commit
@@ -168,7 +203,7 @@ def _remote_files(repo: str, commit: str) -> list[str]:
     from huggingface_hub import HfApi
 
     with _explained(repo, commit):
-        return sorted(HfApi(endpoint=_endpoint()).list_repo_files(repo, revision=commit))
+        return sorted(HfApi(endpoint=endpoint()).list_repo_files(repo, revision=commit))
 
 
 def _download(repo: str, file: str, commit: str) -> Path:
@@ -181,7 +216,7 @@ def _download(repo: str, file: str, commit: str) -> Path:
                 file,
                 revision=commit,
                 cache_dir=_cache(),
-                endpoint=_endpoint(),
+                endpoint=endpoint(),
                 local_files_only=environment.offline(),
             )
         )
@@ -192,7 +227,7 @@ def _explained(what: str, revision: str) -> Iterator[None]:
     """Turn whatever the hub's client raises into a sentence."""
     from huggingface_hub import errors
 
-    short = revision[:12]
+    short = revision[:12] if _COMMIT.fullmatch(revision) else revision
     try:
         yield
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
@@ -203,7 +238,7 @@ def _explained(what: str, revision: str) -> Iterator[None]:
             ) from error
         raise WeightsError(_UNREACHABLE.format(what=what, short=short, kind=type(error).__name__)) from error
     except errors.GatedRepoError as error:
-        page = f"{_endpoint() or 'https://huggingface.co'}/{what.split()[0]}"
+        page = f"{endpoint() or 'https://huggingface.co'}/{what.split()[0]}"
         raise WeightsError(
             f"{what} is gated; accept its licence on the model's page {page}, then log in with 'hf auth login'"
         ) from error
@@ -217,8 +252,11 @@ def _explained(what: str, revision: str) -> Iterator[None]:
         raise WeightsError(_UNREACHABLE.format(what=what, short=short, kind=type(error).__name__)) from error
 
 
-def _endpoint() -> str | None:
-    """Read at each call: the client itself reads the environment only when it is imported."""
+def endpoint() -> str | None:
+    """Return the hub's address where HF_ENDPOINT gives another than the client's own.
+
+    Read at each call: the client itself reads the environment only when it is imported.
+    """
     return os.environ.get("HF_ENDPOINT") or None
 
 
@@ -233,12 +271,13 @@ def _repo_cache(repo: str) -> Path:
     return _cache() / f"models--{repo.replace('/', '--')}"
 
 
-def _cached_main(repo: str) -> str:
-    reference = _repo_cache(repo) / "refs" / "main"
+def _cached_commit(repo: str, name: str = "main") -> str:
+    reference = _repo_cache(repo) / "refs" / name
     commit = reference.read_text().strip() if reference.is_file() else ""
     if not _COMMIT.fullmatch(commit):
+        what = repo if name == "main" else f"{repo} at {name}"
         raise WeightsError(
-            f"{repo} is not in the local cache and downloads are switched off; unset "
+            f"{what} is not in the local cache and downloads are switched off; unset "
             f"{' and '.join(environment.OFFLINE)}, or load it once while there is a connection"
         )
     return commit

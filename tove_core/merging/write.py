@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tove_core.checkpoint import CHECKPOINT, save, write_tower
+from tove_core.checkpoint import save, write_tower
 from tove_core.folders import new_folder
+from tove_core.hub.checkpoints import CHECKPOINT
 from tove_core.model import ToveModel
 
 

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
-from tove_core.checkpoint import CHECKPOINT, MANIFEST, find_checkpoint, load, start_from
+from tove_core.checkpoint import load, start_from
 from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
 from tove_core.data.broken import try_image
@@ -21,6 +21,7 @@ from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
+from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
 from tove_core.training.faults import go_on

@@ -26,7 +26,7 @@ class Tove(lmms):
     """A tove checkpoint for `python -m lmms_eval --model tove --model_args pretrained=RUN`.
 
     Args:
-        pretrained: folder of a run or of a checkpoint.
+        pretrained: folder of a run or of a checkpoint, or a hub id.
         device: such as `cuda` or `cpu`; None: CUDA where there is one. With several processes each takes its own.
         batch_size: requests at a time.
         max_batch_size: unused; lmms-eval gives it to every model.
