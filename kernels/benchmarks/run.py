@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 import torch._functorch.config
 
+# The operators beside the benchmark, whatever is installed: they are what is measured.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from kernel_bench.runner import Run, measure
@@ -28,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="threads on a CPU")
     parser.add_argument("--rounds", type=int, default=40, help="interleaved rounds on a CPU")
     parser.add_argument("--budget-seconds", type=float, default=420.0, help="start no measurement after so long")
+    parser.add_argument("--commit", help="the commit that is measured, where git cannot tell it")
     parser.add_argument("--out", type=Path, required=True, help="the CSV file to write")
     return parser.parse_args()
 
@@ -45,7 +48,7 @@ def main() -> int:
     torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]  # torch's own switch for it
     torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
-    run = Run(device, copy_rate(device), origin(device), deadline)
+    run = Run(device, copy_rate(device), origin(device, given.commit), deadline)
     print(f"{run.origin.device}: copies {run.copy / 1e9:.0f} GB/s, read and written")
     rows: list[Row] = []
     for workload in workloads(device, tuple(given.op or OPERATORS), given.quick):

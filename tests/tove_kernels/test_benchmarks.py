@@ -122,6 +122,26 @@ def test_a_wrong_form_is_refused_and_a_broken_one_named_while_the_right_one_is_t
     assert "one sentence" in next(row for row in rows if row.form == "broken").status
 
 
+def says_nothing(leaves, fixed):
+    raise AssertionError
+
+
+def test_an_error_without_words_and_inputs_that_do_not_fit_leave_the_other_rows():
+    workload = only(tiny()[0], right=Form(mixes._loop), silent=Form(says_nothing))
+    rows = list(runner.measure(workload, a_run(), rounds=1))
+    assert {row.status for row in rows if row.form == "silent"} == {"failed: AssertionError: "}
+    assert {row.status for row in rows if row.form == "right"} == {"ok"}
+
+    def too_large(seed, device):
+        raise torch.OutOfMemoryError("no room")
+
+    rows = list(runner.measure(replace(workload, make=too_large), a_run()))
+    assert [(row.form, row.direction) for row in rows] == [
+        (form, direction) for direction in workload.bytes for form in ("right", "silent")
+    ]
+    assert {row.status for row in rows} == {"failed: OutOfMemoryError: no room"}
+
+
 def test_rates_follow_from_bytes_and_times():
     slow = Form(lambda leaves, fixed: (time.sleep(0.02), mixes._loop(leaves, fixed))[1])
     workload = only(tiny()[0], right=Form(mixes._loop), slow=slow)
@@ -287,6 +307,38 @@ def test_the_fastest_compiled_form_is_what_counts(ours, reached):
     found = [v for v in targets.verdicts(rows, "cuda") if "fastest torch.compile" in v.target]
     assert [verdict.reached for verdict in found] == [reached]
     assert str(found[0]).startswith("pass" if reached else "FAIL")
+
+
+@pytest.mark.parametrize("status", ["refused: error 1e-2", "failed: OutOfResources: shared memory"])
+def test_a_form_of_ours_that_is_wrong_misses_its_targets(status):
+    wrong = {"status": status, "ms_least": None, "ms_p50": None, "of_copy": None, "speedup": None}
+    found = [verdict for verdict in targets.verdicts([row_of(**wrong)], "cuda") if verdict.seen == status]
+    assert len(found) == 3 and {verdict.reached for verdict in found} == {False}
+    late = targets.verdicts([row_of(**wrong | {"status": "skipped: the time is up"})], "cuda")
+    assert {verdict.reached for verdict in late} == {None}
+    on_cpu = targets.verdicts([row_of(shape=str(mixes.ON_CPU), **wrong)], "cpu")
+    assert [verdict.reached for verdict in on_cpu] == [False, None, False]
+
+
+def test_each_gpu_is_judged_and_told_by_itself():
+    rows = [row_of(device="fast", of_copy=0.95, ms_p50=1.0), row_of(device="slow", of_copy=0.80, ms_p50=4.0)]
+    rows.append(row_of("torch.compile of the loop", device="slow", ms_p50=4.0))
+    found = {verdict.target: verdict.reached for verdict in targets.verdicts(rows, "cuda")}
+    share = f"gated_mix forward at 0.92 of the copy rate, {mixes.REFERENCE}"
+    assert (found[f"{share}, on fast"], found[f"{share}, on slow"]) == (True, False)
+    compiled = f"gated_mix forward at most 3 % slower than the fastest torch.compile, {mixes.REFERENCE}"
+    assert (found[f"{compiled}, on fast"], found[f"{compiled}, on slow"]) == (None, True)
+    text = page(rows, [])
+    assert "## On a GPU: fast" in text and "## On a GPU: slow" in text and text.count("gated_mix forward at 0.92") == 2
+
+
+def test_alignment_that_is_as_short_as_its_launch_is_judged_under_replay():
+    shape = str(alignment.SHAPES[-1])
+    rows = [row_of(operator="align_tokens", shape=shape, of_copy=0.5, speedup=4.0)]
+    found = [v.reached for v in targets.verdicts(rows, "cuda") if v.target.startswith("align_tokens at 0.85")]
+    rows.append(row_of(operator="align_tokens", shape=shape, mode="graph", of_copy=0.9))
+    replayed = [v.reached for v in targets.verdicts(rows, "cuda") if v.target.startswith("align_tokens at 0.85")]
+    assert (found, replayed) == ([False], [True])
 
 
 def test_cpu_targets_are_of_least_times():

@@ -66,9 +66,11 @@ def same(got, want, **tolerance):
 def test_the_chosen_form_runs_and_gives_what_plain_pytorch_does(fusion, monkeypatch):
     got = learn(*fusion)
     monkeypatch.setenv("TOVE_KERNELS", "reference")
-    same(got, learn(*fusion))
+    # Gradients of parameters are sums over all tokens, up to 79 here, and a GPU's exp is not a CPU's to the last place.
+    same(got, learn(*fusion), rtol=1e-5, atol=1e-4)
     # The fp64 path and autograd's own derivative of the reference.
-    same(got, {k: v.float() for k, v in learn(fusion[0].double(), fusion[1].double(), fusion[2]).items()})
+    exact = learn(fusion[0].double(), fusion[1].double(), fusion[2])
+    same(got, {k: v.float() for k, v in exact.items()}, rtol=1e-5, atol=1e-4)
 
 
 def test_compiled_without_a_graph_break(fusion):

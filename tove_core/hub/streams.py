@@ -24,20 +24,23 @@ def run_beside(tasks: Mapping[str, Callable[[], Tensor]], devices: Mapping[str, 
     slots: dict[torch.device, int] = {}
     streams: dict[str, Any] = {}
     results: dict[str, Tensor] = {}
-    for key, device in beside.items():
-        slot = slots[device] = slots.get(device, -1) + 1
-        stream = streams[key] = _stream(device, slot)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            results[key] = tasks[key]()
-    for key, task in tasks.items():
-        if key not in beside:
-            results[key] = task()
-    for key, stream in streams.items():
-        current = torch.cuda.current_stream(beside[key])
-        current.wait_stream(stream)
+    try:
+        for key, device in beside.items():
+            slot = slots[device] = slots.get(device, -1) + 1
+            stream = streams[key] = _stream(device, slot)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                results[key] = tasks[key]()
+        for key, task in tasks.items():
+            if key not in beside:
+                results[key] = task()
+    finally:
+        # After an error too: what the caller lets go of then may still be read on a stream beside its own.
+        for key, stream in streams.items():
+            torch.cuda.current_stream(beside[key]).wait_stream(stream)
+    for key in streams:
         if results[key].device == beside[key]:
-            results[key].record_stream(current)
+            results[key].record_stream(torch.cuda.current_stream(beside[key]))
     return {key: results[key] for key in tasks}
 
 

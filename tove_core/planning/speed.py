@@ -228,7 +228,9 @@ def _fitting(part: Part, made: Plan, place: torch.device) -> int:
 
 def _free(place: torch.device) -> int:
     if place.type == "cuda":
-        return torch.cuda.mem_get_info(place)[0]
+        # Memory that torch holds and does not use is as good as free.
+        held = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        return torch.cuda.mem_get_info(place)[0] + held
     import psutil  # accelerate brings it
 
     return psutil.virtual_memory().available

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 
 from tove_core.config import TrainingConfig
+from tove_core.errors import ConfigError
 from tove_core.fusion.noise import annealed
 from tove_core.language.base import Decoder
 from tove_core.language.prompt import EncodedText
@@ -86,9 +87,16 @@ class Engine:
         detached = model.fusion is not None and bool(model.fusion.off)
         parallel = DistributedDataParallelKwargs(find_unused_parameters=detached)
         # Precision is set around each step: accelerate would fix it once for the whole process.
-        self.accelerator = Accelerator(
-            cpu=model.device.type == "cpu", mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]
-        )
+        on_cpu = model.device.type == "cpu"
+        try:
+            self.accelerator = Accelerator(
+                cpu=on_cpu, mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]
+            )
+        except ValueError as error:  # accelerate keeps the first device of a process for good
+            raise ConfigError(
+                f"training on {model.device} cannot begin ({error}); if this process has trained on another kind of "
+                "device before, train in a process of its own"
+            ) from error
         self.inner = TransferStep(model.fusion, decoder)
         require_shardable(config, decoder.config, self.world)
         self.shards = None

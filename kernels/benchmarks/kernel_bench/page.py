@@ -38,6 +38,15 @@ attention residuals too; rotates inputs past the last-level cache, replays small
 targets are reached.
 """
 
+GPU_COMMAND = """\
+Rates and speed-ups are of the medians. Inputs rotate past the last-level cache; under CUDA-graph replay nothing of
+launching is left.
+
+```console
+$ python kernels/benchmarks/run.py --out docs/benchmarks/kernels-gpu.csv
+```
+"""
+
 NO_CPU = """\
 ## On a CPU
 
@@ -63,7 +72,11 @@ def page(rows: Sequence[Row], used: Sequence[Used]) -> str:
     parts = [HEAD]
     if any(row.of_copy is not None for row in rows):
         parts.append("![Share of the copy rate that each form reaches](kernels.svg)\n")
-    parts.append(_section("On a GPU", on_gpu, "cuda") if on_gpu else NO_GPU)
+    names = sorted({row.device for row in on_gpu})
+    for name in names:
+        title = "On a GPU" if len(names) == 1 else f"On a GPU: {name}"
+        parts.append(_section(title, [row for row in on_gpu if row.device == name], "cuda"))
+    parts.append(GPU_COMMAND if on_gpu else NO_GPU)
     if on_cpu:
         parts.append(_section("On a CPU", on_cpu, "cpu"))
         parts.append(

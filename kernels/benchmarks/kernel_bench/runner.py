@@ -30,7 +30,13 @@ class Run:
 
 def measure(workload: Workload, run: Run, rounds: int = 40) -> Iterator[Row]:
     """Yield a row for every form and direction, on a GPU under graphs too where the shape is small."""
-    problems = _problems(workload, run)
+    try:
+        problems = _problems(workload, run)
+    except Exception as problem:  # out of memory: what was measured before, and the other workloads, stay
+        seen = {name: _Seen(f"failed: {_said(problem)}") for name in workload.forms}
+        for direction in workload.bytes:
+            yield from _rows(workload, seen, run, "eager", direction)
+        return
     for direction in workload.bytes:
         modes = [("eager", direction)]
         if run.device.type == "cuda" and workload.small:
@@ -75,25 +81,31 @@ def _measure(
         try:
             error = worst_error(workload, form, problems[0], "forward" if direction == "forward" else "backward")
         except Exception as problem:  # a form that fails must not hide the others
-            seen[name] = _Seen(f"failed: {type(problem).__name__}: {str(problem).splitlines()[0][:120]}")
+            seen[name] = _Seen(f"failed: {_said(problem)}")
             continue
         if not error <= limit(workload, form):
             seen[name] = _Seen(f"refused: error {error:.1e}, at most {limit(workload, form):.1e} is timed", error)
             continue
-        seen[name] = _Seen("ok", error)
-        calls[name] = [_call(form, problem, direction) for problem in problems]
-        if run.device.type == "cuda":
-            try:
-                times = timing.graph_times(calls[name]) if mode == "graph" else timing.cuda_times(calls[name])
-            except RuntimeError as problem:
-                seen[name] = _Seen(f"failed: {str(problem).splitlines()[0][:120]}", error)
+        try:
+            made = [_call(form, problem, direction) for problem in problems]
+            if run.device.type != "cuda":
+                calls[name], times = made, None
             else:
-                seen[name] = _Seen("ok", error, times)
-            calls[name] = []  # lets go of the graphs that backward calls hold
+                times = timing.graph_times(made) if mode == "graph" else timing.cuda_times(made)
+        except Exception as problem:  # Triton's own errors are no RuntimeErrors
+            seen[name] = _Seen(f"failed: {_said(problem)}", error)
+        else:
+            seen[name] = _Seen("ok", error, times)
+        made = []  # lets go of the graphs that backward calls hold
     if run.device.type != "cuda":
         for name, times in timing.cpu_times(calls, rounds).items():
             seen[name] = _Seen("ok", seen[name].error, times)
     return seen | {name: _Seen(f"absent: {why}") for name, why in workload.absent.items()}
+
+
+def _said(problem: Exception) -> str:
+    """Return an error's class and the first line of what it says."""
+    return f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:120]}"
 
 
 def _call(form: Form, problem: Problem, direction: str) -> Callable[[], object]:

@@ -67,8 +67,8 @@ class Origin:
     date: str
 
 
-def origin(device: torch.device) -> Origin:
-    """Return the origin of a run on a device."""
+def origin(device: torch.device, commit: str | None = None) -> Origin:
+    """Return the origin of a run on a device; git tells the commit where none is given."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Origin(
         name,
@@ -76,7 +76,7 @@ def origin(device: torch.device) -> Origin:
         torch.__version__,
         _version("triton"),
         _version("tove-core"),
-        _commit(),
+        commit or _commit(),
         datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     )
 

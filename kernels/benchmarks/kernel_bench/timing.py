@@ -131,5 +131,16 @@ def copy_rate(device: torch.device) -> float:
     def copy() -> object:
         return target.copy_(source)
 
+    if device.type == "cuda":
+        _warm(copy)
     times = cuda_times([copy]) if device.type == "cuda" else cpu_times({"copy": [copy]}, 15)["copy"]
     return 2 * size / (1e-3 * (times.p50 if device.type == "cuda" else times.least))
+
+
+def _warm(call: Call, seconds: float = 1.0) -> None:
+    """Keep a GPU busy until its clocks are up: measured on idle clocks, every share of the rate would be too high."""
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        for _ in range(8):
+            call()
+        torch.cuda.synchronize()

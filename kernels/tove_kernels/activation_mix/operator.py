@@ -113,7 +113,8 @@ class _ActivationMix(torch.autograd.Function):
             [of_logits, of_bias, of_hidden],
         )
         found, biases, *each = differentiable_once(gradients, grad, grad_weights, logits, *tensors)
-        each += [biases[k].to(one.dtype) if of_bias else None for k, one in enumerate(bias)]
+        # A new list, not +=: what Dynamo unpacks is a tuple to older versions of it.
+        each = [*each, *(biases[k].to(one.dtype) if of_bias else None for k, one in enumerate(bias))]
         each = [one if wanted else None for one, wanted in zip(each, needed, strict=True)]
         return found if of_logits else None, None, None, None, None, *each
 

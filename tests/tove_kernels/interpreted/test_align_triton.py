@@ -126,8 +126,9 @@ def test_low_precision_maps_give_float32_tokens_that_are_rounded_once():
 @pytest.mark.parametrize(("size", "grid"), [((5, 7), (5, 7)), ((5, 7), (8, 3))])
 def test_a_large_mean_costs_no_digits(layout, size, grid):
     maps = laid_out((draw(2, 100, *size) + 1000).float(), layout)
-    # The input's own rounding to float32 is in both; what is left is the statistics' error.
-    assert off_by(align_tokens(maps, grid, norm="position"), expected(maps, grid, "position")) < 1e-4
+    # The input's own rounding to float32 is in both; what is left is the statistics' error. A GPU divides by C with an
+    # approximate reciprocal: one last place of 1/100 is 1.2e-4 of a deviation here, where the mean is 1000 of them.
+    assert off_by(align_tokens(maps, grid, norm="position"), expected(maps, grid, "position")) < 3e-4
     mean, std = torch.full((100,), 1000.0, device=DEVICE), torch.ones(100, device=DEVICE)
     got = align_tokens(maps, grid, norm="fixed", mean=mean, std=std)
     assert off_by(got, expected(maps, grid, "fixed", mean, std)) < 1e-6
