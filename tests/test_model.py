@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tove_core.errors import ConfigError, ImageError, ToveError, UnknownExpertError
+from tove_core.errors import ConfigError, DataError, ImageError, ToveError, UnknownExpertError
 
 RULES = ["zero", "renormalise"]
 
@@ -256,3 +256,73 @@ def test_parameters_are_counted_part_by_part(toy: Any) -> None:
     wide = next(row for row in report.rows if row.part == "expert toy-wide")
     assert (wide.trained, wide.frozen) == (0, 33 * 3 * 64 + 33)
     assert str(report).splitlines()[-1].split()[0] == "total"
+
+
+def test_an_expert_cannot_take_the_name_of_clips_own_tokens(toy: Any) -> None:
+    with pytest.raises(ConfigError, match="cannot be called 'clip' beside CLIP itself; ask for it with an alias"):
+        toy.build([{"name": "toy-fine", "alias": "clip"}], decoder=None)
+
+
+def test_experts_that_are_off_are_measured_too(toy: Any) -> None:
+    whole, apart = toy.build(decoder=None), toy.build(decoder=None)
+    fixed = next(key for key in apart.experts if apart.align[key].needs_measuring)
+    whole.calibrate(toy.pictures(5))
+    apart.detach(fixed)
+    apart.calibrate(toy.pictures(5))
+    apart.attach(fixed)
+    buffers = dict(apart.align[fixed].named_buffers())
+    assert buffers and all(torch.equal(value, whole.align[fixed].get_buffer(name)) for name, value in buffers.items())
+
+
+@pytest.mark.parametrize("given", ["one", "iterator", "array"])
+def test_calibration_takes_images_as_everything_else_does(toy: Any, given: str) -> None:
+    model, listed = toy.build(decoder=None), toy.build(decoder=None)
+    pixels = torch.rand(3, 3, 21, 19, generator=torch.Generator().manual_seed(1))
+    images: dict[str, Any] = {"one": toy.pictures(1)[0], "iterator": iter(toy.pictures(3)), "array": pixels}
+    same = {"one": toy.pictures(1), "iterator": toy.pictures(3), "array": list(pixels)}
+    model.calibrate(images[given])
+    listed.calibrate(same[given])
+    assert torch.equal(model.fusion.second.weight, listed.fusion.second.weight)
+    with pytest.raises(ImageError, match="no image was given to calibrate on"):
+        toy.build(decoder=None).calibrate([])
+
+
+def test_an_expert_without_finite_values_stops_calibration_before_it_changes_anything(toy: Any) -> None:
+    model = toy.build(["toy-wide", "toy-whole"], decoder=None)
+    before = model.fusion.second.weight.clone()
+    key = next(key for key in model.experts if not model.align[key].needs_measuring)
+    model.experts[key].register_forward_hook(
+        lambda module, given, out: {name: value + float("nan") for name, value in out.items()}
+    )
+    with pytest.raises(DataError, match=f"'{key}' gives values that are not finite"):
+        model.calibrate(toy.pictures(3))
+    assert torch.equal(model.fusion.second.weight, before) and not model.calibrated
+
+
+def test_a_state_dict_knows_whether_the_model_is_calibrated_and_trained(toy: Any) -> None:
+    first, second = toy.build(decoder=None), toy.build(decoder=None, seed=1)
+    first.calibrate(toy.pictures(3))
+    first.trained = True
+    second.load_state_dict(first.state_dict())
+    assert second.calibrated and second.trained
+    second.calibrate(toy.pictures(5))
+    assert torch.equal(second.fusion.second.weight, first.fusion.second.weight), "it was calibrated already"
+
+
+@pytest.mark.parametrize("kind", ["gate", "uniform", "concat", "clip-mlp"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_that_is_converted_gives_the_same_tokens_but_for_rounding(
+    toy: Any, kind: str, dtype: torch.dtype
+) -> None:
+    experts = [] if kind == "clip-mlp" else toy.experts
+    model = uneven(toy.build(experts, seed=3, decoder=None, fusion={"kind": kind}), toy)
+    want = model.tokens(toy.pictures())
+    statistics = {name: value.clone() for name, value in model.align.named_buffers()}
+    model.to(dtype)
+    got = model.tokens(toy.pictures())
+    assert got.dtype == torch.float32
+    assert (got - want).norm() / want.norm() < (0.03 if dtype == torch.bfloat16 else 1e-5)
+    assert all(torch.equal(value, statistics[name]) for name, value in model.align.named_buffers())
+    for key in model.active_experts:
+        model.detach(key)
+    assert kind == "clip-mlp" or torch.equal(model.tokens(toy.pictures()), model.encode(toy.pictures())["clip"])

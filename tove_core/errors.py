@@ -17,7 +17,7 @@ class ConfigError(ToveError, ValueError):
 
 
 class PluginError(ToveError):
-    """A plugin could not be loaded; the cause is chained."""
+    """A plugin could not be loaded, or code of it failed; the cause is chained."""
 
 
 class UnknownExpertError(ToveError, LookupError):

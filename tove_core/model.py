@@ -6,12 +6,11 @@ B images, N tokens of CLIP's grid, D CLIP's width, K experts, C_k an expert's al
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,13 +25,13 @@ from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
 from tove_core.language.marks import wrong_marks
 from tove_core.language.randomness import seeded
+from tove_core.listed import in_batches, listed
+from tove_core.naming import CLIP
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
 from tove_core.tower.base import Tower
 from tove_core.tower.text import TextVectors
 
-CLIP = "clip"
-"""The key of CLIP's own tokens among the features."""
 BATCH = 32
 """Images that are seen and asked about at a time, unless told otherwise."""
 
@@ -43,9 +42,10 @@ class ToveModel(nn.Module):
     Attributes:
         config: resolved configuration.
         provenance: where every frozen part came from.
-        calibrated: whether channel statistics and the residual's size have been set from images.
-        trained: whether the fusion or the decoder has seen a training step.
     """
+
+    progress: Tensor
+    """[2], whether it is calibrated and trained."""
 
     def __init__(
         self,
@@ -69,9 +69,27 @@ class ToveModel(nn.Module):
         self.config = config
         self.provenance = provenance
         self.origin = origin or Origin()
-        self.calibrated = False
-        self.trained = False
+        # A buffer, so that a state_dict knows it too: calibrating a trained model again would scale what it learnt.
+        self.register_buffer("progress", torch.zeros(2, dtype=torch.bool))
         self._warned = False
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether channel statistics and the residual's size have been set from images."""
+        return bool(self.progress[0])
+
+    @calibrated.setter
+    def calibrated(self, done: bool) -> None:
+        self.progress[0] = done
+
+    @property
+    def trained(self) -> bool:
+        """Whether the fusion or the decoder has seen a training step."""
+        return bool(self.progress[1])
+
+    @trained.setter
+    def trained(self, done: bool) -> None:
+        self.progress[1] = done
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +123,7 @@ class ToveModel(nn.Module):
         experts = [key for key in wanted if key != CLIP]
         places = {CLIP: self.device} if CLIP in wanted else {}
         places |= {key: self._expert(key).device or self.device for key in experts}
-        pixels = sent(self.preprocessor(wanted)(_listed(images)), places)
+        pixels = sent(self.preprocessor(wanted)(listed(images)), places)
         tasks = {CLIP: lambda: self.tower(pixels[CLIP]).patches.float()} if CLIP in wanted else {}
         tasks |= {key: partial(self._expert_features, key, pixels[key]) for key in experts}
         return run_beside(tasks, {key: places[key] for key in experts if self._expert(key).own_stream})
@@ -177,7 +195,7 @@ class ToveModel(nn.Module):
             ImageError: there is no image, or one cannot be read.
             DataError: a question marks the places of more or fewer images than it is asked about.
         """
-        shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in _listed(images)]
+        shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in listed(images)]
         asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
         if len(asked) != len(shown):
             raise ConfigError(f"{len(asked)} questions were given for {len(shown)} images; wanted one for each")
@@ -190,7 +208,7 @@ class ToveModel(nn.Module):
         said = [""] * len(shown)
         # Draws go on from batch to batch: seeded anew in each, every batch would draw the same.
         with seeded(generation.pop("seed", None), self.device):
-            for own in _batches(counts, batch_size):
+            for own in in_batches(counts, batch_size):
                 tokens = self.tokens([image for i in own for image in shown[i]])
                 together = tokens.unflatten(0, (len(own), -1)).flatten(1, 2)
                 for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
@@ -252,16 +270,34 @@ class ToveModel(nn.Module):
     # Before training
 
     @torch.no_grad()
-    def calibrate(self, images: Sequence[ImageSource], batch_size: int = 64) -> None:
+    def calibrate(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 64) -> None:
         """Measure what is fixed before training, on a sample of images: channel statistics, then the residual's size.
 
         Does nothing to a model that is calibrated already.
+
+        Args:
+            images: some dozens, of the kind the model is for. Experts that are off are measured too.
+            batch_size: images that are seen at a time.
+
+        Raises:
+            ConfigError: every expert is off.
+            DataError: an expert gives values for them that are not finite; nothing is changed.
+            ImageError: there is no image, or one cannot be read.
         """
         if self.calibrated or self.fusion is None:
             return
-        for key in self.active_experts:
-            self.measure(self._align(key), self._expert(key), images, batch_size)
-        features = self.encode(images[:batch_size])
+        seen = listed(images)
+        if not seen:
+            raise ImageError("no image was given to calibrate on; give some dozens")
+        for key in self.experts:
+            self.measure(self._align(key), self._expert(key), seen, batch_size)
+        features = self.encode(seen[:batch_size])
+        for key, values in features.items():
+            if not values.isfinite().all():
+                raise DataError(
+                    f"{key!r} gives values that are not finite for the images to calibrate on; "
+                    "calibrate on others, or leave the expert out"
+                )
         self.fusion.calibrate(features[CLIP], features)
         self.calibrated = True
 
@@ -342,30 +378,3 @@ class ToveModel(nn.Module):
         if self.fusion is None:
             raise ConfigError("the model has no experts to switch; build it with experts=[...]")
         return self.fusion
-
-
-def _listed(images: Any) -> list[Any]:
-    if isinstance(images, (list, tuple)):
-        return list(images)
-    if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4:
-        return list(images)
-    return [images]
-
-
-def _batches(counts: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Yield indices of samples in batches of at most `size` images; a batch is of samples with as many images.
-
-    Args:
-        counts: images of each sample.
-
-    Raises:
-        ConfigError: the size is below 1.
-        ImageError: there is no sample.
-    """
-    if size < 1:
-        raise ConfigError(f"batch_size is {size}; give at least 1")
-    if not counts:
-        raise ImageError("no image was given; give at least one")
-    for count in sorted(set(counts)):
-        own, step = [i for i, other in enumerate(counts) if other == count], max(1, size // count)
-        yield from (own[start : start + step] for start in range(0, len(own), step))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+CLIP = "clip"
+"""The name of CLIP's own tokens among a model's features, which no expert of it can have."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 

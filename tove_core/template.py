@@ -69,5 +69,7 @@ def _check_name(name: str) -> None:
         )
     if not naming.NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for an expert; give {naming.wanted(name)}")
+    if name == naming.CLIP:
+        raise ConfigError(f"{name!r} is what a model calls its own CLIP; choose another name for the expert")
     if any(o.spec.name == name and o.source.distribution == plugins.OWN for o in plugins.registry().offers):
         raise ConfigError(f"{name!r} is the name of one of tove's own experts; choose another")

@@ -60,6 +60,7 @@ def test_the_place_can_be_chosen_and_what_exists_is_left_alone(tmp_path):
         ("../x", "such as 'x'"),
         ("tove-expert-x", "give the expert's alone: 'x'"),
         ("dinov2", "the name of one of tove's own experts"),
+        ("clip", "what a model calls its own CLIP"),
     ],
 )
 def test_names_that_cannot_be_used_are_refused_and_nothing_is_written(name, says, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tove_core.errors import ContractError
+from tove_core.errors import ContractError, PluginError
 from tove_core.hub.expert import FrozenExpert
 from tove_core.spec import ExpertSpec, Grid, Input, Vector
 
@@ -207,3 +207,20 @@ def test_a_dynamic_input_takes_other_multiples(make_spec: MakeSpec) -> None:
     assert frozen(torch.zeros(2, 3, 20, 4))["map"].shape == (2, 5, 5, 1)
     with pytest.raises(ContractError, match="multiples of 4"):
         frozen(torch.zeros(1, 3, 20, 6))
+
+
+def test_code_of_an_expert_that_fails_is_named_with_what_it_was_given(spec: ExpertSpec) -> None:
+    expert = FrozenExpert(Gives(lambda pixels: 1 / 0), spec, "tiny")
+    with pytest.raises(PluginError, match=r"'tiny' failed on pixels \[2, 3, 8, 12\] \(ZeroDivisionError") as caught:
+        expert(torch.randn(2, 3, 8, 12))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no room"), ContractError("said already")])
+def test_what_others_know_how_to_tell_passes_as_it_is(spec: ExpertSpec, error: Exception) -> None:
+    def fails(pixels: Tensor) -> Any:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        FrozenExpert(Gives(fails), spec, "tiny")(torch.randn(2, 3, 8, 12))
+    assert caught.value is error

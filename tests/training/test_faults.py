@@ -313,6 +313,9 @@ def test_a_fault_says_which_command_goes_on(tmp_path: Path) -> None:
     kept = str(not_finite("the loss is nan", 3, ["a"], folder))
     assert "step-00000002" in kept and f"go on from it with {command}" in kept and "save_every" not in kept
     assert "--resume" not in str(not_finite("the loss is nan", 3, ["a"], None))
+    blamed = str(not_finite("the loss is nan", 3, ["a"], None, ["toy-fine", "toy-fine"]))
+    assert "(samples 'a'), for which 'toy-fine' gives values that are not finite;" in blamed
+    assert "leave the expert out" in blamed and "learning_rate" not in blamed
     for error in (torch.OutOfMemoryError("CUDA out of memory"), PlacementError("expert 'x' does not fit; do this")):
         wanted = pytest.raises(PlacementError, match=r"; change .*config\.yaml and go on with 'tove train ")
         with wanted, memory_named(1, 4, config(), folder):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,16 @@ class Align(nn.Module):
             if _is_fixed(output):
                 self.register_buffer(f"{name}-mean", torch.zeros(output.channels))
                 self.register_buffer(f"{name}-std", torch.ones(output.channels))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Statistics stay in float32 where a model is converted: a mean in bfloat16 has lost what is subtracted from it.
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, kept in before.items():
+            now = self.get_buffer(name)
+            if now.dtype != kept.dtype:
+                self.register_buffer(name, kept.to(now.device))
+        return self
 
     @property
     def needs_measuring(self) -> bool:

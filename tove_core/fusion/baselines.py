@@ -60,4 +60,5 @@ class ClipMlp(Transfer):
 
     def forward(self, tokens: Tensor, features: Mapping[str, Tensor], **_: object) -> Fused:
         """Add what an MLP makes of v; features, masks and noise do not exist for it."""
-        return Fused(tokens + self.second(F.gelu(self.first[self.SELF](tokens))), None)
+        added = self.second(F.gelu(self.first[self.SELF](self.own(tokens))))
+        return Fused(tokens + added.to(tokens.dtype), None)

@@ -124,7 +124,7 @@ class GatedTransfer(Transfer):
         gates = self(tokens, features).gates
         found = []
         for name in self.active:
-            hidden = F.gelu(self.first[name](features[name]))
+            hidden = F.gelu(self.first[name](self.own(features[name])))
             found.append((name, gates[..., self.experts.index(name)], hidden))
         return found
 

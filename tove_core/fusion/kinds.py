@@ -11,6 +11,7 @@ from tove_core.errors import ConfigError
 from tove_core.fusion.baselines import ClipMlp, ConcatTransfer
 from tove_core.fusion.gated import GatedTransfer
 from tove_core.fusion.transfer import Transfer
+from tove_core.naming import CLIP
 
 
 def build_transfer(
@@ -48,9 +49,11 @@ def check_names(names: Iterable[str]) -> None:
     """Refuse names under which a module cannot hold an expert.
 
     Raises:
-        ConfigError: a name is empty, has a dot in it, or is an attribute of modules.
+        ConfigError: a name is empty, has a dot in it, is an attribute of modules, or that of CLIP's own tokens.
     """
     taken = nn.ModuleDict()  # an instance: it has attributes that the class has not, such as `training`
     for name in names:
         if not name or "." in name or hasattr(taken, name):
-            raise ConfigError(f"an expert cannot be called {name!r} inside a model; ask its author for another name")
+            raise ConfigError(f"an expert cannot be called {name!r} inside a model; ask for it with an alias")
+        if name == CLIP:  # its features would be CLIP's tokens, and it would never run
+            raise ConfigError(f"an expert cannot be called {name!r} beside CLIP itself; ask for it with an alias")

@@ -88,8 +88,8 @@ class Transfer(nn.Module):
             noise: standard deviation of the gate's noise.
 
         Returns:
-            v' [B, N, D]; v itself, bit for bit, when every expert is off. With `config.replace` it is the experts'
-            part alone.
+            v' [B, N, D] in the type of v, computed in that of the parameters; v itself, bit for bit, when every expert
+            is off. With `config.replace` it is the experts' part alone.
 
         Raises:
             ContractError: features of an expert that is on are missing or of another shape.
@@ -98,9 +98,16 @@ class Transfer(nn.Module):
         if not self.active:
             return Fused(tokens, None)
         self._check(tokens, features, mask)
-        mix, gates = self._mix(tokens, features, mask, keys, noise)
+        mix, gates = self._mix(self.own(tokens), self._own_all(features), mask, keys, noise)
         added = self.second(mix).to(tokens.dtype)
         return Fused(added if self.config.replace else tokens + added, gates)
+
+    def own(self, values: Tensor) -> Tensor:
+        """Return values in the type of the parameters: whoever converts the fusion still gives it float32."""
+        return values.to(self.second.weight.dtype)
+
+    def _own_all(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.own(features[name]) for name in self.active}
 
     def _check(self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None) -> None:
         for name in self.active:

@@ -9,7 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from tove_core.errors import ContractError
+from tove_core.errors import ContractError, PluginError, ToveError
+from tove_core.hub.microbatch import is_out_of_memory
 from tove_core.hub.region_contract import checked_regions
 from tove_core.hub.regions import RegionBatch
 from tove_core.spec import ExpertSpec, Grid, Output, Regions, Vector
@@ -72,13 +73,14 @@ class FrozenExpert(nn.Module):
 
         Raises:
             ContractError: pixels or outputs are not what the spec says, or the expert wrote into its input.
+            PluginError: the expert's own code failed; the cause is chained. Running out of memory is none of it.
         """
         self._check_pixels(pixels)
         own = pixels.to(device=self.device or pixels.device, dtype=self.dtype)
         version = own._version
         # The caller's autocast must not decide in which precision a frozen expert computes.
         with _no_autocast(own.device.type):
-            outputs = self.module(own)
+            outputs = self._run(own)
         if own._version != version:
             raise ContractError(
                 f"expert '{self.name}' wrote into its input, which others may share; use an operation out of place",
@@ -86,6 +88,19 @@ class FrozenExpert(nn.Module):
             )
         self._check_names(outputs)
         return {key: self._checked(key, promised, outputs[key], pixels) for key, promised in self.spec.outputs.items()}
+
+    def _run(self, pixels: Tensor) -> object:
+        try:
+            return self.module(pixels)
+        except ToveError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise PluginError(
+                f"expert '{self.name}' failed on pixels {list(pixels.shape)} ({type(error).__name__}: {error}); "
+                "repair or update its plugin"
+            ) from error
 
     def _check_pixels(self, pixels: Tensor) -> None:
         input, shape = self.spec.input, list(pixels.shape)

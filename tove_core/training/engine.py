@@ -210,6 +210,12 @@ class Engine:
         with encoding_named(self.model, len(part.indices)):
             return examples.features(part.indices)
 
+    def unfit(self, examples: Examples, share: Share) -> list[str]:
+        """Return what gives values that are not finite for a share: names of experts, or CLIP's."""
+        parts = self._cut(examples, share)
+        seen = [self._seen(examples, part) for part in parts]
+        return sorted({name for given in seen for name, values in given.items() if not values.isfinite().all()})
+
     def _forward(self, part: Share, features: Mapping[str, Tensor], step: int) -> StepOutput:
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             return self.module(features, part.texts, keys=part.keys, **self._exploration(step))

@@ -71,7 +71,9 @@ def interrupted(number: int, step: int, steps: int, state: Path | None) -> Inter
     return Interrupted(f"{name} ended the run after step {step} of {steps}; {kept}", number)
 
 
-def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) -> ToveError:
+def not_finite(
+    what: str, step: int, ids: Sequence[str], output: Path | None, features: Sequence[str] = ()
+) -> ToveError:
     """Return the error for a loss or gradient that is not a number, before it has changed any parameter.
 
     Args:
@@ -79,11 +81,16 @@ def not_finite(what: str, step: int, ids: Sequence[str], output: Path | None) ->
         step: counted from 1.
         ids: samples whose own loss is not finite, or those of the step where no single one is to blame.
         output: folder of the run; its newest state is named.
+        features: experts, or CLIP, whose own values for these samples are not finite.
     """
     ids = list(dict.fromkeys(ids))  # a batch that ends one epoch and begins the next may hold a sample twice
     shown = ", ".join(repr(name) for name in ids[:5]) + (", ..." if len(ids) > 5 else "")
     seen = f"{what} at step {step} (samples {shown})"
     cure = "look at these samples, or lower training.learning_rate"
+    if features:
+        blamed = ", ".join(map(repr, dict.fromkeys(features)))
+        seen += f", for which {blamed} gives values that are not finite"
+        cure = "look at these samples, or leave the expert out"
     if output is None:
         return ToveError(f"{seen}; nothing was saved, because the run writes to no folder; {cure}")
     cure += f" in {output / CONFIG}"

@@ -173,17 +173,17 @@ class _Run:
         size = math.ceil(len(share.indices) / self.config.accumulate)
         with memory_named(step + 1, size, self.config, self.output):
             report = engine.backward(self.examples, share, step, tokens=tokens)
-            self._check(math.isfinite(report.loss), f"the loss is {report.loss}", engine, report, share.indices, step)
+            self._check(math.isfinite(report.loss), f"the loss is {report.loss}", engine, report, share, step)
             norm = engine.update()
-        self._check(math.isfinite(norm), f"the gradient is {norm}", engine, report, share.indices, step)
+        self._check(math.isfinite(norm), f"the gradient is {norm}", engine, report, share, step)
         return report, stops > 0
 
-    def _check(self, fine: bool, seen: str, engine: Engine, report: Report, indices: list[int], step: int) -> None:
+    def _check(self, fine: bool, seen: str, engine: Engine, report: Report, share: Share, step: int) -> None:
         if fine:
             return
         blamed = engine.gathered([self.examples.samples[i].id for i in report.bad])
-        names = blamed or engine.gathered([self.examples.samples[i].id for i in indices])
-        raise not_finite(seen, step + 1, names, self.output)
+        names = blamed or engine.gathered([self.examples.samples[i].id for i in share.indices])
+        raise not_finite(seen, step + 1, names, self.output, engine.gathered(engine.unfit(self.examples, share)))
 
     def _save(self, engine: Engine, done: int, average: MovingAverage | None, stopping: bool) -> Path | None:
         """Save the state where it is time to; return its folder, in every process."""
