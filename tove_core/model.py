@@ -42,6 +42,8 @@ class ToveModel(nn.Module):
     Attributes:
         config: resolved configuration.
         provenance: where every frozen part came from.
+        calibrated: whether channel statistics and the residual's size have been set from images.
+        trained: whether the fusion or the decoder has seen a training step.
     """
 
     progress: Tensor
