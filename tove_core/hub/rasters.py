@@ -17,8 +17,8 @@ from torch import Tensor
 Colour = tuple[float, ...]
 """Red, green and blue, in 0..1."""
 
-_STRIP = 1 << 18
-"""Values of a strip for each thread: they stay in its cache, and are enough to keep it busy."""
+_STRIP = 1 << 20
+"""Values of a strip, 4 MB, for each thread: few enough for a cache, and enough to share among the threads."""
 
 
 class Canvas(NamedTuple):
@@ -67,12 +67,11 @@ class _Rows(NamedTuple):
 
 
 def resampled(canvas: Canvas, rasters: Iterable[Raster]) -> dict[Raster, Tensor]:
-    """Return the canvas at every raster, float32 [3, h, w]: in 0..1, or untouched where the size is its own.
-
-    Results may share memory, and must not be written to.
-    """
+    """Return the canvas at every raster, float32 [3, h, w]: in 0..1, or untouched where the size is its own."""
     beside = canvas.image.shape[2] != canvas.width
-    wanted = {raster: _Rows(raster.size[1], raster.interpolation, raster.fill if beside else None) for raster in rasters}
+    wanted = {
+        raster: _Rows(raster.size[1], raster.interpolation, raster.fill if beside else None) for raster in rasters
+    }
     rows = _along_rows(canvas, dict.fromkeys(wanted.values()))
     return {raster: _along_columns(canvas, rows[first], raster) for raster, first in wanted.items()}
 
