@@ -108,6 +108,46 @@ def test_grey_binary_and_cmyk_become_rgb() -> None:
     assert torch.equal(read_image(grey), torch.from_numpy(grey).expand(3, 2, 3))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "RGBX"])
+def test_planes_are_the_bands_of_the_picture_as_rgb(mode: str) -> None:
+    picture = Image.fromarray(noise(13, 21)).convert(mode)
+    before = picture.tobytes()
+    result = read_image(picture)
+    assert result.is_contiguous()
+    assert torch.equal(result, torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
+    result.zero_()
+    assert picture.tobytes() == before
+
+
+@pytest.mark.parametrize("orientation", [0, 3, 6, 9])
+def test_a_pillow_image_of_the_caller_is_left_as_it_is(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.open(io.BytesIO(encoded(Image.fromarray(noise(6, 10)), exif=exif)))
+    turned = {3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, -1)}.get(orientation, lambda a: a)(noise(6, 10))
+    assert torch.equal(read_image(picture), torch.from_numpy(turned.copy()).permute(2, 0, 1))
+    assert picture.size == (10, 6) and picture.getexif()[0x0112] == orientation
+    assert np.array_equal(np.asarray(picture), noise(6, 10))
+
+
+def test_a_picture_of_floats_is_grey_and_errors_name_it() -> None:
+    values = np.random.default_rng(2).random((5, 3), dtype=np.float32)
+    assert torch.equal(read_image(Image.fromarray(values)), torch.from_numpy(values).expand(3, 5, 3))
+    with pytest.raises(ImageError, match=r"the Pillow image with values from .* floats must lie in 0..1"):
+        read_image(Image.fromarray(values + 1))
+    with pytest.raises(ImageError, match=r"the Pillow image of shape \[3, 4, 0\] has no pixels"):
+        read_image(Image.new("RGB", (0, 4)))
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "f2"])
+def test_an_array_of_floats_is_copied(kind: str) -> None:
+    array = np.random.default_rng(4).random((4, 6, 3)).astype(kind)
+    result = read_image(array)
+    assert np.array_equal(result.permute(1, 2, 0).numpy(), array.astype(np.float32))
+    result.zero_()
+    assert array.any()
+
+
 def test_unreadable_files_are_errors_that_name_the_file(tmp_path: Path) -> None:
     whole = encoded(Image.fromarray(noise(64, 64)), "JPEG")
     broken = {"empty.jpg": b"", "text.jpg": b"not an image at all", "cut.jpg": whole[: len(whole) // 2]}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from tove_core.errors import ImageError
@@ -75,23 +75,36 @@ def _decode(image: Image.Image, name: str) -> Tensor:
         raise ImageError(f"{name} has {size} pixels, above Pillow's limit of {limit}; shrink it or raise that limit")
     try:
         image.load()
-        array = _to_rgb(ImageOps.exif_transpose(image), name)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise Pillow would copy the image
+            image = ImageOps.exif_transpose(image)
+        planes = _to_planes(image, name)
     except ImageError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on truncated data
         raise ImageError(f"{name} is truncated or damaged ({error}); fetch or write the file again") from error
-    return _from_array(array)
+    return _checked(torch.from_numpy(planes), name)
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+def _to_planes(image: Image.Image, name: str) -> np.ndarray:
+    """Return [3, H, W], uint8 or float32."""
     if image.mode in _SIXTEEN_BIT:
-        return _eight_bit(np.asarray(image), name)
+        return _repeated(_eight_bit(np.asarray(image), name))
     if image.mode == "F":
-        return np.array(image, dtype=np.float32)
+        return _repeated(np.asarray(image, dtype=np.float32))
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
-    return np.array(image.convert("RGB"))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    planes = np.empty((3, image.height, image.width), dtype=np.uint8)
+    # Band by band: pixels that come interleaved would have to be sorted into planes afterwards, in another copy.
+    for plane, band in zip(planes, "RGB", strict=True):
+        plane.reshape(-1)[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8)
+    return planes
+
+
+def _repeated(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[None], 3, axis=0)
 
 
 def _eight_bit(values: np.ndarray, name: str) -> np.ndarray:
@@ -103,7 +116,7 @@ def _eight_bit(values: np.ndarray, name: str) -> np.ndarray:
 
 def _from_array(array: np.ndarray) -> Tensor:
     if array.ndim == 2:
-        array = np.repeat(array[:, :, None], 3, axis=2)
+        array = np.broadcast_to(array[:, :, None], (*array.shape, 3))
     if array.ndim != 3 or array.shape[2] != 3:
         raise ImageError(
             f"an array of shape {list(array.shape)} was given as an image; give [H, W, 3] or [H, W], channels last"
@@ -113,7 +126,7 @@ def _from_array(array: np.ndarray) -> Tensor:
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise ImageError(f"an array of {array.dtype} was given as an image; give uint8, uint16, or floats in 0..1")
     if array.dtype.kind == "f":
-        array = array.astype(np.float32)
+        array = array.astype(np.float32, copy=False)
     return _checked(torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C")), "an array")
 
 

@@ -1,17 +1,17 @@
-"""Cuts the region of an image that is seen and resamples it once for each input that wants it."""
+"""Cuts the region of an image that is seen, and gives each input what it wants of it: resampled once, normalised."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tove_core.errors import ConfigError, ImageError
 from tove_core.hub.images import ImageSource, read_image
+from tove_core.hub.rasters import Canvas, Colour, Raster, resampled
 from tove_core.spec import Input
 
 View = Literal["squash", "crop", "pad"]
@@ -30,36 +30,47 @@ def resample(image: Tensor, view: View, input: Input) -> Tensor:
         view: the region that is seen.
         input: size (h, w), interpolation and normalisation wanted.
     """
-    low, high = input.range
-    mean = torch.tensor(input.mean, device=image.device)[:, None, None]
-    std = torch.tensor(input.std, device=image.device)[:, None, None]
-    # Padding has the value that normalisation takes to zero.
-    pixels = _cut(image, view, fill=(mean - low) / (high - low))
-    if tuple(pixels.shape[1:]) != input.size:
-        pixels = F.interpolate(
-            pixels[None], size=input.size, mode=input.interpolation, antialias=True, align_corners=False
-        )[0].clamp(0, 1)
-    return (pixels * (high - low) + low - mean) / std
+    return resample_all(image, view, [input])[input]
 
 
-def _cut(image: Tensor, view: View, fill: Tensor) -> Tensor:
-    """Return the region as float32 in 0..1."""
+def resample_all(image: Tensor, view: View, inputs: Iterable[Input]) -> dict[Input, Tensor]:
+    """Return for each input what `resample` gives it, to the last bit.
+
+    Inputs of one size and interpolation share the resampling, however they are normalised. With `view="pad"` the
+    padding has to be the same too: it is resampled with the image.
+    """
+    canvas = _cut(image, view)
+    rasters = {input: Raster(input.size, input.interpolation, _fill(input, canvas)) for input in inputs}
+    pixels = resampled(canvas, dict.fromkeys(rasters.values()))
+    return {input: _normalised(pixels[raster], input) for input, raster in rasters.items()}
+
+
+def _cut(image: Tensor, view: View) -> Canvas:
+    """Return the region, without a copy."""
     height, width = image.shape[1:]
     if view == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        return _to_float(image[:, top : top + side, left : left + side])
-    if view == "pad" and height != width:
+        return Canvas(image[:, top : top + side, left : left + side], side, side)
+    if view == "pad":
         side = max(height, width)
-        top, left = (side - height) // 2, (side - width) // 2
-        canvas = fill.expand(3, side, side).clone()
-        canvas[:, top : top + height, left : left + width] = _to_float(image)
-        return canvas
-    return _to_float(image)
+        return Canvas(image, side, side, (side - height) // 2, (side - width) // 2)
+    return Canvas(image, height, width)
 
 
-def _to_float(image: Tensor) -> Tensor:
-    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+def _fill(input: Input, canvas: Canvas) -> Colour | None:
+    """Return the colour of padding: what normalisation takes to zero."""
+    if not canvas.padded:
+        return None
+    low, high = input.range
+    return tuple(((torch.tensor(input.mean) - low) / (high - low)).tolist())
+
+
+def _normalised(pixels: Tensor, input: Input) -> Tensor:
+    low, high = input.range
+    mean = torch.tensor(input.mean, device=pixels.device)[:, None, None]
+    std = torch.tensor(input.std, device=pixels.device)[:, None, None]
+    return (pixels * (high - low)).add_(low).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,7 @@ class Preprocessor:
         Raises:
             ImageError: it cannot be read.
         """
-        pixels = read_image(image).cpu()
-        return Seen({input: resample(pixels, self.view, input) for input in dict.fromkeys(self.inputs.values())})
+        return Seen(resample_all(read_image(image).cpu(), self.view, self.inputs.values()))
 
     def __call__(self, images: Sequence[ImageSource | Seen]) -> dict[str, Tensor]:
         """Return for each key a float32 tensor [B, 3, h, w] on the CPU.
