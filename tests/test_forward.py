@@ -1,0 +1,109 @@
+"""A model called as a module: what `tokens` gives, with gradients for what is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tove_core.errors import ConfigError, ImageError
+from tove_core.fusion.noise import sample_keys
+from tove_core.model import ToveModel
+
+
+@pytest.fixture
+def model(toy: Any) -> ToveModel:
+    """A calibrated model of tokens alone, whose gate and shared linear already pass gradients to each other."""
+    built = toy.build(decoder=None)
+    built.calibrate(toy.pictures(4))
+    draw = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for row in built.fusion.gate.rows.values():
+            row.weight.copy_(torch.randn(row.weight.shape, generator=draw))
+    return built
+
+
+def batch() -> torch.Tensor:
+    return torch.rand(3, 3, 37, 53, generator=torch.Generator().manual_seed(2))
+
+
+def test_files_a_tensor_and_seen_images_give_what_tokens_gives(toy: Any, model: ToveModel) -> None:
+    pictures, pixels = toy.pictures(), batch()
+    for images in (pictures, pixels, list(pixels), pictures[0]):
+        assert torch.equal(model(images), model.tokens(images))
+    see = model.preprocessor().see
+    assert torch.equal(model([see(image) for image in pictures]), model.tokens(pictures))
+    assert not torch.equal(model(pixels), model.encode(pixels)["clip"])
+
+
+def test_gradients_reach_all_of_the_fusion_and_nothing_else(model: ToveModel) -> None:
+    tokens = model(batch())
+    assert tokens.requires_grad
+    tokens.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        trained = name.startswith("fusion.")
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == trained, name
+
+
+def test_a_gradient_is_the_change_of_the_loss(model: ToveModel) -> None:
+    pixels, weight = batch(), model.fusion.second.weight
+    loss = lambda: model(pixels).double().square().mean()  # noqa: E731
+    loss().backward()
+    direction = weight.grad / weight.grad.norm()
+    with torch.no_grad():
+        before = weight.clone()
+        weight.copy_(before + 1e-2 * direction)
+        above = loss()
+        weight.copy_(before - 1e-2 * direction)
+        slope = (above - loss()) / 2e-2
+    assert slope.item() == pytest.approx(weight.grad.norm().item(), rel=1e-2)
+
+
+def test_without_grad_mode_nothing_is_recorded(model: ToveModel) -> None:
+    with torch.no_grad():
+        assert not model(batch()).requires_grad
+    model.fusion.requires_grad_(False)
+    assert not model(batch()).requires_grad
+
+
+def test_with_every_expert_off_it_gives_clips_own_tokens(toy: Any, model: ToveModel) -> None:
+    for name in toy.experts:
+        model.detach(name)
+    assert torch.equal(model(batch()), model.encode(batch())["clip"])
+    assert torch.equal(toy.build([], decoder=None)(batch()), model.encode(batch())["clip"])
+
+
+def test_mask_keys_and_noise_reach_the_fusion(model: ToveModel) -> None:
+    pixels, keys = batch(), sample_keys(7, [0] * 3, [4, 5, 6])
+    mask = torch.tensor([[True, True, True], [False, True, True], [False, False, False]])
+    given = model(pixels, mask=mask, keys=keys, noise=0.5)
+    wanted = model.fuse(model.encode(pixels), mask=mask, keys=keys, noise=0.5).tokens
+    assert torch.equal(given, wanted) and not torch.equal(given, model(pixels))
+    assert torch.equal(given[2], model.encode(pixels)["clip"][2])
+    with pytest.raises(ConfigError, match="without keys"):
+        model(pixels, noise=0.5)
+    with pytest.raises(ConfigError, match="the mask has shape"):
+        model(pixels, mask=mask[:, :2])
+
+
+def test_no_image_is_an_error(model: ToveModel) -> None:
+    with pytest.raises(ImageError, match="no images"):
+        model([])
+
+
+def test_distributed_data_parallel_calls_it(model: ToveModel, toy: Any, tmp_path: Path) -> None:
+    pixels = batch()
+    model(pixels).square().mean().backward()
+    alone = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(model)
+        assert torch.equal(parallel(toy.pictures()), model.tokens(toy.pictures()))
+        parallel(pixels).square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert alone and all(torch.allclose(model.get_parameter(name).grad, grad) for name, grad in alone.items())
