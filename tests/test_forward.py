@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 from tove_core.errors import ConfigError, ImageError
-from tove_core.fusion.noise import sample_keys
+from tove_core.fusion.noise import sample_keys, sample_mask
 from tove_core.model import ToveModel
+from tove_core.training.step import TransferStep
 
 
 @pytest.fixture
@@ -87,6 +89,29 @@ def test_mask_keys_and_noise_reach_the_fusion(model: ToveModel) -> None:
         model(pixels, noise=0.5)
     with pytest.raises(ConfigError, match="the mask has shape"):
         model(pixels, mask=mask[:, :2])
+
+
+def test_a_loop_of_ones_own_explores_as_training_does(toy: Any) -> None:
+    model = toy.build()
+    examples = toy.examples(model)
+    features, samples = examples.features([0, 1, 4, 5]), [toy.samples()[i] for i in (0, 1, 4, 5)]
+    prompts, targets = [sample.prompt or "what is it?" for sample in samples], [one.targets[0] for one in samples]
+    keys = sample_keys(3, [0] * 4, [0, 1, 4, 5])
+    with torch.no_grad():
+        wanted = TransferStep(model.fusion, model.decoder)(
+            features, prompts, targets, keys=keys, noise=0.3, dropout=0.4
+        )
+        mask = sample_mask(keys, len(model.fusion.experts), 0.4)
+        fused = model.fuse(features, mask=mask, keys=keys, noise=0.3)
+        loss = model.decoder(fused.tokens, prompts, targets).loss_sum
+    assert not mask.all() and torch.equal(fused.gates, wanted.gates) and torch.equal(loss, wanted.loss)
+    assert torch.equal(fused.gates.sum((0, 1)), wanted.mass)
+
+
+def test_what_prepares_images_can_be_sent_to_another_process(toy: Any, model: ToveModel) -> None:
+    see = pickle.loads(pickle.dumps(model.preprocessor())).see
+    seen = pickle.loads(pickle.dumps([see(image) for image in toy.pictures()]))
+    assert torch.equal(model(seen), model.tokens(toy.pictures()))
 
 
 def test_no_image_is_an_error(model: ToveModel) -> None:

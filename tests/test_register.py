@@ -106,7 +106,21 @@ def test_it_stays_when_plugins_are_discovered_again() -> None:
     assert tove_core.experts()["mine"].spec == spec()
 
 
+def test_what_stands_for_a_version_is_of_what_the_spec_declares() -> None:
+    versions = [
+        tove_core.register(one).source.version
+        for one in (spec(), spec(), spec(factory=f"{__name__}:build"), spec(options={"scale": torch.float16}))
+    ]
+    assert versions[0] == versions[1] == versions[2] != versions[3] and versions[0].startswith("spec-")
+
+
+def stronger(text: str) -> Variant:
+    return Variant(options={"scale": float(text)})
+
+
 def test_variants_and_families_work_as_a_plugins() -> None:
+    tove_core.register(spec("kin", family=stronger))
+    assert plugins.registry().resolve("kin:4.5").spec.options == {"scale": 4.5}
     variants = {"weak": Variant(options={"scale": 0.5}), "strong": Variant(options={"scale": 5.0})}
     tove_core.register(spec(variants=variants, default="weak"))
     assert plugins.registry().resolve("mine:strong").spec.options == {"scale": 5.0}
