@@ -97,9 +97,9 @@ model.attach("world-contact")
     ),
     Section(
         "Inside your own model",
-        "What a loop of one's own calls; [In your own VLM](../tutorials/in-your-own-vlm.md) shows a whole one. Width and\n"
-        "grid of the tokens are those of `model.tower`, `model.preprocessor()` prepares images in other processes, and\n"
-        "`model.fusion` is what is trained.",
+        "What a loop of one's own calls; [In your own VLM](../tutorials/in-your-own-vlm.md) shows a whole one. Width\n"
+        "and grid of the tokens are those of `model.tower`, `model.preprocessor()` prepares images in other\n"
+        "processes, and `model.fusion` is what is trained.",
         """
 from tove_core.fusion.noise import annealed, sample_keys, sample_mask
 from tove_core.training.step import importance
