@@ -71,12 +71,15 @@ model.attach("world-contact")
             "tove_core:build",
             "tove_core:plan",
             "tove_core:experts",
+            "tove_core:register",
             "tove_core:ToveModel",
             "tove_core:ToveModel.from_pretrained",
             "tove_core:ToveModel.save_pretrained",
             "tove_core:ToveModel.push_to_hub",
             "tove_core:ToveModel.encode",
             "tove_core:ToveModel.fuse",
+            "tove_core:ToveModel.forward",
+            "tove_core:ToveModel.preprocessor",
             "tove_core:ToveModel.tokens",
             "tove_core:ToveModel.gates",
             "tove_core:ToveModel.caption",
@@ -90,6 +93,39 @@ model.attach("world-contact")
             "tove_core:ToveModel.parameters_report",
             "tove_core.language.base:Decoder.generate",
             "tove_core.language.base:Decoder.stream",
+        ),
+    ),
+    Section(
+        "Inside your own model",
+        "What a loop of one's own calls; [In your own VLM](../tutorials/in-your-own-vlm.md) shows a whole one. Width\n"
+        "and grid of the tokens are those of `model.tower`, `model.preprocessor()` prepares images in other\n"
+        "processes, and `model.fusion` is what is trained.",
+        """
+from tove_core.fusion.noise import annealed, sample_keys, sample_mask
+from tove_core.training.step import importance
+
+tower, fusion = model.tower, model.fusion
+print(tower.grid, tower.tokens, tower.width, tower.input.size, tower.input.patch)
+features = model.encode([model.preprocessor().see("photo.jpg")] * 2)
+keys = sample_keys(seed=0, epoch=[0, 0], index=[12, 7])
+mask = sample_mask(keys, len(fusion.experts), dropout=0.1)
+fused = model.fuse(features, mask=mask, keys=keys, noise=annealed(0.3, step=10, steps=100))
+balance = importance(fused.gates.sum((0, 1)))
+print(list(fused.tokens.shape), list(fused.gates.shape), fused.tokens.requires_grad, list(balance.shape))
+""",
+        (
+            "tove_core.tower:Tower",
+            "tove_core.hub.view:Preprocessor",
+            "tove_core.hub.view:Preprocessor.see",
+            "tove_core.hub.view:Preprocessor.__call__",
+            "tove_core.hub.view:Seen",
+            "tove_core.fusion:Transfer",
+            "tove_core.fusion:Transfer.forward",
+            "tove_core.fusion:Fused",
+            "tove_core.fusion.noise:sample_keys",
+            "tove_core.fusion.noise:sample_mask",
+            "tove_core.fusion.noise:annealed",
+            "tove_core.training.step:importance",
         ),
     ),
     Section(
@@ -199,6 +235,10 @@ OUTPUTS = {
 [2, 36, 96]
 {'clip': [1, 36, 96], 'world-depth-day': [1, 36, 16], 'world-contact': [1, 36, 32]}
 3 ['world-depth-day']
+""",
+    "Inside your own model": """
+(6, 6) 36 96 (48, 48) 8
+[2, 36, 96] [2, 36, 2] True []
 """,
 }
 

@@ -38,7 +38,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list]
         module = f"offered_{next(_serial)}"  # Python imports a name once per process
         text = PLUGIN.replace("EXPERTS", experts).replace("tove_experts()", hook)
         (tmp_path / f"{module}.py").write_text(text)
-        return offered.read(EntryPoint("eye", module, "tove"), "eye")
+        return offered.read(EntryPoint("eye", module, "tove").load, "eye")
 
     return write
 

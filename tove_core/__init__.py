@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tove_core.hub.regions import RegionBatch
     from tove_core.model import ToveModel
     from tove_core.planning.plan import plan
-    from tove_core.plugins import Offer, experts
+    from tove_core.plugins import Offer, experts, register
 
 __version__ = "0.1.0"
 
@@ -40,6 +40,7 @@ __all__ = [
     "experts",
     "hookimpl",
     "plan",
+    "register",
 ]
 
 _LAZY = {
@@ -49,6 +50,7 @@ _LAZY = {
     "experts": "tove_core.plugins",
     "Offer": "tove_core.plugins",
     "plan": "tove_core.planning.plan",
+    "register": "tove_core.plugins",
 }
 
 

@@ -142,6 +142,22 @@ class ToveModel(nn.Module):
             return Fused(features[CLIP], None)
         return self.fusion(features[CLIP], features, **options)
 
+    def forward(self, images: ImageSource | Sequence[ImageSource | Seen], **options: Any) -> Tensor:
+        """Return enhanced tokens v' [B, N, D], float32, as `tokens` does; gradients flow to the fusion in grad mode.
+
+        The decoder is not run. The frozen parts give no gradient, nor do the images. For `DistributedDataParallel` and
+        trainers that call a model; a loop of one's own saves work by `encode` once and `fuse` in each step.
+
+        Args:
+            images: B of them: a list, an array [B, H, W, 3], a tensor [B, 3, H, W], or what `preprocessor().see` gave.
+            options: `mask`, `keys` and `noise` as for `Transfer.forward`.
+
+        Raises:
+            ImageError: there is no image, or one cannot be read.
+            ConfigError: an option has another shape, or noise comes without keys.
+        """
+        return self.fuse(self.encode(images), **options).tokens
+
     @torch.no_grad()
     def tokens(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
         """Return enhanced tokens v' [B, N, D]; CLIP's own, bit for bit, when every expert is off."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,12 @@ _KINDS: dict[str, type[BaseModel]] = {
 }
 
 
-def read(entry_point: metadata.EntryPoint, plugin: str) -> list[ExpertSpec]:
-    """Return the specs of an entry point's module, none of them twice.
+def read(load: Callable[[], object], plugin: str) -> list[ExpertSpec]:
+    """Return the specs of a plugin, none of them twice.
+
+    Args:
+        load: gives the module or object that implements the hook, such as an entry point's `load`.
+        plugin: its name in pluggy's manager.
 
     Raises:
         PluginError: its hook or one of its specs is not what it has to be.
@@ -33,7 +36,7 @@ def read(entry_point: metadata.EntryPoint, plugin: str) -> list[ExpertSpec]:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
-        module = entry_point.load()
+        module = load()
         _refuse_unknown_hooks(manager, module)
         _register(manager, module, plugin)
         given = manager.hook.tove_experts()

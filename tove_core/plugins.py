@@ -10,7 +10,7 @@ import difflib
 import importlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from tove_core import environment
 from tove_core.errors import AmbiguousExpertError, ConfigError, PluginError, UnknownExpertError, WeightsError
+from tove_core.in_process import IN_PROCESS, REGISTERED, Registered
 from tove_core.offered import describe, read
-from tove_core.spec import ExpertSpec, Variant
+from tove_core.spec import API, ExpertSpec, Variant
 
 GROUP = "tove"
 OWN = "tove-core"
@@ -42,6 +43,8 @@ class Source:
     entry_point: str
 
     def __str__(self) -> str:
+        if self.distribution == IN_PROCESS:
+            return "this process (tove_core.register)"
         return f"{self.distribution} {self.version}"
 
 
@@ -167,7 +170,7 @@ def discover(env: Mapping[str, str] = os.environ) -> Registry:
             registry.blocked[source] = variable
         else:
             strict = source.distribution == OWN or environment.is_true(env.get(environment.STRICT))
-            _accept(registry, source, entry_point, strict=strict)
+            _accept(registry, source, entry_point.load, strict=strict)
     if OWN in block:
         registry.notes.append(f"{environment.BLOCK} names {OWN!r}, whose own experts cannot be blocked")
     return registry
@@ -185,12 +188,45 @@ def blocker(source: Source, env: Mapping[str, str] = os.environ) -> str | None:
 
 @lru_cache(maxsize=1)
 def registry() -> Registry:
-    """Return this process's registry, discovered on first use."""
-    return discover()
+    """Return this process's registry, discovered on first use, with what this process registered itself."""
+    found = discover()
+    for one in REGISTERED.values():
+        try:
+            _accept_registered(found, one)
+        except PluginError as error:  # a plugin installed since then offers the name
+            found.failures[_source(one)] = error
+    return found
+
+
+def register(spec: ExpertSpec) -> Offer:
+    """Offer an expert in this process, beside those of installed plugins: to try one in a notebook.
+
+    It goes through the checks of a plugin's experts. Registered again, as when a notebook's cell runs again, it takes
+    the place of what this process registered under its name; models that are built already keep what they have. Other
+    processes, and the `tove` command, do not know it: each registers it for itself, or a plugin offers it.
+
+    Args:
+        spec: `factory`, `convert` and `family` may be functions of the notebook (`__main__:build` is the path of one).
+
+    Returns:
+        The offer; its qualified name is `in-process/NAME`.
+
+    Raises:
+        PluginError: it is no valid ExpertSpec, or an installed plugin offers an expert of that name.
+    """
+    if not isinstance(spec, ExpertSpec):
+        raise PluginError(f"register() was given {type(spec).__name__}; wanted an ExpertSpec (contract api {API})")
+    try:
+        plugin = Registered(ExpertSpec.model_validate(spec.model_dump()))  # a changed copy of a spec was never checked
+    except ValidationError as error:
+        raise PluginError(describe(error)) from error
+    offer = _accept_registered(registry(), plugin)
+    REGISTERED[offer.spec.name] = plugin
+    return offer
 
 
 def experts() -> dict[str, Offer]:
-    """Return every usable expert by the name that resolves to it. Imports no torch."""
+    """Return every usable expert by the name that resolves to it, registered ones too. Imports no torch."""
     found = registry()
     return {name: found.find(name) for name in found.names()}
 
@@ -210,9 +246,11 @@ def _entry_points() -> Iterable[tuple[Source, metadata.EntryPoint]]:
         yield Source(canonical(name or "unknown"), version or "0", entry_point.name), entry_point
 
 
-def _accept(registry: Registry, source: Source, entry_point: metadata.EntryPoint, *, strict: bool) -> None:
+def _accept(registry: Registry, source: Source, load: Callable[[], object], *, strict: bool) -> None:
     try:
-        specs = read(entry_point, source.entry_point)
+        if source.distribution == IN_PROCESS:
+            raise PluginError(f"the distribution name {IN_PROCESS!r} stands for experts registered in a process")
+        specs = read(load, source.entry_point)
         _refuse_twins(registry, source, specs)
     except (Exception, SystemExit) as error:
         if strict:
@@ -222,6 +260,27 @@ def _accept(registry: Registry, source: Source, entry_point: metadata.EntryPoint
         registry.offers += [Offer(spec, source) for spec in specs]
         if not specs:
             registry.empty.append(source)
+
+
+def _accept_registered(registry: Registry, plugin: Registered) -> Offer:
+    """Take in a registered expert, in the place of an earlier one of its name.
+
+    Raises:
+        PluginError: an installed plugin offers the name.
+    """
+    (spec,) = read(lambda: plugin, plugin.spec.name)
+    same = [offer for offer in registry.offers if offer.spec.name == spec.name]
+    if others := [str(offer.source) for offer in same if offer.source.distribution != IN_PROCESS]:
+        raise PluginError(
+            f"an expert named {spec.name!r} is offered by {' and '.join(others)} already; give the spec another name"
+        )
+    offer = Offer(spec, _source(plugin))
+    registry.offers = [one for one in registry.offers if one not in same] + [offer]
+    return offer
+
+
+def _source(plugin: Registered) -> Source:
+    return Source(IN_PROCESS, plugin.version, plugin.spec.name)
 
 
 def _refuse_twins(registry: Registry, source: Source, specs: Iterable[ExpertSpec]) -> None:

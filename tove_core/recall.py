@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 
 from tove_core.errors import CheckpointError, UnknownExpertError
+from tove_core.in_process import IN_PROCESS
 from tove_core.plugins import OWN, Registry, Resolved
 from tove_core.provenance import ExpertProvenance
 
@@ -28,14 +29,19 @@ def find_again(registry: Registry, key: str, known: ExpertProvenance) -> Resolve
     try:
         found = registry.resolve(known.request)
     except UnknownExpertError as error:
+        if known.distribution == IN_PROCESS:
+            raise CheckpointError(
+                f"expert {key!r} was registered in the process that saved this, and no plugin offers it; run "
+                f"tove_core.register with its spec, named {known.name!r}{_variant(known)}, before loading"
+            ) from error
         raise CheckpointError(
             f"expert {key!r} was recorded as {known.request} {known.version}, which is not installed "
-            f"({_seen(registry, known)}); install {_wanted(known)}, or build a model with another expert and train it"
+            f"({_seen(registry, known)}); {_cure(known)}, or build a model with another expert and train it"
         ) from error
     if found.variant != known.variant:
         raise CheckpointError(
             f"expert {key!r} was recorded as {known.request} {known.version}, without a variant, and "
-            f"{found.offer.source} has it as {found.variant!r} only; install {_wanted(known)}"
+            f"{found.offer.source} has it as {found.variant!r} only; {_cure(known)}"
         )
     return found
 
@@ -47,11 +53,22 @@ def other_versions(recorded: Mapping[str, ExpertProvenance], here: Mapping[str, 
     none may change what an expert of it computes.
     """
     return [
-        f"expert {key!r} was recorded with {was.distribution} {was.version}, and {now.version} is installed, which may "
-        f"compute something else; install {_wanted(was)} to have what was recorded"
+        _other_version(key, was, now)
         for key, was in recorded.items()
         if (now := here.get(key)) and was.distribution == now.distribution != OWN and was.version != now.version
     ]
+
+
+def _other_version(key: str, was: ExpertProvenance, now: ExpertProvenance) -> str:
+    if was.distribution == IN_PROCESS:
+        return (
+            f"expert {key!r} was registered with another spec ({was.version}) than now ({now.version}), which may "
+            f"compute something else; {_cure(was)} to have what was recorded"
+        )
+    return (
+        f"expert {key!r} was recorded with {was.distribution} {was.version}, and {now.version} is installed, which may "
+        f"compute something else; {_cure(was)} to have what was recorded"
+    )
 
 
 def warn_of_other_versions(
@@ -62,8 +79,14 @@ def warn_of_other_versions(
         warnings.warn(line, stacklevel=stacklevel + 1)
 
 
-def _wanted(known: ExpertProvenance) -> str:
-    return f"{known.distribution}=={known.version}"
+def _variant(known: ExpertProvenance) -> str:
+    return f" with a variant {known.variant!r}" if known.variant else ""
+
+
+def _cure(known: ExpertProvenance) -> str:
+    if known.distribution == IN_PROCESS:
+        return "register the spec it was saved with"
+    return f"install {known.distribution}=={known.version}"
 
 
 def _seen(registry: Registry, known: ExpertProvenance) -> str:

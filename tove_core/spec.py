@@ -6,6 +6,7 @@ Shape letters used throughout tove: B images, N tokens of the CLIP grid, K exper
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -30,8 +32,26 @@ REVISION = r"^[0-9a-f]{40}$"
 SHA256 = r"^[0-9a-f]{64}$"
 SAFETENSORS_FILE = r"^[^/\\].*\.safetensors$"
 
+
+def _import_path(value: Any) -> Any:
+    """Return the path `module:function` of a function, a text as it is; a spec is data and holds the path alone.
+
+    Raises:
+        ValueError: the function is not found by such a path.
+    """
+    if isinstance(value, str) or not callable(value):
+        return value
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if getattr(sys.modules.get(module or ""), name, None) is not value:
+        raise ValueError(
+            f"{name or value!r} of {module} is not found by that name, as a lambda, a method or a function inside "
+            "another is not; define it with def at the top level of a module or notebook"
+        )
+    return f"{module}:{name}"
+
+
 Name = Annotated[str, StringConstraints(pattern=NAME)]
-ImportPath = Annotated[str, StringConstraints(pattern=IMPORT_PATH)]
+ImportPath = Annotated[str, BeforeValidator(_import_path), StringConstraints(pattern=IMPORT_PATH)]
 Revision = Annotated[str, StringConstraints(pattern=REVISION)]
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256)]
 SafetensorsFile = Annotated[str, StringConstraints(pattern=SAFETENSORS_FILE)]
@@ -200,7 +220,10 @@ class ExpertSpec(Frozen):
     api: Literal[1] = Field(description="contract version; 1 is what this tove-core knows")
     name: Name = Field(description="unique within its distribution")
     summary: Annotated[str, StringConstraints(min_length=1, max_length=80)] = Field(description="one line for tables")
-    factory: ImportPath = Field(description="module:function, called with a BuildContext; builds architecture only")
+    factory: ImportPath = Field(
+        description="module:function, or the function, which is kept as its path; called with a BuildContext, builds "
+        "architecture only"
+    )
     convert: ImportPath | None = Field(default=None, description="module:function, state dict to state dict")
     input: Input = Field(description="the pixels it wants")
     outputs: dict[Name, Output] = Field(min_length=1, description="what it gives, by name")

@@ -3,6 +3,9 @@
 The configuration and the image processor's configuration say what it is; its licence is for you to read, since neither
 states one. The spec itself is that of a ViT with the defaults of `transformers.ViTConfig`, which its documentation says
 are those of google/vit-base-patch16-224.
+
+A model whose patches do not divide its image, such as a SigLIP of 384 pixels and patches of 14, is asked for whole ones
+(378 pixels, 27x27 patches, the positions it was trained with): its map is one of the whole image.
 """
 
 from __future__ import annotations

@@ -9,12 +9,13 @@ import shlex
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 from PIL import Image
 
-from tove_core import environment, errors, plugins
+from tove_core import environment, errors, in_process, plugins
 from tove_core.cli.main import app
 from tove_core.config import RunConfig
 from tove_core.settings import read_config
@@ -87,6 +88,7 @@ def workplace(tmp_path, monkeypatch):
     before = set(sys.modules)
     plugins.registry.cache_clear()
     yield tmp_path
+    in_process.REGISTERED.clear()
     plugins.registry.cache_clear()
     for name in set(sys.modules) - before:
         if name.startswith("tove_expert_"):
@@ -98,7 +100,10 @@ def workplace(tmp_path, monkeypatch):
 def test_the_python_of_a_page_runs_and_prints_what_it_says(name, pages, workplace, monkeypatch, capsys):
     set_up(pages[name], workplace, monkeypatch)
     capsys.readouterr()
-    space, printed = {"__name__": "page"}, ""
+    # A module, as a notebook's is: its functions are found by the path `page:NAME`.
+    page = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)
+    space, printed = page.__dict__, ""
     for block in pages[name].blocks:
         if block.marker == "output":
             assert printed == block.text, f"{name}:{block.line}"

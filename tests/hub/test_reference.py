@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tove_core.errors import ConfigError
-from tove_core.hub.reference import is_hub_id, package_path, resolve_folder
+from tove_core.hub.reference import LEGACY, is_hub_id, package_path, resolve_folder
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_hub_ids_are_left_to_the_hub() -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("gpt2", "owner/name"),
+        ("gpt2", "hub ids are owner/name, write 'openai-community/gpt2'"),
+        ("my-model", "or 'owner/name', such as 'openai-community/gpt2'"),
         ("", "owner/name"),
         ("./missing/folder", "neither a folder"),
         ("/missing/folder", "neither a folder"),
@@ -57,6 +58,10 @@ def test_hub_ids_are_left_to_the_hub() -> None:
 def test_anything_else_is_an_error_that_says_what_to_give(package: Path, reference: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolve_folder(reference)
+
+
+def test_what_old_names_are_answered_with_can_be_given() -> None:
+    assert all(is_hub_id(name) and name.endswith(f"/{old}") for old, name in LEGACY.items())
 
 
 def test_a_file_where_a_folder_is_wanted_is_an_error(tmp_path: Path) -> None:

@@ -108,6 +108,47 @@ def test_a_folder_of_the_library_gives_the_librarys_features(kind: str, write: A
     assert found.spec.cost.params == sum(p.numel() for p in expert.parameters())
 
 
+def uneven(kind: str) -> tuple[Any, Any, int]:
+    """Models whose patches of 14 do not divide their 96 pixels: 6x6 of them, and 12 pixels that nothing reads."""
+    sizes = {**BASE, "image_size": 96, "patch_size": 14}
+    if kind == "siglip":
+        return T.SiglipVisionModel(T.SiglipVisionConfig(**sizes)), T.SiglipImageProcessor(size=SIDE), 0
+    if kind == "vit":
+        return T.ViTModel(T.ViTConfig(**sizes)), T.ViTImageProcessor(size=SIDE), 1
+    return T.CLIPVisionModel(T.CLIPVisionConfig(**sizes)), T.CLIPImageProcessor(crop_size=SIDE), 1
+
+
+@pytest.mark.parametrize("kind", ["siglip", "vit", "clip"])
+def test_a_model_whose_patches_do_not_divide_its_image_is_asked_for_whole_ones(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    model, processor, prefix = uneven(kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    found = plugins.registry().resolve(f"hf-backbone:{tmp_path}")
+    assert found.spec.input.size == (84, 84) and found.spec.outputs["patches"].stride == 14
+    expert, _ = load_expert(found.spec, name=kind)
+    pixels = torch.randn(2, 3, 84, 84)
+    # The published model, with whatever in the rows and columns that its convolution does not reach.
+    whole = torch.randn(2, 3, 96, 96)
+    whole[:, :, :84, :84] = pixels
+    with torch.no_grad():
+        expected = features(model, whole, prefix)
+    given = expert(pixels)["patches"]
+    assert given.shape == (2, 48, 6, 6) and given.std() > 0.01
+    torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_stages_that_do_not_divide_the_image_are_refused_with_what_works(tmp_path: Path) -> None:
+    config = T.SwinConfig(image_size=88, embed_dim=12, depths=[1, 1, 2], num_heads=[1, 2, 3], window_size=3)
+    T.SwinModel(config).save_pretrained(tmp_path)
+    T.ViTImageProcessor(size={"height": 88, "width": 88}).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"no map of the whole image; choose a backbone .*'siglip2'"):
+        plugins.registry().resolve(f"hf-backbone:{tmp_path}")
+
+
 @pytest.mark.parametrize("kind", ["vit", "siglip", "dinov2"])
 def test_pixels_are_those_of_the_librarys_processor(kind: str, write: Any) -> None:
     place, _, processor, _ = write(kind)

@@ -12,8 +12,8 @@ from tove_core import plugins
 from tove_core.errors import ConfigError, UnknownExpertError
 from tove_core.hub.load import load_expert
 from tove_core.model import ToveModel
-from tove_core.spec import BuildContext
-from tove_experts.adapters.timm_backbone import build
+from tove_core.spec import BuildContext, Grid
+from tove_experts.adapters.timm_backbone import build, convert
 
 # Of each kind of geometry one: plain, with registers, staged convolutions, channels last, windows, masks, few channels.
 KINDS = [
@@ -51,6 +51,24 @@ def test_what_a_member_declares_is_what_timm_declares_and_what_it_does(name: str
         patches = module(torch.randn(1, 3, *spec.input.size))["patches"]
     assert patches.shape == (1, grid.channels, *(side // grid.stride for side in spec.input.size))
     assert spec.cost.params == sum(p.numel() for p in module.parameters())
+
+
+def test_a_network_whose_patches_do_not_divide_its_image_is_asked_for_whole_ones() -> None:
+    name = "vit_so400m_patch14_siglip_gap_384.webli"
+    spec, published = resolve(name), timm.get_pretrained_cfg(name)
+    assert published.input_size == (3, 384, 384) and spec.input.size == (378, 378)
+    assert spec.outputs["patches"] == Grid(channels=1152, stride=14) and not spec.input.dynamic
+    # The same architecture, narrower: its state is that of the published size, and so is what it says of 27x27 patches.
+    small = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    options = spec.options | {"arguments": spec.options["arguments"] | small}
+    original = timm.create_model(name.partition(".")[0], **small).eval()
+    module = build(BuildContext(spec, options)).eval()
+    module.load_state_dict(convert(original.state_dict()))
+    pixels, whole = torch.randn(1, 3, 378, 378), torch.randn(1, 3, 384, 384)
+    whole[:, :, :378, :378] = pixels
+    with torch.no_grad():
+        expected = original.forward_features(whole).transpose(1, 2).unflatten(2, (27, 27))
+        torch.testing.assert_close(module(pixels)["patches"], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in KINDS[:2]])

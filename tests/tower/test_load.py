@@ -9,6 +9,7 @@ import torch
 from tove_core.config import ClipConfig
 from tove_core.errors import ConfigError, WeightsError
 from tove_core.tower import load_tower, source
+from tove_core.tower.open_clip_source import OPENAI
 
 
 def test_the_hash_of_the_weights_is_kept(tower, tmp_path):
@@ -55,6 +56,56 @@ def test_random_weights_need_no_file(open_clip_folder):
 def test_a_bad_name_is_an_error_that_says_what_is_wrong(name, message):
     with pytest.raises(ConfigError, match=message):
         load_tower(ClipConfig(name=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "openai/clip-vit-base-patch16",
+            r"write 'hf:openai/clip-vit-base-patch16' .* or open_clip's 'ViT-B-16/openai'",
+        ),
+        ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", r"'hf-hub:laion/CLIP.*or open_clip's 'ViT-H-14/laion2b_s32b_b79k'"),
+        ("someone/their-clip", r"write 'hf:someone/their-clip' .*, or 'hf-hub:someone/their-clip' if"),
+        ("/nowhere/at/all", "no folder; give 'local-dir:FOLDER' or 'hf:FOLDER'"),
+        ("./nowhere", "no folder; give 'local-dir:FOLDER' or 'hf:FOLDER'"),
+    ],
+)
+def test_a_name_without_its_scheme_is_answered_with_what_to_write(name, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_tower(ClipConfig(name=name))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_openais_hub_ids_are_answered_with_is_the_same_model_of_open_clip():
+    import open_clip
+
+    for repo, name in OPENAI.items():
+        model, _, tag = name.partition("/")
+        vision = open_clip.get_model_config(model)["vision_cfg"]
+        assert tag in open_clip.list_pretrained_tags_by_model(model)
+        assert f"patch{vision['patch_size']}" in repo.split("-") and repo.endswith("-336") == (
+            vision["image_size"] == 336
+        )
+
+
+def test_a_folder_without_its_scheme_is_answered_by_what_lies_in_it(tmp_path, monkeypatch):
+    def said(name):
+        with pytest.raises(ConfigError) as caught:
+            load_tower(ClipConfig(name=name))
+        return str(caught.value)
+
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my" / "clip"
+    folder.mkdir(parents=True)
+    assert "neither open_clip_config.json nor config.json" in said(str(folder))
+    (folder / "config.json").touch()
+    assert said(str(folder)).endswith(f"write 'hf:{folder}'")
+    (folder / "open_clip_config.json").touch()
+    assert said("my/clip").endswith("write 'local-dir:my/clip' or 'hf:my/clip'")
+    (folder / "config.json").unlink()
+    assert said("./my/clip").endswith("write 'local-dir:./my/clip'")
+    assert "is a file where a folder is wanted" in said("my/clip/open_clip_config.json")
 
 
 def test_a_tag_without_safetensors_is_refused_before_any_download(monkeypatch):

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
+from safetensors.torch import save_file
 
 from tove_core.config import ClipConfig
 from tove_core.errors import ConfigError, WeightsError
@@ -119,10 +121,57 @@ def test_another_image_size_resamples_the_positions(open_clip_folder):
     assert tower(torch.randn(1, 3, 56, 56)).patches.shape == (1, 49, 48)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_another_image_size_of_weights_kept_in_half_precision_is_resampled_in_full(open_clip_folder, dtype):
+    folder, model = open_clip_folder()
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    tower = load(folder, image_size=24)
+    assert tower.grid == (3, 3) and tower.vision.positional_embedding.dtype == torch.float32
+    old = state["visual.positional_embedding"].float()
+    new = resampled(old[1:].reshape(5, 5, 48).numpy(), 3)
+    torch.testing.assert_close(tower.vision.positional_embedding[1:], new.reshape(9, 48), rtol=1e-5, atol=1e-6)
+    assert torch.equal(tower.vision.positional_embedding[0], old[0])
+    pixels = torch.randn(2, 3, 24, 24)
+    torch.testing.assert_close(tower(pixels).patches, after_block(tower.vision, pixels, 2)[:, 1:], rtol=1e-4, atol=1e-4)
+
+
+def resampled(grid, side):
+    """Resample a square map [n, n, C] to [side, side, C] by the antialiased bicubic filter (a = -0.5), written out."""
+
+    def weights(size):
+        scale = size / side
+        reach = max(scale, 1.0)
+        rows = []
+        for i in range(side):
+            x = np.abs((np.arange(size) + 0.5 - (i + 0.5) * scale) / reach)
+            near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+            row = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+            rows.append(row / row.sum())
+        return np.stack(rows)
+
+    along = weights(len(grid))
+    return torch.from_numpy(np.einsum("ij,jkc,lk->ilc", along, grid.astype(np.float64), along)).float()
+
+
+def test_the_packages_clip_is_had_at_another_size():
+    name = "package:tove_core.demo/assets/clip"
+    small, large = load_tower(ClipConfig(name=name)), load_tower(ClipConfig(name=name, image_size=96))
+    side = small.input.patch
+    assert large.grid == (96 // side, 96 // side) and large.input.size == (96, 96)
+    assert large.grid != small.grid and large.weights_sha256 == small.weights_sha256
+    grid = small.vision.positional_embedding[1:].reshape(*small.grid, -1).numpy()
+    new = resampled(grid, large.grid[0]).flatten(0, 1)
+    torch.testing.assert_close(large.vision.positional_embedding[1:], new, rtol=1e-5, atol=1e-6)
+    assert large(torch.randn(1, 3, 96, 96)).patches.shape == (1, large.tokens, small.width)
+
+
 def test_sizes_that_cannot_be_had_are_refused(open_clip_folder):
     folder, _ = open_clip_folder()
     with pytest.raises(ConfigError, match="multiple of the patch 8"):
         load(folder, image_size=44)
+    with pytest.raises(ConfigError, match=r"multiple of the patch 8 .*; use 8"):
+        load(folder, image_size=4)
     folder, _ = open_clip_folder(vision=TINY | {"image_size": [16, 64]}, name="wide")
     with pytest.raises(ConfigError, match="16x64"):
         load(folder, image_size=32)

@@ -19,7 +19,13 @@ GATE, _DROPOUT, OWN_GATES = 1, 2, 3
 
 
 def sample_keys(seed: int, epoch: Sequence[int], index: Sequence[int]) -> Tensor:
-    """Return one integer [B] per sample from the run's seed, the epoch and the sample's index."""
+    """Return one integer [B] per sample, int64, that decides its noise and dropped experts.
+
+    Args:
+        seed: of the run.
+        epoch: B of them: how often each sample has been taken before.
+        index: B of them: each sample's place in the data set.
+    """
     keys = [((seed * 1_000_003 + e) * _MIX + i * 0xD1B54A32D192ED03) & _MASK for e, i in zip(epoch, index, strict=True)]
     return torch.tensor(keys, dtype=torch.int64)
 
@@ -31,7 +37,13 @@ def sample_noise(keys: Tensor, shape: Sequence[int], device: torch.device, *, st
 
 
 def sample_mask(keys: Tensor, experts: int, dropout: float) -> Tensor:
-    """Return [B, K], False where a sample trains without an expert."""
+    """Return bool [B, K] on the CPU, False where a sample trains without an expert.
+
+    Args:
+        keys: [B], as `sample_keys` gives them.
+        experts: K.
+        dropout: chance that a sample goes without a given expert.
+    """
     drawn = [torch.rand(experts, generator=_generator(key, _DROPOUT)) >= dropout for key in keys.tolist()]
     return torch.stack(drawn) if drawn else torch.ones(0, experts, dtype=torch.bool)
 
@@ -42,5 +54,5 @@ def _generator(key: int, stream: int) -> torch.Generator:
 
 
 def annealed(value: float, step: int, steps: int) -> float:
-    """Return `value` falling to zero along half a cosine over the run."""
+    """Return `value` falling to zero along half a cosine over the run: the noise of a gate at a step, from 0."""
     return value * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))

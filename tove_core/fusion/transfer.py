@@ -25,7 +25,19 @@ class Fused(NamedTuple):
 
 
 class Transfer(nn.Module):
-    """What every fusion shares: which experts are on, the shared second linear, and the identity when all are off."""
+    """What every fusion shares: which experts are on, the shared second linear, and the identity when all are off.
+
+    A model holds it as `fusion` (None without experts). All of its parameters are trained, nothing else of the model
+    but the decoder's is.
+
+    Attributes:
+        experts: names of the K experts it holds, on or off: the order of gates and of columns of a mask.
+        active: those that are on.
+        off: those that are off, each with the rule.
+        width: D, channels of a token.
+        hidden: H, width between the two linears.
+        config: the resolved `FusionConfig`.
+    """
 
     def __init__(self, width: int, experts: Mapping[str, int], config: FusionConfig) -> None:
         super().__init__()

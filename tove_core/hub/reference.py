@@ -12,6 +12,20 @@ PACKAGE = "package:"
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+LEGACY = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+    "bert-base-cased": "google-bert/bert-base-cased",
+    "bert-large-uncased": "google-bert/bert-large-uncased",
+    "roberta-base": "FacebookAI/roberta-base",
+    "roberta-large": "FacebookAI/roberta-large",
+}
+"""Hub ids of the models that had no owner once, by the names that old code has for them."""
+
 
 def is_hub_id(reference: str) -> bool:
     """Tell whether a reference has the form of a hub id, `owner/name`."""
@@ -41,8 +55,13 @@ def resolve_folder(reference: str) -> Path | None:
         raise ConfigError(f"{reference!r} is a file where a folder is wanted; give the folder that holds it")
     if is_hub_id(reference):
         return None
+    if reference in LEGACY:
+        raise ConfigError(
+            f"{reference!r} is neither a folder nor a hub id; hub ids are owner/name, write {LEGACY[reference]!r}"
+        )
     raise ConfigError(
-        f"{reference!r} is neither a folder nor a hub id; give a folder, 'package:MODULE/FOLDER' or 'owner/name'"
+        f"{reference!r} is neither a folder nor a hub id; give a folder, 'package:MODULE/FOLDER' or 'owner/name', "
+        "such as 'openai-community/gpt2'"
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from tove_core.in_process import IN_PROCESS
 from tove_core.plugins import OWN
 from tove_core.publishing.measured import Measured
 from tove_core.publishing.terms import Part, base_models, trained_inside
@@ -99,11 +100,16 @@ def _interval(low: float | None, high: float | None) -> str:
 
 def _use(repo: str, manifest: Manifest) -> str:
     experts = manifest.provenance.experts.values()
-    plugins = sorted({(one.distribution, one.version) for one in experts if one.distribution != OWN})
+    plugins = sorted({(one.distribution, one.version) for one in experts if one.distribution not in (OWN, IN_PROCESS)})
     needed = "tove is needed, and no plugin."
     if plugins:
         names = ", ".join(f"`{name}=={version}`" for name, version in plugins)
         needed = f"tove is needed, and the plugins that offer the experts: {names}. Install them with pip."
+    if mine := sorted({one.name for one in experts if one.distribution == IN_PROCESS}):
+        needed += (
+            f" The experts {', '.join(f'`{name}`' for name in mine)} come from no plugin: the process that saved this "
+            "registered them, and `tove_core.register` is to be run with their specs before loading."
+        )
     last = 'print(model.caption("photo.jpg"))' if manifest.config.decoder else 'print(model.tokens("photo.jpg").shape)'
     code = f'from tove_core import ToveModel\nmodel = ToveModel.from_pretrained("{repo}")\n{last}'
     return f"{needed}\n\n```python\n{code}\n```"

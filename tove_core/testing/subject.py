@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tove_core import plugins
+from tove_core.in_process import IN_PROCESS
 from tove_core.spec import ExpertSpec
 
 
@@ -33,10 +34,12 @@ def subjects(expert: str | ExpertSpec) -> Iterator[Subject]:
     offer = None
     if isinstance(expert, str):
         found = plugins.registry().resolve(expert)
+        # One that this process registered has no entry point to look at, as one given by itself.
+        offer = None if found.offer.source.distribution == IN_PROCESS else found.offer
         if ":" in expert:
-            yield Subject(expert, found.spec, found.offer, builds=True)
+            yield Subject(expert, found.spec, offer, builds=True)
             return
-        offer, name, spec = found.offer, expert, found.offer.spec
+        name, spec = expert, found.offer.spec
     else:
         name, spec = expert.name, expert
     if not spec.variants:

@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub.constants
 import open_clip
 import torch
+from open_clip.model import resize_pos_embed
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
@@ -167,16 +168,18 @@ def build_tower(
     # Dropping patches would break the grid, and base weights must never be downloaded on the side.
     vision["patch_dropout"] = 0.0
     inside_timm = "timm_model_name" in vision
-    if resized and not inside_timm:
-        # open_clip's own towers resample their positions while loading, timm's afterwards.
+    if resized and source.weights is None and not inside_timm:
         vision["image_size"] = image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _build(cfg, source.reference)
     if source.weights is not None:
         _load(model, source)
-    if resized and inside_timm:
-        model.visual.set_input_size(image_size)  # type: ignore[operator, union-attr]
+    if resized and vision.get("image_size") != image_size:
+        if inside_timm:
+            model.visual.set_input_size(image_size)  # type: ignore[operator, union-attr]
+        else:
+            _resize(model, size)
         vision["image_size"] = image_size
     tower = OpenClipTower(model, source, layer=layer, resized=resized)
     return tower.to(device=device, dtype=dtype).freeze()
@@ -244,6 +247,22 @@ def _load(model: Any, source: Source) -> None:
         raise WeightsError(
             f"the weights of {source.reference!r} do not fit its configuration ({first}); check model_cfg"
         ) from error
+
+
+def _resize(model: Any, size: tuple[int, int]) -> None:
+    """Let an open_clip tower see images of another size: its positions are resampled as open_clip does.
+
+    It would do so while it loads, in the precision of the file, and a CPU resamples no float16. The parameters that
+    the file was loaded into are float32.
+    """
+    visual = model.visual
+    # A size that is not whole patches is refused where the tower's input is made.
+    visual.image_size = size
+    visual.grid_size = tuple(max(1, side // patch) for side, patch in zip(size, visual.patch_size, strict=True))
+    old = visual.positional_embedding
+    state = {"visual.positional_embedding": old.detach().float()}
+    resize_pos_embed(state, model)
+    visual.positional_embedding = nn.Parameter(state["visual.positional_embedding"], requires_grad=old.requires_grad)
 
 
 def _tokenizer(tower: OpenClipTower) -> HFTokenizer | SimpleTokenizer:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 
 from tove_core.errors import ConfigError, WeightsError
+from tove_core.hub.reference import is_hub_id
 from tove_core.tower.source import Files, did_you_mean, hub_repository
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 # What open_clip calls the pickled form of WEIGHTS_FILE; a repository named without a file means it.
 _PICKLED_FILE = "open_clip_pytorch_model.bin"
+
+LAYOUTS = {"local-dir": CONFIG_FILE, "hf": "config.json"}
+"""The scheme for a local folder, by the file that tells it."""
+
+OPENAI = {
+    "openai/clip-vit-base-patch32": "ViT-B-32/openai",
+    "openai/clip-vit-base-patch16": "ViT-B-16/openai",
+    "openai/clip-vit-large-patch14": "ViT-L-14/openai",
+    "openai/clip-vit-large-patch14-336": "ViT-L-14-336/openai",
+}
+"""OpenAI's CLIPs by their hub ids, which are in transformers' layout, and by open_clip's names."""
 
 _PREPROCESS_DEFAULT: dict[str, Any] = {
     "mean": open_clip.OPENAI_DATASET_MEAN,
@@ -60,7 +73,7 @@ def from_tag(name: str, weights: Literal["pinned", "random"]) -> Source:
     model, _, tag = name.partition("/")
     cfg = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if cfg is None:
-        raise ConfigError(f"open_clip has no model {model!r}; {did_you_mean(model, open_clip.list_models())}")
+        raise ConfigError(_no_model(name))
     if tag == "random":
         return Source(name, cfg, dict(_PREPROCESS_DEFAULT), None, None)
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -75,6 +88,45 @@ def from_tag(name: str, weights: Literal["pinned", "random"]) -> Source:
         cfg["quick_gelu"] = bool(published["quick_gelu"])
     path = None if weights == "random" else _tag_weights(name, str(published.get("hf_hub") or ""))
     return Source(name, cfg, with_defaults(published), None, path)
+
+
+def _no_model(name: str) -> str:
+    """Say what a name that is no `MODEL/TAG` was probably meant as: a folder, a hub id, or another model."""
+    model, known = name.partition("/")[0], open_clip.list_models()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder_without_scheme(name, path)
+    if path.is_file():
+        return f"clip {name!r} is a file where a folder is wanted; give 'local-dir:FOLDER', the folder that holds it"
+    if path.is_absolute() or name.startswith("."):
+        return f"clip {name!r} is a path at which there is no folder; give 'local-dir:FOLDER' or 'hf:FOLDER'"
+    if not is_hub_id(name) or get_close_matches(model.lower(), [one.lower() for one in known]):
+        return f"open_clip has no model {model!r}; {did_you_mean(model, known)}"
+    tags = _tags_of(name)
+    if tags and name not in OPENAI:
+        return f"clip {name!r} is a hub id without its scheme; write 'hf-hub:{name}' or open_clip's {tags[0]!r}"
+    also = f" or open_clip's {tags[0]!r}" if tags else f", or 'hf-hub:{name}' if its files are open_clip's"
+    return f"open_clip has no model {model!r}; write 'hf:{name}' for a hub id of transformers{also}"
+
+
+def _tags_of(repo: str) -> list[str]:
+    """Return the names `MODEL/TAG` under which open_clip has the weights of a hub repository."""
+    if repo in OPENAI:
+        return [OPENAI[repo]]
+    pairs = open_clip.list_pretrained()
+    hubs = {f"{model}/{tag}": str(open_clip.get_pretrained_cfg(model, tag).get("hf_hub") or "") for model, tag in pairs}
+    return [name for name, hub in hubs.items() if hub.rstrip("/") == repo]
+
+
+def _folder_without_scheme(name: str, folder: Path) -> str:
+    schemes = [scheme for scheme, file in LAYOUTS.items() if (folder / file).is_file()]
+    if not schemes:
+        return (
+            f"clip {name!r} is a folder that holds neither {' nor '.join(LAYOUTS.values())}; give the folder of a "
+            "saved CLIP, as 'local-dir:FOLDER' (open_clip) or 'hf:FOLDER' (transformers)"
+        )
+    written = " or ".join(repr(f"{scheme}:{name}") for scheme in schemes)
+    return f"clip {name!r} is a folder without its scheme; write {written}"
 
 
 def from_files(reference: str, files: Files, weights: Literal["pinned", "random"]) -> Source:

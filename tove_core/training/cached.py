@@ -24,6 +24,7 @@ from tove_core.errors import DataError
 from tove_core.fusion.align import Align, gives_text
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import read_image
+from tove_core.in_process import IN_PROCESS, code_digest
 from tove_core.model import CLIP, ToveModel
 from tove_core.tower.text import text_fingerprint
 
@@ -151,6 +152,8 @@ def _expert(model: ToveModel, key: str) -> FeatureFingerprint:
     if origin.distribution != OURS:
         # What is installed computes, which need not be the version a checkpoint was recorded with.
         decides["version"] = plugins.registry().find(origin.reference).source.version
+    if origin.distribution == IN_PROCESS:
+        decides["code"] = code_digest(spec, expert)
     if gives_text(spec):
         decides["text"] = text_fingerprint(model.tower)
     shape = (model.tower.tokens, align.width)

@@ -82,9 +82,10 @@ def _mass(gates: Tensor) -> Tensor:
 
 
 def importance(mass: Tensor) -> Tensor:
-    """Return the squared coefficient of variation of gate mass [K] (Shazeer et al. 2017, eq. 6): 0 when all are equal.
+    """Return the squared coefficient of variation of gate mass (Shazeer et al. 2017, eq. 6): [], 0 when all are equal.
 
-    `mass` is summed over the global batch.
+    Args:
+        mass: [K], gates summed over the tokens and samples of the global batch; of experts that share a softmax.
     """
     if len(mass) < 2:
         return mass.sum() * 0

@@ -79,7 +79,9 @@ def _convert(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: objec
     for key in mine:
         del state[key]
     missing = set(found["missing_keys"])
-    state.update({f"{start}{key}": value for key, value in made.state_dict().items() if key not in missing})
+    kept = {f"{start}{key}": value for key, value in made.state_dict().items() if key not in missing}
+    # What is made here has a pooler, which a checkpoint of the bare model holds too.
+    state.update({key: value for key, value in kept.items() if key in wanted})
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def member(name: str) -> Variant:
     """
     folder = resolve_folder(name)
     place = folder if folder is not None else _fetched(name)
-    config = _config(name, place)
+    config = _in_whole_patches(_config(name, place))
     input = _input(name, place, config)
     outputs, cost = _measure(name, config, input)
     terms: dict[str, Any] = {"license": "LicenseRef-unknown"}  # a configuration does not state one
@@ -78,6 +78,24 @@ def _config(name: str, place: Path) -> dict[str, Any]:
     config = transformers.AutoConfig.for_model(**given)
     # Models of image and text: the part that sees.
     return getattr(config, "vision_config", config).to_dict()
+
+
+def _in_whole_patches(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with sides that are whole patches, the largest below its own: 378 for 384 and 14.
+
+    A model whose patches do not divide its image leaves its last rows and columns unread. With fewer pixels it has as
+    many patches and the same positions, and its map is one of the whole view.
+    """
+    size, patch = config.get("image_size"), config.get("patch_size")
+    if not isinstance(patch, int) or size is None:
+        return config
+    if isinstance(size, int):
+        return config | {"image_size": _whole(size, patch)}
+    return config | {"image_size": [_whole(side, patch) for side in size]}
+
+
+def _whole(side: int, patch: int) -> int:
+    return max(1, side // patch) * patch
 
 
 def _input(name: str, place: Path, config: dict[str, Any]) -> Input:
@@ -154,7 +172,7 @@ def _layout(name: str, shape: tuple[int, ...], size: tuple[int, int], patch: Any
         fits = bool(stride) and not height % stride and not width % stride and 0 <= tokens - places <= MOST_PREFIX
     if not fits:
         raise ConfigError(
-            f"{name!r} gives {list(shape)} for {height}x{width} pixels, which is no map of the whole image; "
-            f"choose another backbone"
+            f"{name!r} gives {list(shape)} for {height}x{width} pixels, which is no map of the whole image; choose a "
+            "backbone whose image is a multiple of its stride, such as 'siglip2' or 'dinov2', or one of 'timm:NAME'"
         )
     return channels, stride

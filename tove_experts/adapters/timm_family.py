@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -42,8 +43,12 @@ def member(name: str) -> Variant:
         raise UnknownExpertError(f"timm has no weights on the hub for {model!r}; choose a model that has")
     license, commercial = LICENSES.get(config.license or "", (f"LicenseRef-{config.license or 'unknown'}", None))
     options: dict[str, Any] = {"architecture": model}
-    module = _on_meta(model)
-    size, shape, flops, normed = _look(model, module, config)
+    module = _on_meta(model, {})
+    wanted = _in_whole_patches(module, config)
+    if config.fixed_input_size and wanted != tuple(config.input_size[1:]):
+        options["arguments"] = {"img_size": list(wanted)}
+        module = _on_meta(model, options["arguments"])
+    size, shape, flops, normed = _look(model, module, wanted, fixed=config.fixed_input_size)
     if not normed:
         options["norm"] = False
     grid = Grid(channels=shape[1], stride=size[0] // shape[2], norm="position" if shape[1] >= 32 else "fixed")
@@ -84,22 +89,35 @@ def _config(name: str) -> PretrainedCfg:
     return config
 
 
-def _on_meta(model: str) -> TimmBackbone:
+def _in_whole_patches(module: TimmBackbone, config: PretrainedCfg) -> tuple[int, int]:
+    """Return the input's height and width; of a network of one size in whole patches, 378 for 384 and 14.
+
+    One whose patches do not divide its image leaves its last rows and columns unread. With fewer pixels it has as many
+    patches and the same positions, and its map is one of the whole view.
+    """
+    height, width = config.input_size[1:]
+    patch: Any = getattr(getattr(module.trunk, "patch_embed", None), "patch_size", None)
+    if not config.fixed_input_size or not isinstance(patch, tuple):
+        return height, width
+    return height // patch[0] * patch[0], width // patch[1] * patch[1]
+
+
+def _on_meta(model: str, arguments: Mapping[str, Any]) -> TimmBackbone:
     try:
         with torch.device("meta"):
-            return TimmBackbone(model, {}).eval()
+            return TimmBackbone(model, arguments).eval()
     except Exception as error:  # some cannot be built without numbers, or have no forward_intermediates
         raise _no_map(model, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
 
 
 def _look(
-    model: str, module: TimmBackbone, config: PretrainedCfg
+    model: str, module: TimmBackbone, size: tuple[int, int], *, fixed: bool
 ) -> tuple[tuple[int, int], tuple[int, ...], int, bool]:
     """Return the input size, the map's shape, its cost, and whether it passes the backbone's last norm."""
     stages: Any = module.trunk.feature_info
     reduction = int(stages[-1]["reduction"])
-    height, width = config.input_size[1:]
-    if not config.fixed_input_size:
+    height, width = size
+    if not fixed:
         # Sides that the last stage does not divide would leave its map a little larger than the image.
         height, width = -(-height // reduction) * reduction, -(-width // reduction) * reduction
     found, normed, problem = None, True, ""
