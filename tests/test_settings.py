@@ -185,7 +185,10 @@ def test_a_file_that_is_no_mapping_is_refused(written, content):
         ("training: {steps: 3}\nseed: 1\ntraining: {batch_size: 4}\n", "gives training twice, on lines 1 and 3; put"),
         ("training:\n  steps: 3\n  warmup: 1\n  steps: 4\n", r"gives training\.steps twice, on lines 2 and 4;"),
         ("data: {path: a, 'path': b}\n", r"gives data\.path twice, on line 1;"),
-        ("data: {mixture: [{path: a}, {path: b,\n path: c}]}\n", r"gives data\.mixture\.1\.path twice, on lines 1 and 2"),
+        (
+            "data: {mixture: [{path: a}, {path: b,\n path: c}]}\n",
+            r"gives data\.mixture\.1\.path twice, on lines 1 and 2",
+        ),
         ("data: {options: {columns: {id: a, id: a}}}\n", r"gives data\.options\.columns\.id twice, on line 1;"),
     ],
 )
