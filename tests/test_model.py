@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tove_core.errors import ConfigError, ImageError, ToveError, UnknownExpertError
+from tove_core.errors import ConfigError, DataError, ImageError, ToveError, UnknownExpertError
 
 RULES = ["zero", "renormalise"]
 
@@ -256,3 +256,17 @@ def test_parameters_are_counted_part_by_part(toy: Any) -> None:
     wide = next(row for row in report.rows if row.part == "expert toy-wide")
     assert (wide.trained, wide.frozen) == (0, 33 * 3 * 64 + 33)
     assert str(report).splitlines()[-1].split()[0] == "total"
+
+
+@pytest.mark.parametrize(("question", "words"), [(None, "is None, but a text"), ("\ud800?", "half a character")])
+def test_a_question_that_is_no_text_is_refused_before_an_image_is_seen(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, question: Any, words: str
+) -> None:
+    model = toy.build()
+
+    def computed(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded")
+
+    monkeypatch.setattr(type(model), "encode", computed)
+    with pytest.raises(DataError, match=words):
+        model.answer(toy.pictures(2), ["is it black?", question])

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,9 +293,13 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("contributions", none), "not a tove checkpoint"),
         (("contributions", run, "--rule", "zer"), "zero or renormalise"),
         (("detach", run, "toy-none", "--out", none), "toy-none"),
-        (("detach", run, "toy-fine", "--out", there), "exists already"),
+        (("detach", run, "toy-fine", "--out", there), "exists already; give another folder"),
         (("detach", run, "toy-fine", "--out", none, "--rule", "zer"), "zero or renormalise"),
-        (("merge", run, "--out", there), "exists already"),
+        (("merge", run, "--out", there), "exists already; give another folder"),
+        (
+            ("demo", "--out", there),
+            "exists already; give another folder, or --overwrite where an earlier demo is in it",
+        ),
         (("merge", run, "--out", none, "--set", "stepz=1"), "did you mean 'steps'"),
         (("merge", none, "--out", tmp_path / "other"), "not a tove checkpoint"),
     ]:
@@ -321,102 +323,3 @@ def test_several_images_are_asked_about_together(tove: Tove, run: Path, toy: Any
         assert done.out.splitlines() == [f"{first} {second}: {model.answer([[first, second]], question)[0]}"]
     wrong = tove("answer", run, first, "--question", "<image> or <image>?")
     assert wrong.code == 1 and "holds <image> 2 times for 1 image" in wrong.error
-
-
-@pytest.fixture(scope="module")
-def plain(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run without experts."""
-    from tove_core.config import RunConfig
-    from tove_core.training import train
-
-    folder = tmp_path_factory.mktemp("plain") / "run"
-    whole = settings(toy, folder)
-    whole["model"]["experts"] = []
-    train(RunConfig.model_validate(whole), quiet=True)
-    return folder
-
-
-def without_decoder(run: Path, folder: Path) -> Path:
-    """Copy a run whose checkpoint then says that it has no decoder."""
-    shutil.copytree(run, folder)
-    path = folder / "checkpoint" / "tove.json"
-    manifest = json.loads(path.read_text())
-    manifest["config"]["decoder"] = None
-    path.write_text(json.dumps(manifest))
-    return folder
-
-
-def test_what_a_command_lacks_is_said_before_an_image_is_encoded(
-    tove: Tove, write: Callable[..., Path], run: Path, plain: Path, toy: Any, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    def computed(*_: Any, **__: Any) -> None:
-        raise AssertionError("images were encoded")
-
-    mute, image, out = without_decoder(run, tmp_path / "mute"), toy.pictures(1)[0], tmp_path / "out"
-    (tmp_path / "file").write_text("")
-    below = tmp_path / "file" / "below"
-    monkeypatch.setattr(ToveModel, "encode", computed)
-    for words, wanted in [
-        (("train", write(), "--set", "model.decoder=null"), "training needs a decoder, and model.decoder is none"),
-        (("train", write(), "--set", "training.shard=full", "--set", "model.decoder=null"), "training needs a decoder"),
-        (("merge", plain, "--out", out), "there is nothing to merge: the model has no fusion"),
-        (("merge", run, "--out", below), "cannot be written"),
-        (("contributions", plain), "the model has no expert on"),
-        (("evaluate", mute), "cannot write text"),
-        (("evaluate", mute, "--out", out), "cannot write text"),
-        (("caption", mute, image), "cannot write text"),
-        (("answer", mute, image, "--question", "what?"), "cannot write text"),
-        (("diagnose", mute, "--against", plain, "--out", out), "cannot write text"),
-        (("diagnose", plain, "--out", out), "has no expert on"),
-        (("diagnose", run, "--out", below), "cannot be written"),
-    ]:
-        assert wanted in tove(*words, *(["--quiet"] if words[0] in ("train", "evaluate", "diagnose") else [])).error
-    assert not out.exists() and not (tmp_path / "run").exists()
-
-
-def test_a_rule_that_the_fusion_does_not_have_is_said_before_an_image_is_encoded(
-    tove: Tove, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tove_core.config import RunConfig
-    from tove_core.training import train
-
-    whole = settings(toy, tmp_path / "run")
-    whole["model"] |= {"fusion": {"kind": "concat"}, "experts": ["toy-whole"]}
-    train(RunConfig.model_validate(whole), quiet=True)
-
-    def computed(*_: Any, **__: Any) -> None:
-        raise AssertionError("images were encoded")
-
-    monkeypatch.setattr(ToveModel, "encode", computed)
-    for words in (("contributions", tmp_path / "run"), ("diagnose", tmp_path / "run", "--out", tmp_path / "out")):
-        assert "has no softmax to renormalise" in tove(*words, "--rule", "renormalise").error
-
-
-def test_merging_takes_so_many_samples(tove: Tove, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    merging = importlib.import_module("tove_core.merging.merge")  # `merge` of the package is the function
-    seen: list[int] = []
-    plain = merging.merge
-
-    def counting(model: Any, examples: Any, *given: Any, **options: Any) -> Any:
-        seen.append(len(examples))
-        return plain(model, examples, *given, **options)
-
-    monkeypatch.setattr(merging, "merge", counting)
-    few = ("--set", "steps=2", "--set", "batch_size=2", "--set", "warmup=1")
-    assert tove("merge", run, "--out", tmp_path / "merged", "--limit", 5, *few).code == 0
-    assert seen == [5] and (tmp_path / "merged" / "open_clip_config.json").is_file()
-
-
-def test_settings_that_cannot_do_what_they_say_are_told_once(tove: Tove, write: Callable[..., Path]) -> None:
-    small = ("--set", "training.steps=2", "--set", "model.experts=[toy-whole]")
-    done = tove("train", write(), "--quiet", *small, "--set", "training.warmup=2", "--set", "training.accumulate=6")
-    notes = [line for line in done.err.splitlines() if line.startswith("note: training.")]
-    assert done.code == 0 and len(notes) == 2, done.err
-    assert "warmup is 2 and training.steps is 2" in notes[0] and "accumulate is 6, and a process takes 5" in notes[1]
-
-
-def test_settings_that_do_what_they_say_are_not_told_of(tove: Tove, write: Callable[..., Path]) -> None:
-    small = ("--set", "training.steps=2", "--set", "model.experts=[toy-whole]")
-    done = tove("train", write(), "--quiet", *small, "--set", "training.warmup=1", "--set", "training.accumulate=5")
-    assert done.code == 0 and "note: training." not in done.err

@@ -119,9 +119,11 @@ def _said(
 
     checkpoint = find_checkpoint(against)
     if (checkpoint / MANIFEST).is_file() or not (against.is_file() or (against / PREDICTIONS).is_file()):
+        from tove_core.checkpoint import require_decoder
         from tove_core.evaluation.probe import say
         from tove_core.model import ToveModel
 
+        require_decoder(checkpoint)
         model = ToveModel.from_pretrained(checkpoint, device=device)
         return say(model, samples, num_beams=num_beams, **options)
     return _kept(against, samples, num_beams)
