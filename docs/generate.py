@@ -157,7 +157,8 @@ def configuration() -> str:
         `tove train FILE.yaml` reads a [run](#runconfig); `tove_core.build` takes the same
         [clip](#clipconfig), [experts](#expertconfig), [fusion](#fusionconfig) and [decoder](#decoderconfig) settings as
         objects, mappings, or a plain name; `tove merge --set` changes keys of the [merge](#mergeconfig).
-        A key that does not exist is an error that names it and the nearest one that does.
+        A key that does not exist is an error that names it and the nearest one that does; so is one that is
+        given twice, of which YAML would keep the last.
 
         `--set a.b=value` changes one key of the file and may be repeated; the value is YAML, and items of a list are
         reached by their index: `--set model.experts.1.dtype=bfloat16`. Relative paths are relative to the working

@@ -146,3 +146,15 @@ def test_a_projector_trained_before_is_where_training_starts(toy: Any, tmp_path:
     with pytest.raises(WeightsError, match="does not fit") as caught:
         toy.build(decoder={"projector": str(tmp_path / "other.safetensors")})
     one_sentence(caught.value)
+
+
+def test_a_spec_in_place_of_a_name_is_named_and_not_printed(toy: Any) -> None:
+    from tove_core import plugins
+
+    spec = plugins.registry().resolve("toy-wide").spec
+    with pytest.raises(ConfigError) as caught:
+        toy.build([spec])
+    assert one_sentence(caught.value).startswith("the expert spec 'toy-wide' was given as ExpertConfig; give its name")
+    with pytest.raises(ConfigError) as caught:
+        toy.build([["x" * 500]])
+    assert len(one_sentence(caught.value)) < 200

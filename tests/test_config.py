@@ -4,10 +4,12 @@ import pytest
 from pydantic import ValidationError
 
 from tove_core.config import (
+    DataConfig,
     DecoderConfig,
     ExpertConfig,
     FusionConfig,
     GateConfig,
+    GrowthConfig,
     MergeConfig,
     ModelConfig,
     RunConfig,
@@ -82,3 +84,44 @@ def test_a_value_outside_its_range_is_refused(kind, given):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         RunConfig().seed = 1  # type: ignore[misc]
+
+
+TABLE = {"reader": "csv", "path": "all.csv", "images": "photos", "limit": 9, "options": {"separator": "|"}}
+
+
+def test_validation_data_that_name_no_data_set_are_another_split_of_the_training_data():
+    data = {"reader": "karpathy", "path": "coco.json", "images": "photos", "limit": 9, "options": {"restval": False}}
+    validation = {"split": "val", "limit": 3}
+    config = RunConfig.model_validate({"data": data, "validation": validation})
+    assert config.validation == DataConfig.model_validate(data | validation)
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+    assert RunConfig(data=config.data, validation=DataConfig(split="val", limit=3)) == config
+    whole = RunConfig.model_validate({"data": data, "validation": {"split": "val"}}).validation
+    assert whole is not None and whole.limit is None
+
+
+@pytest.mark.parametrize("validation", [{"limit": 3}, {}, {"split": "train"}, {"split": "train", "limit": 3}])
+def test_validation_data_that_would_be_the_training_data_are_refused(validation):
+    with pytest.raises(
+        ValidationError, match=r"no reader or path, and .* it would be the training data; give its path"
+    ):
+        RunConfig.model_validate({"data": TABLE, "validation": validation})
+
+
+def test_validation_data_beside_a_mixture_name_a_data_set():
+    mixture = {"mixture": [{"path": "a.jsonl"}, {"path": "b.jsonl", "name": "b"}]}
+    with pytest.raises(ValidationError, match="no reader or path"):
+        RunConfig.model_validate({"data": mixture, "validation": {"split": "test"}})
+    config = RunConfig.model_validate({"data": mixture, "validation": {"path": "c.jsonl"}})
+    assert config.validation == DataConfig.model_validate({"path": "c.jsonl"})
+
+
+@pytest.mark.parametrize("validation", [{"reader": "jsonl"}, {"path": "b.jsonl"}, {"reader": "world", "limit": 3}])
+def test_validation_data_that_name_a_data_set_stand_for_themselves(validation):
+    config = RunConfig.model_validate({"data": TABLE, "validation": validation})
+    assert config.validation == DataConfig.model_validate(validation)
+
+
+def test_an_expert_that_joins_twice_is_refused():
+    with pytest.raises(ValidationError, match=r"\['a'\] are requested twice"):
+        GrowthConfig.model_validate({"source": "run", "experts": ["a", "a"]})

@@ -326,3 +326,17 @@ def test_a_model_that_is_converted_gives_the_same_tokens_but_for_rounding(
     for key in model.active_experts:
         model.detach(key)
     assert kind == "clip-mlp" or torch.equal(model.tokens(toy.pictures()), model.encode(toy.pictures())["clip"])
+
+
+@pytest.mark.parametrize(("question", "words"), [(None, "is None, but a text"), ("\ud800?", "half a character")])
+def test_a_question_that_is_no_text_is_refused_before_an_image_is_seen(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, question: Any, words: str
+) -> None:
+    model = toy.build()
+
+    def computed(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded")
+
+    monkeypatch.setattr(type(model), "encode", computed)
+    with pytest.raises(DataError, match=words):
+        model.answer(toy.pictures(2), ["is it black?", question])

@@ -177,3 +177,53 @@ def test_a_file_that_is_not_yaml_is_refused_in_one_line(written, content):
 def test_a_file_that_is_no_mapping_is_refused(written, content):
     with pytest.raises(ConfigError, match="wanted a mapping"):
         read_config(RunConfig, written(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("training: {steps: 3}\nseed: 1\ntraining: {batch_size: 4}\n", "gives training twice, on lines 1 and 3; put"),
+        ("training:\n  steps: 3\n  warmup: 1\n  steps: 4\n", r"gives training\.steps twice, on lines 2 and 4;"),
+        ("data: {path: a, 'path': b}\n", r"gives data\.path twice, on line 1;"),
+        (
+            "data: {mixture: [{path: a}, {path: b,\n path: c}]}\n",
+            r"gives data\.mixture\.1\.path twice, on lines 1 and 2",
+        ),
+        ("data: {options: {columns: {id: a, id: a}}}\n", r"gives data\.options\.columns\.id twice, on line 1;"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_lines(written, content, wanted):
+    with pytest.raises(ConfigError, match=rf"^[^ ]*run\.yaml {wanted}"):
+        read_config(RunConfig, written(content))
+
+
+def test_an_override_that_gives_a_key_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"override 'training={steps: 3, steps: 4}' gives steps twice, on line 1;"):
+        read_config(RunConfig, None, ["training={steps: 3, steps: 4}"])
+
+
+def test_keys_of_other_mappings_and_those_that_a_merge_brings_may_come_again(written):
+    path = written(
+        "model:\n  experts:\n  - &one {name: a, dtype: bfloat16, offload: true}\n"
+        "  - {<<: *one, name: b, dtype: float16}\n  - {<<: *one, name: c}\n"
+    )
+    experts = read_config(RunConfig, path).model.experts
+    assert [(one.name, one.dtype, one.offload) for one in experts] == [
+        ("a", "bfloat16", True), ("b", "float16", True), ("c", "bfloat16", True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: &a {b: *a}\n", "no such key"),
+        ("output: 2025-02-30\n", "is not YAML: day"),
+        ("seed: " + "[" * 5000, "is not YAML: nested too deeply"),
+        ("seed: 1\n---\nseed: 2\n", "is not YAML: expected a single document"),
+        ("output: !!python/object/apply:os.getcwd []\n", "is not YAML: could not determine a constructor"),
+    ],
+)
+def test_what_is_no_plain_document_is_refused_in_one_sentence(written, content, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_config(RunConfig, written(content))
+    assert "\n" not in str(caught.value)

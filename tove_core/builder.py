@@ -28,6 +28,7 @@ from tove_core.model import ToveModel
 from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
 from tove_core.recall import find_again
 from tove_core.settings import describe
+from tove_core.spec import ExpertSpec
 from tove_core.tower.base import Tower
 from tove_core.tower.load import load_tower
 from tove_core.tower.text import TextVectors
@@ -255,7 +256,8 @@ def as_config(kind: type[T], value: Any, main: str) -> T:
         return value
     given = {main: value} if isinstance(value, (str, Path)) else value
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{value!r} was given as {kind.__name__}; give its {main}, a mapping or a {kind.__name__}")
+        told = f"the expert spec {value.name!r}" if isinstance(value, ExpertSpec) else f"{value!r:.80}"
+        raise ConfigError(f"{told} was given as {kind.__name__}; give its {main}, a mapping or a {kind.__name__}")
     if isinstance(given.get(main), Path):
         given = {**given, main: str(given[main])}
     try:

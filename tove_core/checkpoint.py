@@ -159,6 +159,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path} is not valid: {describe(error)}") from error
 
 
+def require_decoder(folder: Path) -> None:
+    """Refuse a checkpoint whose model cannot write text, before anything is loaded; folders as for `load`.
+
+    Raises:
+        ConfigError: it has no decoder.
+        CheckpointError: see `read_manifest`.
+    """
+    if read_manifest(folder).config.decoder is None:
+        raise ConfigError(
+            f"the model of {folder} was built with decoder=None and cannot write text; give one with a decoder"
+        )
+
+
 def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
     """Return every tensor that training or calibration sets, by name."""
     tensors = {f"align.{name}": buffer for name, buffer in model.align.named_buffers()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tove_core.config_data import DataConfig, PartConfig, SourceConfig
 from tove_core.config_training import MergeConfig, TrainingConfig
@@ -220,6 +220,14 @@ def _named(value: Any) -> Any:
     return value
 
 
+def _each_once(experts: tuple[ExpertConfig, ...]) -> tuple[ExpertConfig, ...]:
+    keys = [expert.key for expert in experts]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"experts {twice} are requested twice; give one of two that differ an alias")
+    return experts
+
+
 class ModelConfig(Frozen):
     """Everything `tove_core.build` needs."""
 
@@ -247,11 +255,7 @@ class ModelConfig(Frozen):
     @field_validator("experts")
     @classmethod
     def _distinct(cls, value: tuple[ExpertConfig, ...]) -> tuple[ExpertConfig, ...]:
-        keys = [expert.key for expert in value]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ValueError(f"experts {twice} are requested twice; give one of two that differ an alias")
-        return value
+        return _each_once(value)
 
 
 class GrowthConfig(Frozen):
@@ -267,6 +271,11 @@ class GrowthConfig(Frozen):
     def _names(cls, value: Any) -> Any:
         return _named(value)
 
+    @field_validator("experts")
+    @classmethod
+    def _distinct(cls, value: tuple[ExpertConfig, ...]) -> tuple[ExpertConfig, ...]:
+        return _each_once(value)
+
 
 class RunConfig(Frozen):
     """A whole training run."""
@@ -274,7 +283,9 @@ class RunConfig(Frozen):
     model: ModelConfig = Field(default=ModelConfig(), description="what is trained")
     data: DataConfig = Field(default=DataConfig(), description="what it is trained on")
     validation: DataConfig | None = Field(
-        default=None, description="what contributions are measured on; None: the training data"
+        default=None,
+        description="what contributions are measured on; None: the training data. Where it names neither reader, path "
+        "nor mixture it needs a split of its own, and what else it does not say is that of `data`, `limit` aside",
     )
     training: TrainingConfig = Field(default=TrainingConfig(), description="for how long, and how")
     growth: GrowthConfig | None = Field(
@@ -287,6 +298,22 @@ class RunConfig(Frozen):
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
         default=0, description="of everything random: parameters, batches, noise, dropped experts"
     )
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _of_data(cls, value: Any, info: ValidationInfo) -> Any:
+        given = value.model_dump(exclude_unset=True) if isinstance(value, DataConfig) else value
+        data: DataConfig | None = info.data.get("data")  # not there where it is wrong itself
+        if data is None or not isinstance(given, dict) or given.keys() & {"reader", "path", "mixture"}:
+            return value
+        if given.keys() - DataConfig.model_fields.keys():
+            return value  # a misspelt key is told as such
+        if data.mixture or given.get("split", data.split) == data.split:
+            raise ValueError(
+                f"it says {', '.join(given) or 'nothing'} but no reader or path, and with no split of its own it would "
+                "be the training data; give its path, or its split where the data set has parts"
+            )
+        return {key: getattr(data, key) for key in data.model_fields_set - {"limit"}} | given
 
     @model_validator(mode="before")
     @classmethod

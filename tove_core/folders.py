@@ -14,15 +14,18 @@ from safetensors import SafetensorError
 from tove_core.errors import CheckpointError, ConfigError, ToveError
 
 
-def require_new(folder: str | Path) -> None:
+def require_new(folder: str | Path, cure: str = "give another folder") -> None:
     """Refuse a folder that exists and holds something, before work is done whose result could not be written.
+
+    Args:
+        cure: what to do then.
 
     Raises:
         CheckpointError: something is there already.
     """
     target = Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{str(target)!r} exists already; give another folder or ask for overwriting")
+        raise CheckpointError(f"{str(target)!r} exists already; {cure}")
 
 
 def require_writable(folder: str | Path) -> None:
@@ -60,19 +63,20 @@ def require_place(file: Path | None, option: str) -> None:
 
 
 @contextmanager
-def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(folder: str | Path, *, overwrite: bool | None = None) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `folder` when the block ends without error, else it is removed.
 
     Args:
         folder: where the result goes; its parents are made.
-        overwrite: replace what is there once the new folder is complete; otherwise an existing one is an error.
+        overwrite: replace what is there once the new folder is complete; otherwise an existing one is an error, which
+            names this option unless it is None, as where the caller of a function has none.
 
     Raises:
         CheckpointError: something is there already, or the folder cannot be written; what was there is still there.
     """
     target = Path(folder).expanduser()
     if not overwrite:
-        require_new(target)
+        require_new(target, "give another folder" if overwrite is None else "give another folder or overwrite=True")
     work = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tove_core.errors import ConfigError
 from tove_core.folders import write_file
+from tove_core.yaml_text import parse_yaml
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -24,16 +25,17 @@ def read_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ())
         overrides: `a.b=value`, the value in YAML; list items by index, `experts.1.dtype=bfloat16`.
 
     Raises:
-        ConfigError: the file is missing or not YAML, or values do not fit; one line per problem, naming the key.
+        ConfigError: the file is missing, not YAML or gives a key twice, or values do not fit; one line per problem,
+            naming the key.
     """
     data: Any = {}
     if path is not None:
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = parse_yaml(path.read_text(encoding="utf-8"), str(path), "repair the file")
         except FileNotFoundError:
             raise ConfigError(f"there is no configuration file {str(path)!r}; give the path of a YAML file") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}; repair the file") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not YAML: {error}; repair the file") from error
         except OSError as error:
             raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a YAML file") from error
     if data is None:  # an empty file; other empty values are mistakes
@@ -129,10 +131,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if isinstance(place, dict) and place.get(part) is None:
             place[part] = {}
         place = _step(place, part, override)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of override {override!r} is not YAML; quote it") from error
+    value = parse_yaml(text, f"the value of override {override!r}", "quote it")
     if isinstance(place, list):
         _step(place, last, override)
         place[int(last)] = value

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,3 +130,46 @@ def test_growth_that_cannot_start_says_why_in_one_line(tove: Tove, run: Path, to
     ]:
         assert wanted in tove(*words, "--quiet").error, words
     assert not none.exists()
+
+
+def test_the_held_out_samples_may_be_fewer(tove: Tove, run: Path, tmp_path: Path) -> None:
+    done = tove("train", run, "--add", "toy-fine", "--out", tmp_path / "new", "--limit", 1, "--quiet")
+    assert done.code == 0 and "1 held-out samples, without and with toy-fine" in done.out, done.err
+    report = json.loads((tmp_path / "new" / "growth.json").read_text())
+    assert (report["samples"], report["data"]["limit"]) == (1, 1)
+    # The run itself keeps what it names: it was asked for once.
+    assert yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())["validation"]["limit"] is None
+
+
+def test_growth_looks_for_what_it_needs_before_anything_is_computed(
+    tove: Tove, run: Path, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tove_core.hub.checkpoints import MANIFEST
+
+    def computed(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded")
+
+    bare, alone = (tmp_path / name for name in ("bare", "alone"))
+    for folder, key, value in ((bare, "decoder", None), (alone, "experts", [])):
+        shutil.copytree(run, folder)
+        manifest = json.loads((folder / "checkpoint" / MANIFEST).read_text())
+        manifest["config"][key] = value
+        (folder / "checkpoint" / MANIFEST).write_text(json.dumps(manifest))
+    monkeypatch.setattr(ToveModel, "encode", computed)
+    add, gone = ("--add", "toy-fine", "--quiet", "--out", tmp_path / "out"), tmp_path / "gone.jsonl"
+    for words, wanted in [
+        (("train", bare, *add), "needs a decoder, and .*bare has none"),
+        (("train", alone, *add), "there is no fusion for 'toy-fine' to join"),
+        (("train", run, *add, "--add", "toy-wide"), "holds an expert 'toy-wide' already"),
+        (("train", run, *add, "--add", "toy-fine"), "requested twice"),
+        (("train", run, *add, "--add", "toy-whol"), "did you mean toy-whole"),
+        (("train", run, *add, "--set", f"validation.path={gone}"), "gone.jsonl does not exist"),
+        (("train", run, "--resume", "--limit", 3), "--limit is for experts that join a run, and none join"),
+        (("train", run / "config.yaml", "--limit", 3), "--limit goes with --add"),
+        (
+            ("train", run, *add, "--set", "validation=null", "--set", "validation.limit=3"),
+            "validation: it says limit but",
+        ),
+    ]:
+        assert re.search(wanted, tove(*words).error), words
+    assert not (tmp_path / "out").exists()

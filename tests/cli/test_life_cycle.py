@@ -293,9 +293,13 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("contributions", none), "not a tove checkpoint"),
         (("contributions", run, "--rule", "zer"), "zero or renormalise"),
         (("detach", run, "toy-none", "--out", none), "toy-none"),
-        (("detach", run, "toy-fine", "--out", there), "exists already"),
+        (("detach", run, "toy-fine", "--out", there), "exists already; give another folder"),
         (("detach", run, "toy-fine", "--out", none, "--rule", "zer"), "zero or renormalise"),
-        (("merge", run, "--out", there), "exists already"),
+        (("merge", run, "--out", there), "exists already; give another folder"),
+        (
+            ("demo", "--out", there),
+            "exists already; give another folder, or --overwrite where an earlier demo is in it",
+        ),
         (("merge", run, "--out", none, "--set", "stepz=1"), "did you mean 'steps'"),
         (("merge", none, "--out", tmp_path / "other"), "not a tove checkpoint"),
     ]:

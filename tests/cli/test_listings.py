@@ -182,3 +182,19 @@ def test_version_help_and_misuse(tove: Tove) -> None:
     shown = tove("--help")
     assert shown.code == 0 and all(word in shown.out for word in ("train", "detach", "merge", "experts"))
     assert tove("trane").code == 2 and tove("evaluate", "x", "--limit", "0").code == 2
+
+
+def test_a_failure_that_takes_several_lines_to_tell_takes_one(
+    tove: Tove, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "wordy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wordy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tove]\nwordy = wordy_plugin\n")
+    (tmp_path / "wordy_plugin.py").write_text("raise RuntimeError('one\\n  two\\n\\nthree')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.registry.cache_clear()
+    lines = tove("experts", "list").err.splitlines()
+    monkeypatch.undo()
+    plugins.registry.cache_clear()
+    assert len(lines) == 1 and "one two three" in lines[0] and lines[0].endswith("'tove doctor' tells more")

@@ -183,7 +183,11 @@ ALL: list[tuple[str, str, object, list[str], list[str]]] = [
         "data.json",
         [talk(), 5, {"id": "u"}, talk(conversations=[]), talk()],
         ["t/0", "t#3/0"],
-        ["item 1 is int", "item 2 has no image", "item 3 has no conversation"],
+        [
+            "item 1 is int",
+            "item 2 has neither 'conversations' nor 'messages' (it has id)",
+            "item 3 has no conversation",
+        ],
     ),
     (
         "pope",

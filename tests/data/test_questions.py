@@ -233,7 +233,7 @@ def test_conversations_over_several_images_keep_their_order(llava, tmp_path):
 
 def test_conversations_without_image_are_refused_or_skipped_as_told(llava):
     bare = {"id": "t", "conversations": talk("Hello", "Hi")["conversations"]}
-    with pytest.raises(DataError, match=r"item 1 has no image; .*text_only"):
+    with pytest.raises(DataError, match=r"item 1 has no image under .* \(it has id, conversations\); .*text_only"):
         read(llava(talk("<image>x", "y"), bare))
     config = llava(bare, talk("<image>x", "y"), bare, text_only="skip")
     with pytest.warns(UserWarning, match=r"2 of 3 conversations of .*data\.json have no image and are left") as noted:
@@ -271,3 +271,124 @@ def test_the_recipe_reads_a_mix_that_holds_conversations_without_image(tmp_path)
 def test_malformed_conversations_are_refused(llava, record, words):
     with pytest.raises(DataError, match=words):
         read(llava(record))
+
+
+# --- chat messages ----------------------------------------------------------------------------------------------------
+
+
+def chat(*texts: object, images: object = ("a.jpg",), system: object = None, **more: object) -> dict[str, object]:
+    said = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return {"messages": [*first, *said], "images": list(images) if isinstance(images, tuple) else images, **more}
+
+
+def test_chat_messages_are_read_as_conversations_are(llava, tmp_path):
+    texts = ("<image>What is it?", "A dog.", "What colour?", "Brown.")
+    plain, other = (read(llava(record)) for record in (talk(*texts), chat(*texts, id="a", images="a.jpg")))
+    assert other == plain and [s.images for s in other] == [s.images for s in plain]
+    (listed, _) = read(llava(chat(*texts)))
+    assert (listed.id, listed.images, listed.prompt) == ("item 0/0", (tmp_path / "a.jpg",), "What is it?")
+    mixed = [{"role": "human", "content": "x"}, {"from": "assistant", "value": "y"}]
+    assert read(llava({"image": "a.jpg", "conversations": mixed}))[0].targets == ("y",)
+
+
+def test_marks_of_several_images_keep_their_places_in_chat_messages(llava, tmp_path):
+    two = ("b.jpg", "a.jpg")
+    first, second = read(llava(chat("<image> Is it <image>?", "No.", "Why?", "So.", images=two, system="Be short.")))
+    assert first.images == second.images == (tmp_path / "b.jpg", tmp_path / "a.jpg")
+    assert first.prompt == "Be short.\n<image> Is it <image>?"
+    assert second.prompt == "Be short.\n<image> Is it <image>?\nNo.\nWhy?"
+    (bare,) = read(llava(chat("Which?", "That.", images=two)))
+    assert bare.prompt == "Which?"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        chat("<image>x", "y", "z", "w", system="Be short. "),
+        chat("<image>x", "y", "z", "w", system=[{"type": "text", "text": "Be short."}]),
+        talk("<image>x", "y", "z", "w", system="Be short."),
+        chat("x", "y", "z", "w", system="") | {"system": "Be short."},
+    ],
+)
+def test_a_system_text_stands_before_the_first_question(llava, record):
+    assert [s.prompt for s in read(llava(record))] == ["Be short.\nx", "Be short.\nx\ny\nz"]
+
+
+def test_a_system_text_that_says_nothing_is_none(llava):
+    first = {"from": "system", "value": ""}
+    for record in (chat("x", "y", system=""), talk("x", "y", system=""), talk("x", "y", system=None)):
+        assert [s.prompt for s in read(llava(record))] == ["x"]
+    record = talk("x", "y")
+    assert [s.prompt for s in read(llava(record | {"conversations": [first, *record["conversations"]]}))] == ["x"]  # type: ignore[misc]
+
+
+def test_content_in_parts_is_one_text_with_a_mark_for_each_image(llava):
+    image = {"type": "image"}
+
+    def text(value: str) -> dict[str, object]:
+        return {"type": "text", "text": value, "index": None}
+
+    (one,) = read(llava(chat([image, text("What is it?")], [text("A dog.")])))
+    assert (one.prompt, one.targets) == ("What is it?", ("A dog.",))
+    (two,) = read(llava(chat([image, text(" and "), {**image, "text": None}], "x", images=("a.jpg", "b.jpg"))))
+    assert two.prompt == "<image> and <image>"
+
+
+def test_large_files_of_chat_messages_are_read_line_by_line(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(json.dumps(chat(f"q{n}", "a")) + "\n" for n in range(3)))
+    config = DataConfig(reader="llava", path=path)
+    assert [s.prompt for s in read(config)] == ["q0", "q1", "q2"]
+
+
+def test_chat_messages_without_image_are_counted_as_conversations_are(llava):
+    records = [chat("<image>x", "y"), chat("x", "y", images=[]), {"messages": chat("x", "y")["messages"]}]
+    with pytest.warns(UserWarning, match="2 of 3 conversations of"):
+        assert len(read(llava(*records, text_only="skip"))) == 1
+    with pytest.raises(DataError, match=r"item 1 has no image under .*\(it has messages, images\)"):
+        read(llava(*records))
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"text": "x", "img": "a.jpg"}, r"has neither 'conversations' nor 'messages' \(it has text, img\); .* reader"),
+        (chat("x", "y", conversations=[]), "both 'conversations' and 'messages'"),
+        (chat("x", "y", image="b.jpg"), "both 'image' and 'images'"),
+        (chat("x", "y", "z"), "no conversation of questions with an answer each"),
+        (chat(system="x"), "no conversation of questions with an answer each"),
+        (chat("x", None), "has None as 'content'"),
+        (chat("x", "y", images=[{"path": "a.jpg"}]), r"has the image \[\{'path'"),
+        (chat("x", "y", "<image>z", "w"), "turn 2 has <image> 1 times for 1 images, but it belongs into the first"),
+        (chat("x", "y", system="<image>"), "<image> in its system text"),
+        (chat("x", "y", system=3), "has 3 as 'content'"),
+        (talk("x", "y", system=[3]), r"has \[3\] as 'system'"),
+        (chat("x", "y", system="a") | {"system": "b"}, "a system text of its own and one as a turn"),
+        (
+            {"images": ["a.jpg"], "messages": [{"role": "tool", "content": "x"}] * 2},
+            "turn 0 is from 'tool', but 'user'",
+        ),
+        ({"images": ["a.jpg"], "messages": [{"role": ["u"], "content": "x"}] * 2}, "turn 0 is from "),
+        ({"images": ["a.jpg"], "messages": [{"content": "x"}] * 2}, "has no 'from'"),
+        ({"images": ["a.jpg"], "messages": ["x", "y"]}, "is str, but an object with 'from' is wanted"),
+        ({"images": ["a.jpg"], "messages": "x"}, "no conversation of questions"),
+        (
+            {"images": ["a.jpg"], "messages": [*chat("x", "y")["messages"], *chat(system="z")["messages"], {}]},  # type: ignore[misc]
+            "turn 2 is from 'system', but 'user' is wanted; a system turn only comes first",
+        ),
+        (
+            chat([{"type": "image", "image": "b.jpg"}, {"type": "text", "text": "x"}], "y"),
+            "turn 0 has the part .*'images'",
+        ),
+        (chat([{"type": "video"}], "y"), "turn 0 has the part {'type': 'video'}, but"),
+        (chat([{"type": "text", "text": 3}], "y"), "turn 0 has the part"),
+        (chat(["x"], "y"), "turn 0 has the part 'x'"),
+        (chat([{"type": "image", "image": "b.jpg"}], "y", images=None), "more than text in its turns, but no 'images'"),
+    ],
+)
+def test_chat_messages_that_are_none_are_refused(llava, record, words):
+    for text_only in ("refuse", "skip"):
+        with pytest.raises(DataError, match=words):
+            read(llava(record, text_only=text_only))

@@ -26,7 +26,10 @@ def test_an_existing_folder_is_kept_unless_overwriting_is_asked_for(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
     (target / "old").write_text("1")
-    with pytest.raises(CheckpointError, match="exists already"), new_folder(target):
+    with pytest.raises(CheckpointError, match=r"exists already; give another folder$"), new_folder(target):
+        pass
+    named = "exists already; give another folder or overwrite=True$"
+    with pytest.raises(CheckpointError, match=named), new_folder(target, overwrite=False):
         pass
     with pytest.raises(RuntimeError), new_folder(target, overwrite=True):
         raise RuntimeError

@@ -113,3 +113,62 @@ def test_contradicting_options_are_refused(make, tokens, prompts):
         decoder.generate(tokens, prompts, streamer=object())
     with pytest.raises(DataError, match="prompts is empty"):
         decoder.generate(tokens, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; give a whole number, at least 1"),
+        ({"max_new_tokens": -3}, "max_new_tokens is -3"),
+        ({"max_new_tokens": "3"}, "max_new_tokens is '3'"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"num_beams": 0}, "num_beams is 0; give a whole number, at least 1"),
+        ({"do_sample": True, "temperature": 0}, "temperature is 0; give a number above 0, or do_sample=False"),
+        ({"do_sample": True, "temperature": float("nan")}, "temperature is nan"),
+        ({"do_sample": True, "top_p": 1.5}, "top_p is 1.5; give a number from 0 to 1"),
+        ({"do_sample": True, "top_k": -1}, "top_k is -1; give a whole number, at least 0"),
+        ({"num_return_sequences": 3, "do_sample": True}, "num_return_sequences is 3, but .* one text for each image"),
+        ({"num_return_sequences": 3, "num_beams": 3}, "num_return_sequences is 3, but .* one text for each image"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate is True, but"),
+        ({"output_scores": 1}, "output_scores is 1, but"),
+        ({"output_hidden_states": True}, "output_hidden_states is True, but"),
+        ({"repetition_penalty": -1.0}, r"transformers does not generate with repetition_penalty=-1.0 \("),
+        ({"early_stopping": "x", "num_beams": 2}, r"does not generate with early_stopping='x' \("),
+    ],
+)
+@pytest.mark.parametrize(("family", "kind"), KINDS[:2])
+def test_options_that_no_text_can_come_of_are_refused_in_one_sentence(
+    make, tokens, prompts, family, kind, options, words
+):
+    decoder = make(family, kind=kind)
+    with pytest.raises(ConfigError, match=words) as caught:
+        decoder.generate(tokens, prompts, **options)
+    assert "\n" not in str(caught.value) and decoder.training is False
+
+
+def test_options_that_ask_for_one_text_are_no_fault(make, tokens, prompts):
+    decoder = make("llama")
+    quiet = {"num_return_sequences": 1, "return_dict_in_generate": False, "output_scores": None}
+    assert decoder.generate(tokens, prompts, **quiet) == decoder.generate(tokens, prompts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (None, "a prompt is None, but a text is wanted"),
+        (3, "a prompt is 3, but a text is wanted"),
+        ("how \ud800?", r"prompt 'how \\ud800\?' has half a character \(\\ud800, a lone surrogate\) at place 4"),
+    ],
+)
+def test_what_is_no_text_is_refused_as_a_prompt_and_as_a_target(make, tokens, prompt, words):
+    decoder = make("llama")
+    for ask in (
+        lambda: decoder.generate(tokens[:2], ["how many?", prompt]),
+        lambda: list(decoder.stream(tokens[:1], prompt)),
+        lambda: decoder(tokens[:1], [prompt], ["two"]),
+    ):
+        with pytest.raises(DataError, match=words):
+            ask()
+    with pytest.raises(DataError, match=words.replace("prompt", "target")):
+        decoder(tokens[:1], ["how many?"], [prompt])

@@ -25,7 +25,7 @@ def demo(
 
     if overwrite and (out / "report.json").is_file():
         shutil.rmtree(out)
-    require_new(out)
+    require_new(out, "give another folder, or --overwrite where an earlier demo is in it")
     if rebuild_weights:
         from tove_core.demo.rebuild import rebuild
 

@@ -43,20 +43,21 @@ def diagnose(
     Every expert is switched off in turn. The folder gets index.html, one page with tables, intervals and examples with
     gate maps that needs nothing else, and the figures as diagnosis.json. Data are read as by tove evaluate.
     """
-    from tove_core.checkpoint import read_manifest
+    from tove_core.checkpoint import require_decoder
     from tove_core.data.readers import read
     from tove_core.evaluation.diagnose import by_task
     from tove_core.evaluation.diagnose import diagnose as compare
     from tove_core.evaluation.references import references_of
-    from tove_core.folders import require_new
+    from tove_core.folders import require_new, require_writable
     from tove_core.model import ToveModel
     from tove_core.report.diagnosis_page import FIGURES, write_diagnosis
     from tove_core.training.run import build_source
     from tove_core.training.source import Offer, cache_of
 
     require_new(out)
+    require_writable(out)
     place = opened(run)
-    read_manifest(place)  # an unknown run is said before its data are looked for
+    require_decoder(place)  # an unknown run is said before its data are looked for
     chosen, wanted = detach_rule(rule), evaluation_data(place, data, reader, split, limit, set_, name=run)
     other = opened(against) if against is not None else None
     if other is not None and not (data or reader or split):
@@ -118,9 +119,11 @@ def _said(
 
     checkpoint = find_checkpoint(against)
     if (checkpoint / MANIFEST).is_file() or not (against.is_file() or (against / PREDICTIONS).is_file()):
+        from tove_core.checkpoint import require_decoder
         from tove_core.evaluation.probe import say
         from tove_core.model import ToveModel
 
+        require_decoder(checkpoint)
         model = ToveModel.from_pretrained(checkpoint, device=device)
         return say(model, samples, num_beams=num_beams, **options)
     return _kept(against, samples, num_beams)

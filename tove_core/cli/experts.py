@@ -146,4 +146,4 @@ def _problems(registry: plugins.Registry) -> list[str]:
     lines += [
         f"{source} offers no expert: its tove_experts() returns an empty list" for source in sorted(registry.empty)
     ]
-    return lines + registry.notes
+    return [" ".join(line.split()) for line in (*lines, *registry.notes)]  # a message may have several lines

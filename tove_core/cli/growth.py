@@ -5,26 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from tove_core import environment
 
 if TYPE_CHECKING:
-    from tove_core.config import RunConfig
+    from tove_core.config import DataConfig, RunConfig
+    from tove_core.data.sample import Sample
     from tove_core.model import ToveModel
 
 REPORT = "growth.json"
 """Where a run's folder holds what the experts that joined brought."""
 
 
+class HeldOut(NamedTuple):
+    """Held-out samples, and what names them."""
+
+    data: DataConfig
+    samples: list[Sample]
+
+
 def growth_config(run: Path, names: Sequence[str], out: Path | None, overrides: Sequence[str]) -> RunConfig:
     """Return the configuration of a run in which experts join the model of `run`, on the same data.
 
     Raises:
-        ConfigError: an override would change the model, which stays as it is.
+        ConfigError: an override would change the model, which stays as it is, or an expert is named twice.
         CheckpointError: the folder holds no run.
     """
+    from pydantic import ValidationError
+
     from tove_core.config import GrowthConfig, RunConfig
     from tove_core.errors import CheckpointError, ConfigError
-    from tove_core.settings import read_config
+    from tove_core.settings import describe, read_config
     from tove_core.training.run import CONFIG
 
     if not (run / CONFIG).is_file():
@@ -36,7 +48,10 @@ def growth_config(run: Path, names: Sequence[str], out: Path | None, overrides: 
                 "and the folder with --out"
             )
     config = read_config(RunConfig, run / CONFIG, overrides)
-    growth = GrowthConfig.model_validate({"source": run, "experts": list(names)})
+    try:
+        growth = GrowthConfig.model_validate({"source": run, "experts": list(names)})
+    except ValidationError as error:
+        raise ConfigError(describe(error, GrowthConfig)) from error
     return config.model_copy(update={"growth": growth, "output": out or _beside(run, names)})
 
 
@@ -45,25 +60,43 @@ def _beside(run: Path, names: Sequence[str]) -> Path:
     return run.with_name("+".join([run.resolve().name, *plain]))
 
 
-def report_growth(config: RunConfig, model: ToveModel, *, quiet: bool) -> None:
+def held_out_samples(config: RunConfig, limit: int | None) -> HeldOut | None:
+    """Read what experts that join are measured on: before they are trained, so that it is known to be there.
+
+    Args:
+        limit: only so many samples; None: as the configuration says.
+
+    Returns:
+        None where no experts join, there are no such data, or another process measures.
+    """
+    from tove_core.data.readers import read
+    from tove_core.training.run import held_out
+
+    data = None if config.growth is None or environment.rank() else held_out(config)
+    if data is None:
+        return None
+    data = data.model_copy(update={"limit": limit or data.limit})
+    return HeldOut(data, read(data))
+
+
+def report_growth(config: RunConfig, model: ToveModel, held: HeldOut | None, *, quiet: bool) -> None:
     """Measure on held-out data what the experts brought, print it, and write it into the run's folder."""
     from accelerate import PartialState
 
-    from tove_core.data.readers import read
     from tove_core.evaluation.gain import measure_gain
     from tove_core.folders import write_file
-    from tove_core.training.run import build_source, held_out
+    from tove_core.training.run import build_source
     from tove_core.training.source import cache_of, make_examples
 
     if config.growth is None or not PartialState().is_main_process:
         return
     names = [expert.key for expert in config.growth.experts]
-    data = held_out(config)
-    if data is None:
+    if held is None:
         print("no gain was measured: the run names no validation data and its data set has no test split")
         return
+    data = held.data
     source = build_source(config.output, data)
-    examples = make_examples(model, read(data), cache=cache_of(config.output, source=source), quiet=quiet)
+    examples = make_examples(model, held.samples, cache=cache_of(config.output, source=source), quiet=quiet)
     gain = measure_gain(model, names, examples, quiet=quiet)
     print(f"{len(examples)} held-out samples, without and with {', '.join(names)}")
     print(gain)

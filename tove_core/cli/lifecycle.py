@@ -28,19 +28,21 @@ def contributions(
 ) -> None:
     """Measure what each expert's absence costs, in nats per answer token."""
     from tove_core.contribution import contributions as measure
+    from tove_core.contribution import require_measurable
     from tove_core.data.readers import read
     from tove_core.model import ToveModel
     from tove_core.training.run import build_source, run_data
     from tove_core.training.source import cache_of, make_examples
 
-    place = own_run(run, "tove contributions")
+    place, chosen = own_run(run, "tove contributions"), detach_rule(rule)
     tell_unused_gpu(device)
     model = ToveModel.from_pretrained(place, device=device)
+    require_measurable(model, chosen)
     data = run_data(place, limit)
     source = cache_of(place, cache, build_source(place, data))
     examples = make_examples(model, read(data), cache=source, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
-    for one in measure(model, examples, rule=detach_rule(rule)):
+    for one in measure(model, examples, rule=chosen):
         norm, mass = (f"{value:.3f}" if value is not None else "-" for value in (one.norm, one.mass))
         print(f"{one.expert:<28}{one.loss:>+16.4f}{norm:>12}{mass:>11}")
     print("gate mass is not a measure of contribution; the loss is")
@@ -53,15 +55,17 @@ def detach(
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
 ) -> None:
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
-    from tove_core.folders import require_new
+    from tove_core.folders import require_new, require_writable
     from tove_core.model import ToveModel
     from tove_core.training.run import describe_run
 
+    chosen = detach_rule(rule)
     require_new(out)
+    require_writable(out)
     place = opened(run)
     model = ToveModel.from_pretrained(place)
     for name in experts:
-        model.detach(name, detach_rule(rule))
+        model.detach(name, chosen)
     model.prune()
     model.save_pretrained(out)
     describe_run(place, out, model)
@@ -73,6 +77,7 @@ def merge(
     out: Out,
     set_: SetMerge = None,
     control: Annotated[bool, typer.Option("--control", help="language loss alone: the fair comparison")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="only so many samples of the training data")] = None,
     seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
     cache: Cached = None,
     device: Device = None,
@@ -80,8 +85,9 @@ def merge(
     """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as a CLIP folder."""
     from tove_core.config import MergeConfig
     from tove_core.data.readers import read
-    from tove_core.folders import require_new
+    from tove_core.folders import require_new, require_writable
     from tove_core.merging.merge import merge as train_tower
+    from tove_core.merging.merge import require_mergeable
     from tove_core.merging.write import write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
@@ -92,10 +98,12 @@ def merge(
         _require_key_of_merging(text)
     config = read_config(MergeConfig, None, [*(set_ or []), *(["control=true"] if control else [])])
     require_new(out)
+    require_writable(out)
     place = own_run(run, "tove merge")
     tell_unused_gpu(device)
     model = ToveModel.from_pretrained(place, device=device)
-    data = run_data(place, None, train=True)
+    require_mergeable(model, config)
+    data = run_data(place, limit, train=True)
     source = cache_of(place, cache, build_source(place, data))
     examples = make_examples(model, read(data), cache=source, quiet=False)
     merged = train_tower(model, examples, config, seed=seed)

@@ -54,6 +54,10 @@ def train(
         typer.Option(metavar="EXPERT", help="let an expert join the trained run and train what belongs to it alone"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="with --add: folder of the new run; RUN+EXPERT if not given")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="with --add: only so many held-out samples to measure on; all if not given"),
+    ] = None,
     licenses: Licenses = None,
     device: Device = None,
     nproc: Annotated[int, typer.Option(min=1, help="processes that train together on this machine")] = 1,
@@ -66,7 +70,7 @@ def train(
 
     Experts that join leave everything else bit for bit as it was; what they bring is measured on held-out data.
     """
-    from tove_core.cli.growth import growth_config, report_growth
+    from tove_core.cli.growth import growth_config, held_out_samples, report_growth
     from tove_core.config import RunConfig
     from tove_core.errors import ConfigError
     from tove_core.settings import read_config
@@ -81,31 +85,36 @@ def train(
         raise ConfigError("--out goes with --add; the folder of other runs is their configuration's output")
     if add and licenses:
         raise ConfigError("an expert that joins is held to the policy of its hub; --licenses cannot stand beside --add")
+    if limit is not None and not (resume or add):
+        raise ConfigError("--limit goes with --add, whose experts are measured; data.limit bounds what is trained on")
     launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
     if launch.is_needed:
         # A configuration that cannot be read is said once, and not by every process.
         if not (resume or add):
             read_config(RunConfig, config, set_ or [])
-        launch.start(_words(config, set_ or [], resume, add or [], out, licenses, device, quiet, launch))
+        launch.start(_words(config, set_ or [], resume, add or [], out, limit, licenses, device, quiet, launch))
         return
     processes = launch.processes if launch.processes > 1 else None
     if resume:
-        tell_unused_gpu(device)
         from tove_core.training.run import CONFIG
         from tove_core.training.run import resume as go_on
 
-        model = go_on(config, device=device, quiet=quiet, processes=processes)
+        if limit is not None and (config / CONFIG).is_file() and read_config(RunConfig, config / CONFIG).growth is None:
+            raise ConfigError(f"--limit is for experts that join a run, and none join {config}; leave it out")
+        tell_unused_gpu(device)
+        model, held = go_on(config, device=device, quiet=quiet, processes=processes), None
         wanted = read_config(RunConfig, config / CONFIG).model_copy(update={"output": config})
     else:
         wanted = growth_config(config, add, out, set_ or []) if add else read_config(RunConfig, config, set_ or [])
         wanted = wanted.model_copy(update={"model": with_policy(wanted.model, licenses)})
+        held = held_out_samples(wanted, limit)
         tell_unused_gpu(device)
         from tove_core.training.run import train as start
 
         model = start(wanted, device=device, quiet=quiet, processes=processes)
     if is_first():
         print(f"wrote {wanted.output / 'checkpoint'}")
-        report_growth(wanted, model, quiet=quiet)
+        report_growth(wanted, model, held or held_out_samples(wanted, limit), quiet=quiet)
 
 
 def _words(
@@ -114,6 +123,7 @@ def _words(
     resume: bool,
     add: list[str],
     out: Path | None,
+    limit: int | None,
     licenses: str | None,
     device: str | None,
     quiet: bool,
@@ -122,7 +132,12 @@ def _words(
     """Return the command each of several processes is started with: the same, so that it knows how many they are."""
     flags = [word for word, given in (("--resume", resume), ("--quiet", quiet)) if given]
     named = [("--set", value) for value in set_] + [("--add", value) for value in add]
-    named += [("--out", out and str(out)), ("--licenses", licenses), ("--device", device)]
+    named += [
+        ("--out", out and str(out)),
+        ("--limit", limit and str(limit)),
+        ("--licenses", licenses),
+        ("--device", device),
+    ]
     return [
         "train",
         str(config),
@@ -176,7 +191,7 @@ def evaluate(
     --task or --out every score has an interval, and the folder can be scored again with tove score. A task that is
     named takes the samples it scores.
     """
-    from tove_core.checkpoint import read_manifest
+    from tove_core.checkpoint import require_decoder
     from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
     from tove_core.folders import require_place, require_writable
@@ -192,7 +207,7 @@ def evaluate(
         require_writable(out)
     usable_device(own_device(device) or "cpu", "--device")
     place = opened(run)
-    read_manifest(place)  # an unknown run is said before its data are looked for
+    require_decoder(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
     wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
     (samples, missing), source = (
@@ -336,14 +351,17 @@ def answer(
 
 
 def _say(run: str, images: list[Path], question: str | None, beams: int, device: str | None, together: bool) -> None:
+    from tove_core.checkpoint import require_decoder
     from tove_core.hub.images import read_image
     from tove_core.model import ToveModel
 
     if question is not None and (fault := wrong_marks(question, len(images) if together else 1)) is not None:
         raise DataError(fault)
     decoded = [read_image(path) for path in images]  # a bad file is reported before anything is loaded
+    place = opened(run)
+    require_decoder(place)
     tell_unused_gpu(device)
-    model = ToveModel.from_pretrained(run, device=device)
+    model = ToveModel.from_pretrained(place, device=device)
     if model.provenance.clip.reference.startswith(_WORLD):
         typer.echo(
             "note: this model's CLIP has only seen rendered scenes; about photographs it knows nothing", err=True

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tove_core.contribution.leave_one_out import Contribution, contributions
+from tove_core.contribution.leave_one_out import Contribution, contributions, require_measurable
 
-__all__ = ["Contribution", "contributions"]
+__all__ = ["Contribution", "contributions", "require_measurable"]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from tove_core.config import Rule
+from tove_core.errors import ConfigError
 from tove_core.evaluation.loss import mean_loss
+from tove_core.evaluation.probe import require_rule
 from tove_core.model import CLIP, ToveModel
 from tove_core.training.examples import Examples
 
@@ -36,11 +38,17 @@ class Contribution:
 def contributions(
     model: ToveModel, examples: Examples, *, rule: Rule | None = None, batch_size: int = 128
 ) -> list[Contribution]:
-    """Return every active expert's contribution on some samples, the largest loss first.
+    """Return every active expert's contribution on some samples, the largest loss first; nothing where none is on.
 
     Args:
         rule: how an expert is switched off; None: as the model is configured.
+
+    Raises:
+        ConfigError: the model has no decoder, or the rule does not suit its fusion.
     """
+    if model.decoder is not None and not model.active_experts:
+        return []
+    require_measurable(model, rule)
     full = mean_loss(model, examples, batch_size=batch_size)
     norms, masses = _gate_statistics(model, examples, batch_size)
     found = []
@@ -52,6 +60,19 @@ def contributions(
             model.attach(name)
         found.append(Contribution(name, without - full, norms.get(name), masses.get(name)))
     return sorted(found, key=lambda one: -one.loss)
+
+
+def require_measurable(model: ToveModel, rule: Rule | None) -> None:
+    """Refuse a model whose contributions cannot be measured, before its samples are encoded.
+
+    Raises:
+        ConfigError: it has no decoder, no expert is on, or the rule does not suit its fusion.
+    """
+    if model.decoder is None:
+        raise ConfigError("contributions are measured by the language loss; the model was built with decoder=None")
+    if not model.active_experts:
+        raise ConfigError("the model has no expert on, so that there are no contributions; give a run with experts")
+    require_rule(model, rule)
 
 
 @torch.no_grad()

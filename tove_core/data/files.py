@@ -10,6 +10,7 @@ from typing import Any
 from tove_core.config import SourceConfig
 from tove_core.data.malformed import one_row
 from tove_core.errors import DataError
+from tove_core.language.marks import half_character
 
 _DECODER = json.JSONDecoder()
 
@@ -177,14 +178,11 @@ def writable(text: str, key: str, where: object) -> str:
     Raises:
         DataError: it holds one.
     """
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(text[error.start]):x}"
-            raise DataError(
-                f"{where} has half a character ({half}, a lone surrogate) at place {error.start} of {key!r}; repair it"
-            ) from error
+    if half := half_character(text):
+        spelt, place = half
+        raise DataError(
+            f"{where} has half a character ({spelt}, a lone surrogate) at place {place} of {key!r}; repair it"
+        )
     return text
 
 

@@ -85,6 +85,7 @@ def probe(
     """
     if model.decoder is None:
         raise ConfigError("the model was built with decoder=None and cannot answer; give one with a decoder")
+    require_rule(model, rule)
     names = list(model.active_experts)
     found = Probe([], Answers(), {name: Answers() for name in names}, Answers() if bare else None, {})
     states: list[tuple[list[str], Answers]] = [([], found.full)]
@@ -153,6 +154,16 @@ def switched_off(model: ToveModel, names: Sequence[str], rule: Rule | None) -> I
     finally:
         for name in done:
             model.attach(name)
+
+
+def require_rule(model: ToveModel, rule: Rule | None) -> None:
+    """Refuse a rule by which the model's experts cannot be switched off, before anything is computed.
+
+    Raises:
+        ConfigError: the rule does not suit the fusion.
+    """
+    with switched_off(model, model.active_experts, rule):
+        pass
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tove_core.checkpoint import require_decoder
 from tove_core.config import DataConfig
 from tove_core.data.sample import Sample
 from tove_core.evaluation.collect import begin, collect, remaining
@@ -49,6 +50,7 @@ def evaluate_once(
         ConfigError: there is no such task, or no one task fits the data.
         DataError: the data set is another task's, or too many images cannot be read.
     """
+    require_decoder(checkpoint)
     chosen = _choose(name, samples)
     asked, left_out = _take(chosen, samples, missing)
     references = references_of(asked)
@@ -94,6 +96,7 @@ def evaluate_into(
         ConfigError: the folder holds another evaluation, there is no such task, or no one task fits the data.
         DataError: the data set is another task's, or too many images cannot be read.
     """
+    require_decoder(checkpoint)
     state = join(device, patience=PATIENCE)
     chosen = _choose(name, samples) if scored or name is not None else None
     asked, left_out = _take(chosen, samples, missing)

@@ -17,7 +17,7 @@ from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
 from tove_core.language.lora import adapted, add_lora
-from tove_core.language.options import check_options
+from tove_core.language.options import check_options, check_values, refused_by_transformers
 from tove_core.language.positions import first_position, position_ids
 from tove_core.language.projector import Projector
 from tove_core.language.prompt import EncodedText, PromptLayout
@@ -172,11 +172,15 @@ class Decoder(nn.Module, ABC):
             options: further options of transformers' `generate`, such as `no_repeat_ngram_size`.
 
         Raises:
-            ConfigError: there is no such option, options contradict each other, or tokens are not [B, N, D].
-            DataError: prompts are empty or do not fit the batch.
+            ConfigError: there is no such option or value, options contradict each other or ask for more than a text
+                for each image, or tokens are not [B, N, D].
+            DataError: prompts are empty, no texts, or do not fit the batch.
         """
-        if options:
-            check_options(options, self.language_model)
+        further = dict(options)
+        if further:
+            check_options(further, self.language_model)
+        new = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
+        check_values(new, num_beams, temperature, top_p, top_k)
         texts = [replace(text, target=()) for text in self._texts(tokens, prompts, None)]
         if not do_sample and (temperature, top_p, top_k) != (1.0, 1.0, 0):
             raise ConfigError("temperature, top_p and top_k shape sampling but do_sample is off; set do_sample=True")
@@ -185,12 +189,12 @@ class Decoder(nn.Module, ABC):
         if do_sample:
             options |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
         options |= {"do_sample": do_sample, "num_beams": num_beams, "streamer": streamer}
-        options["max_new_tokens"] = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
-        batch = self._assemble(tokens, texts, "left", new=options["max_new_tokens"])
+        options["max_new_tokens"] = new
+        batch = self._assemble(tokens, texts, "left", new=new)
         training = self.training
         self.eval()
         try:
-            with seeded(seed, tokens.device):
+            with seeded(seed, tokens.device), refused_by_transformers(further):
                 ids = self._generate(tokens, batch, options)
         finally:
             self.train(training)
@@ -279,7 +283,7 @@ class Decoder(nn.Module, ABC):
         if isinstance(prompts, str) or isinstance(targets, str):
             raise DataError("prompts or targets are one string; give a list with one for each image")
         encoded = [p for p in prompts if isinstance(p, EncodedText)]
-        strings = [p for p in prompts if isinstance(p, str)]
+        strings = [p for p in prompts if not isinstance(p, EncodedText)]  # what is no text is told by `encode`
         if encoded and (strings or targets is not None):
             raise DataError("encoded texts came with strings; give either encoded texts alone or prompts and targets")
         texts = encoded or self.encode(strings, targets)

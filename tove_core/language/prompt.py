@@ -13,7 +13,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from tove_core.errors import ConfigError, DataError
-from tove_core.language.marks import IMAGE
+from tove_core.language.marks import IMAGE, wrong_text
 
 PLAIN = "{image}\n{prompt}\n"
 """What `auto` means for a tokenizer without a chat template."""
@@ -86,13 +86,15 @@ class PromptLayout:
         """Return ids for each prompt, with the ids of its target and the end token where targets are given.
 
         Raises:
-            DataError: the lists are empty or of different lengths, a target holds the image's mark, or the template
-                does not show a prompt's marks.
+            DataError: the lists are empty or of different lengths, one is no text or has half a character, a target
+                holds the image's mark, or the template does not show a prompt's marks.
         """
         if not prompts:
             raise DataError("the list of prompts is empty; give one prompt per image")
         if targets is not None and len(targets) != len(prompts):
             raise DataError(f"{len(prompts)} prompts came with {len(targets)} targets; give one target per prompt")
+        if fault := next(filter(None, map(wrong_text, prompts)), None):
+            raise DataError(fault)
         answers = [()] * len(prompts) if targets is None else [self._target(text) for text in targets]
         rendered = self._ids(map(self.render, prompts))
         return [self._split(*one) for one in zip(rendered, prompts, answers, strict=True)]
@@ -118,6 +120,8 @@ class PromptLayout:
         return EncodedText(before, tuple(ids[places[-1] + 1 :]), target, between)
 
     def _target(self, text: str) -> tuple[int, ...]:
+        if fault := wrong_text(text, "target"):
+            raise DataError(fault)
         text = text.strip()
         if not text:
             return (self.end,)

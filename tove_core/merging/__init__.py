@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tove_core.merging.merge import merge
+from tove_core.merging.merge import merge, require_mergeable
 
-__all__ = ["merge"]
+__all__ = ["merge", "require_mergeable"]

@@ -28,6 +28,7 @@ from tove_core.tower.base import Tower
 from tove_core.training.examples import Examples, by_sample
 from tove_core.training.metrics import Display
 from tove_core.training.optimise import adamw, parameter_groups, schedule, set_rates
+from tove_core.training.refusals import warn_of_schedule
 from tove_core.training.step import TransferStep
 
 
@@ -45,10 +46,8 @@ def merge(
     Raises:
         ConfigError: the model has no decoder, or nothing to merge.
     """
-    if model.decoder is None:
-        raise ConfigError("merging needs the language loss; the model was built with decoder=None")
-    if model.fusion is None and not config.control:
-        raise ConfigError("there is nothing to merge: the model has no fusion")
+    require_mergeable(model, config)
+    warn_of_schedule(config.steps, config.warmup, "")
     student = _student(model)
     optimizer = adamw(_groups(student, config), betas=config.betas)
     sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
@@ -76,6 +75,18 @@ def merge(
     student.tower.freeze()
     student.trained = True
     return student.eval()
+
+
+def require_mergeable(model: ToveModel, config: MergeConfig) -> None:
+    """Refuse a model that `merge` would refuse, before its samples are encoded.
+
+    Raises:
+        ConfigError: it has no decoder, or nothing to merge.
+    """
+    if model.decoder is None:
+        raise ConfigError("merging needs the language loss; the model was built with decoder=None")
+    if model.fusion is None and not config.control:
+        raise ConfigError("there is nothing to merge: the model has no fusion")
 
 
 def _student(model: ToveModel) -> ToveModel:

@@ -29,6 +29,7 @@ from tove_core.training.loop import fit
 from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
+from tove_core.training.refusals import require_fitting, require_trainable, warn_of_parts, warn_of_schedule
 from tove_core.training.shard import require_shardable
 from tove_core.training.source import CONFIG, Cache, Stored, make_examples
 from tove_core.training.state import STATE, states
@@ -105,6 +106,7 @@ def _taken(folder: Path) -> CheckpointError:
 
 def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
     require_trackers(config.training.trackers)
+    require_trainable(config)
     together = PartialState()
     if config.growth is None:
         require_shardable(config.training, config.model.decoder, together.num_processes)
@@ -112,7 +114,11 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     waiting = None if config.training.shard == "none" else "cpu"
     quiet = quiet or not together.is_main_process
     require_shares(config.training.batch_size, together.num_processes)
+    if together.is_main_process:
+        warn_of_schedule(config.training.steps, config.training.warmup)
+        warn_of_parts(config.training, together.num_processes)
     samples = read(config.data)
+    require_fitting(samples, config.training)
     model = starting_model(config, samples, device=device, decoder_device=waiting)
     joining = None
     if config.growth is not None:

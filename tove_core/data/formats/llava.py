@@ -1,4 +1,4 @@
-"""LLaVA conversations: JSON or JSON lines of an image and turns of "human" and "gpt"."""
+"""LLaVA conversations and chat messages: JSON or JSON lines of images and turns of two who ask and answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import required_key, required_path, required_text, writable
+from tove_core.data.files import required_path, writable
+from tove_core.data.formats.llava_turns import Talk, shows_inside, talk, turns_of
 from tove_core.data.images import FoundImages, open_images
 from tove_core.data.json_list import read_records
 from tove_core.data.malformed import one_row
@@ -32,10 +33,11 @@ class LlavaOptions(Frozen):
 
 
 def read(config: SourceConfig, options: LlavaOptions) -> list[Sample]:
-    """Read one sample per answer: the prompt is the question, after the turns before it, a line each.
+    """Read one sample per answer: the prompt is the question, after a system text and the turns before, a line each.
 
-    Ids are "ID/TURN", turns counted from 0; where an ID comes again, as in published mixtures, "ID#2/TURN".
-    "image" may be a list. `<image>` belongs into the first human turn, once for each image: of several it marks their
+    Turns stand under "conversations" or "messages", images under "image" or "images", one or a list.
+    Ids are "ID/TURN", answers counted from 0; where an ID comes again, as in published mixtures, "ID#2/TURN".
+    `<image>` belongs into the first question, once for each image: of several it marks their
     places and stays; a single image stands before the text and its mark is taken out.
 
     Raises:
@@ -46,16 +48,23 @@ def read(config: SourceConfig, options: LlavaOptions) -> list[Sample]:
     samples, number, bare = [], -1, 0
     for where, record in read_records(path):
         with one_row:
-            if not record.get("image"):
+            said, shown = turns_of(record, where), _shown(record, where)
+            if not shown:
+                if shows_inside(said):
+                    raise DataError(f"{where} has more than text in its turns, but no 'images'; name the images there")
                 if options.text_only == "refuse":
-                    raise DataError(f"{where} has no image; take it out, or set data.options.text_only to skip")
+                    raise DataError(
+                        f"{where} has no image under 'image' or 'images' (it has {', '.join(record)}); add it, take "
+                        "the conversation out, or set data.options.text_only to skip"
+                    )
                 bare += 1
                 continue
             number += 1
             told = writable(str(record.get("id", f"item {number}")), "id", where)
             seen[told] += 1
             identifier = told if seen[told] == 1 else f"{told}#{seen[told]}"
-            samples += _answers(record, identifier, images, where)[: 1 if options.turns == "first" else None]
+            found = _answers(talk(record, said, where), shown, identifier, images, where)
+            samples += found[:1] if options.turns == "first" else found
     if bare:
         warnings.warn(
             f"{bare} of {bare + number + 1} conversations of {path} have no image and are left out, "
@@ -65,13 +74,21 @@ def read(config: SourceConfig, options: LlavaOptions) -> list[Sample]:
     return samples
 
 
-def _answers(record: Mapping[str, Any], identifier: str, images: FoundImages, where: str) -> list[Sample]:
+def _shown(record: Mapping[str, Any], where: str) -> Any:
+    """Return what names the images, as it is; None or something empty where nothing does."""
+    one, several = record.get("image"), record.get("images")
+    if one and several:
+        raise DataError(f"{where} has both 'image' and 'images', but one is wanted; take one out")
+    return one or several
+
+
+def _answers(told: Talk, shown: Any, identifier: str, images: FoundImages, where: str) -> list[Sample]:
     """Return a sample for each answer of a conversation."""
-    names = _names(record["image"], where)
+    names = _names(shown, where)
     found = tuple([images[name] for name in names])
-    image = found if isinstance(record["image"], list) else found[0]
-    samples, said = [], []
-    for turn, (question, answer) in enumerate(_turns(record, len(names), where)):
+    image = found if isinstance(shown, list) else found[0]
+    samples, said = [], [told.system] if told.system else []
+    for turn, (question, answer) in enumerate(_turns(told, len(names), where)):
         said.append(question)
         samples.append(Sample(f"{identifier}/{turn}", image, "\n".join(said), (answer,)))
         said.append(answer)
@@ -85,22 +102,15 @@ def _names(image: Any, where: str) -> list[str]:
     return [writable(name, "image", where) for name in names]
 
 
-def _turns(record: Mapping[str, Any], images: int, where: str) -> list[tuple[str, str]]:
+def _turns(told: Talk, images: int, where: str) -> list[tuple[str, str]]:
     """Return questions and answers, with the places of several images and without that of a single one."""
-    said = required_key(record, "conversations", where)
-    if not isinstance(said, list) or not said or len(said) % 2:
-        raise DataError(f"{where} has no conversation of questions with an answer each; repair it or take it out")
     texts = []
-    for turn, part in enumerate(said):
-        speaker, wanted = required_key(part, "from", where), ("human", "gpt")[turn % 2]
-        if speaker != wanted:
-            raise DataError(f"{where} turn {turn} is from {speaker!r:.60}, but {wanted!r} is wanted; repair it")
-        text = required_text(part, "value", where)
+    for turn, text in enumerate(told.texts, start=told.first):
         places = text.count(IMAGE)
-        if places and (turn or places != images):
+        if places and (turn != told.first or places != images):
             raise DataError(
                 f"{where} turn {turn} has {IMAGE} {places} times for {images} images, but it belongs into the first "
-                "turn, once for each; repair it"
+                "question, once for each; repair it"
             )
         if places == 1:
             text = text.replace(IMAGE, "").strip()

@@ -1,0 +1,152 @@
+"""What commands refuse before they compute, and what they tell of settings that do little."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tove_core import ToveModel
+
+Tove = Callable[..., Any]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def settings(toy: Any, output: Path, **changes: Any) -> dict[str, Any]:
+    gate = {"hidden": 6, "balance_warmup": 1}
+    model = {
+        "clip": {"name": toy.clip},
+        "experts": list(toy.experts),
+        "fusion": {"gate": gate},
+        "decoder": {"name": toy.decoder, "max_new_tokens": 4, "train": "all"},
+    }
+    training = {"steps": 6, "batch_size": 5, "warmup": 1, "log_every": 1, "save_every": 3, "learning_rate": 0.01}
+    whole = {"model": model, "data": {"path": str(toy.data)}, "training": training, "output": str(output)}
+    return whole | changes
+
+
+@pytest.fixture
+def write(toy: Any, tmp_path: Path) -> Callable[..., Path]:
+    def yaml_file(**changes: Any) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(settings(toy, tmp_path / "run", **changes)))
+        return path
+
+    return yaml_file
+
+
+@pytest.fixture(scope="module")
+def run(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three experts."""
+    from tove_core.config import RunConfig
+    from tove_core.training import train
+
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    train(RunConfig.model_validate(settings(toy, folder)), quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run without experts."""
+    from tove_core.config import RunConfig
+    from tove_core.training import train
+
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    whole = settings(toy, folder)
+    whole["model"]["experts"] = []
+    train(RunConfig.model_validate(whole), quiet=True)
+    return folder
+
+
+def without_decoder(run: Path, folder: Path) -> Path:
+    """Copy a run whose checkpoint then says that it has no decoder."""
+    shutil.copytree(run, folder)
+    path = folder / "checkpoint" / "tove.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["decoder"] = None
+    path.write_text(json.dumps(manifest))
+    return folder
+
+
+def test_what_a_command_lacks_is_said_before_an_image_is_encoded(
+    tove: Tove, write: Callable[..., Path], run: Path, plain: Path, toy: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def computed(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded")
+
+    mute, image, out = without_decoder(run, tmp_path / "mute"), toy.pictures(1)[0], tmp_path / "out"
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "below"
+    monkeypatch.setattr(ToveModel, "encode", computed)
+    for words, wanted in [
+        (("train", write(), "--set", "model.decoder=null"), "training needs a decoder, and model.decoder is none"),
+        (("train", write(), "--set", "training.shard=full", "--set", "model.decoder=null"), "training needs a decoder"),
+        (("merge", plain, "--out", out), "there is nothing to merge: the model has no fusion"),
+        (("merge", run, "--out", below), "cannot be written"),
+        (("contributions", plain), "the model has no expert on"),
+        (("evaluate", mute), "cannot write text"),
+        (("evaluate", mute, "--out", out), "cannot write text"),
+        (("caption", mute, image), "cannot write text"),
+        (("answer", mute, image, "--question", "what?"), "cannot write text"),
+        (("diagnose", mute, "--against", plain, "--out", out), "cannot write text"),
+        (("diagnose", plain, "--against", mute, "--out", out), "cannot write text"),
+        (("diagnose", plain, "--out", out), "has no expert on"),
+        (("diagnose", run, "--out", below), "cannot be written"),
+    ]:
+        assert wanted in tove(*words, *(["--quiet"] if words[0] in ("train", "evaluate", "diagnose") else [])).error
+    assert not out.exists() and not (tmp_path / "run").exists()
+
+
+def test_a_rule_that_the_fusion_does_not_have_is_said_before_an_image_is_encoded(
+    tove: Tove, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tove_core.config import RunConfig
+    from tove_core.training import train
+
+    whole = settings(toy, tmp_path / "run")
+    whole["model"] |= {"fusion": {"kind": "concat"}, "experts": ["toy-whole"]}
+    train(RunConfig.model_validate(whole), quiet=True)
+
+    def computed(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded")
+
+    monkeypatch.setattr(ToveModel, "encode", computed)
+    for words in (("contributions", tmp_path / "run"), ("diagnose", tmp_path / "run", "--out", tmp_path / "out")):
+        assert "has no softmax to renormalise" in tove(*words, "--rule", "renormalise").error
+
+
+def test_merging_takes_so_many_samples(tove: Tove, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merging = importlib.import_module("tove_core.merging.merge")  # `merge` of the package is the function
+    seen: list[int] = []
+    plain = merging.merge
+
+    def counting(model: Any, examples: Any, *given: Any, **options: Any) -> Any:
+        seen.append(len(examples))
+        return plain(model, examples, *given, **options)
+
+    monkeypatch.setattr(merging, "merge", counting)
+    few = ("--set", "steps=2", "--set", "batch_size=2", "--set", "warmup=1")
+    assert tove("merge", run, "--out", tmp_path / "merged", "--limit", 5, *few).code == 0
+    assert seen == [5] and (tmp_path / "merged" / "open_clip_config.json").is_file()
+
+
+def test_settings_that_cannot_do_what_they_say_are_told_once(tove: Tove, write: Callable[..., Path]) -> None:
+    small = ("--set", "training.steps=2", "--set", "model.experts=[toy-whole]")
+    done = tove("train", write(), "--quiet", *small, "--set", "training.warmup=2", "--set", "training.accumulate=6")
+    notes = [line for line in done.err.splitlines() if line.startswith("note: training.")]
+    assert done.code == 0 and len(notes) == 2, done.err
+    assert "warmup is 2 and training.steps is 2" in notes[0] and "accumulate is 6, and a process takes 5" in notes[1]
+
+
+def test_settings_that_do_what_they_say_are_not_told_of(tove: Tove, write: Callable[..., Path]) -> None:
+    small = ("--set", "training.steps=2", "--set", "model.experts=[toy-whole]")
+    done = tove("train", write(), "--quiet", *small, "--set", "training.warmup=1", "--set", "training.accumulate=5")
+    assert done.code == 0 and "note: training." not in done.err

@@ -1,0 +1,73 @@
+"""What a run lacks, said before anything is read, loaded or computed for it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from tove_core import plugins
+from tove_core.checkpoint import Manifest, read_manifest
+from tove_core.config import GrowthConfig, RunConfig, TrainingConfig
+from tove_core.data.sample import Sample
+from tove_core.errors import ConfigError
+from tove_core.training.shard import require_even
+
+
+def require_trainable(config: RunConfig) -> None:
+    """Refuse a run without a language model, or experts that could not join the run they are to join.
+
+    Raises:
+        ConfigError: there is no decoder, the run was never trained, has no fusion, or holds such an expert already.
+        CheckpointError: there is no checkpoint that experts could join.
+        ToveError: an expert that is to join is not known.
+    """
+    if config.growth is not None:
+        _require_growth(config.growth, read_manifest(config.growth.source))
+    elif config.model.decoder is None:
+        raise ConfigError("training needs a decoder, and model.decoder is none; name a language model there")
+
+
+def _require_growth(growth: GrowthConfig, manifest: Manifest) -> None:
+    held = [expert.key for expert in manifest.config.experts]
+    for expert in growth.experts:
+        if expert.key in held:
+            raise ConfigError(f"the model holds an expert {expert.key!r} already; detach and prune it first")
+        plugins.registry().resolve(expert.name)
+    if not manifest.trained:
+        raise ConfigError(f"{growth.source} was never trained; train it with the new experts among model.experts")
+    if manifest.config.decoder is None:
+        raise ConfigError(f"training needs a decoder, and {growth.source} has none; give a run with a language model")
+    if not held and manifest.config.fusion.kind != "clip-mlp":
+        joining = growth.experts[0].key
+        raise ConfigError(f"there is no fusion for {joining!r} to join; build a model with it and train that")
+
+
+def require_fitting(samples: Sequence[Sample], config: TrainingConfig) -> None:
+    """Refuse samples that a divided language model cannot be trained on, before their images are encoded.
+
+    Raises:
+        DataError: some have more images than others.
+    """
+    if config.shard == "full":
+        require_even(len({len(sample.images) for sample in samples}) > 1)
+
+
+def warn_of_schedule(steps: int, warmup: int, prefix: str = "training.") -> None:
+    """Warn of a learning rate that never gets to its highest."""
+    if warmup >= max(steps, 2):  # a run of one step that warms up in it is at its highest
+        warnings.warn(
+            f"{prefix}warmup is {warmup} and {prefix}steps is {steps}, so that the learning rate never "
+            f"rises to what is set; lower {prefix}warmup below the steps",
+            stacklevel=3,
+        )
+
+
+def warn_of_parts(config: TrainingConfig, processes: int) -> None:
+    """Warn of more parts than a process has samples in a step: it takes them one by one, in no more parts."""
+    share = -(-config.batch_size // processes)
+    if config.accumulate > share:
+        warnings.warn(
+            f"training.accumulate is {config.accumulate}, and a process takes {share} of {config.batch_size} samples "
+            f"per step, so that it takes them one by one; training.accumulate {share} is the same",
+            stacklevel=3,
+        )
