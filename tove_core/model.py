@@ -214,7 +214,8 @@ class ToveModel(nn.Module):
             DataError: a question marks the places of more or fewer images than it is asked about.
         """
         shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in listed(images)]
-        asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
+        asked = [questions] * len(shown) if isinstance(questions, str) else list(questions or [])
+        self._decoder()  # or there is none, which is said before images are seen
         if len(asked) != len(shown):
             raise ConfigError(f"{len(asked)} questions were given for {len(shown)} images; wanted one for each")
         counts = [len(one) for one in shown]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ class FrozenExpert(nn.Module):
         self._check_names(outputs)
         return {key: self._checked(key, promised, outputs[key], pixels) for key, promised in self.spec.outputs.items()}
 
-    def _run(self, pixels: Tensor) -> object:
+    def _run(self, pixels: Tensor) -> Any:
         try:
             return self.module(pixels)
         except ToveError:
