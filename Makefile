@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 PROJECTS := $(wildcard plugins/*/pyproject.toml)
 PLUGINS := $(foreach project,$(PROJECTS),-e $(dir $(project)))
 
-.PHONY: demo test torture lint install clean help
+.PHONY: demo test torture gpu lint install clean help
 
 help:
 	@echo "make demo   train, detach and merge on the embedded world; writes runs/demo"
 	@echo "make test   run the tests"
 	@echo "make torture   kill training and cache builds at random moments, again and again"
+	@echo "make gpu    the proofs that need a GPU, and the kernels measured on it (about ten minutes)"
 	@echo "make lint   ruff and pyright"
 
 demo: $(STAMP)
@@ -28,6 +29,12 @@ torture: export OMP_NUM_THREADS ?= 1
 torture: export TOVE_TORTURE ?= 20
 torture: $(STAMP)
 	$(BIN)/pytest tests/training tests/data -k killed $(TESTARGS)
+
+# On a machine with a GPU. A target that is missed (exit status 1) is told, and the page is made all the same.
+gpu: $(STAMP)
+	$(BIN)/pytest -m gpu $(TESTARGS)
+	-$(BIN)/python kernels/benchmarks/run.py --out docs/benchmarks/kernels-gpu.csv
+	$(BIN)/python kernels/benchmarks/page.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
