@@ -12,7 +12,7 @@ help:
 	@echo "make demo   train, detach and merge on the embedded world; writes runs/demo"
 	@echo "make test   run the tests"
 	@echo "make torture   kill training and cache builds at random moments, again and again"
-	@echo "make gpu    the proofs that need a GPU, and the kernels measured on it (about ten minutes)"
+	@echo "make gpu    the proofs that need a GPU, and the kernels measured on it"
 	@echo "make lint   ruff and pyright"
 
 demo: $(STAMP)
