@@ -1,47 +1,54 @@
+"""A small run that commands are tried on."""
+
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+Settings = Callable[..., dict[str, Any]]
 
 
-class Done(NamedTuple):
-    """What a command left behind."""
+@pytest.fixture(scope="module")
+def settings(toy: Any) -> Settings:
+    """Give `settings(output, **changes)`: a run's configuration as a mapping, on toy parts."""
 
-    code: int
-    out: str
-    err: str
+    def made(output: Path, **changes: Any) -> dict[str, Any]:
+        gate = {"hidden": 6, "balance_warmup": 1}
+        model = {
+            "clip": {"name": toy.clip},
+            "experts": list(toy.experts),
+            "fusion": {"gate": gate},
+            "decoder": {"name": toy.decoder, "max_new_tokens": 4, "train": "all"},
+        }
+        training = {"steps": 6, "batch_size": 5, "warmup": 1, "log_every": 1, "save_every": 3, "learning_rate": 0.01}
+        whole = {"model": model, "data": {"path": str(toy.data)}, "training": training, "output": str(output)}
+        return whole | changes
 
-    @property
-    def error(self) -> str:
-        """The one line after `error: `, which is all a failed command may say."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert self.code == 1, self
-        assert len(lines) == 1 and "Traceback" not in self.err, self.err
-        return lines[0]
+    return made
 
 
 @pytest.fixture
-def tove(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Give `tove(*words)`: run the command as its entry point does, in this process."""
-    from tove_core.cli.main import main
+def write(settings: Settings, tmp_path: Path) -> Callable[..., Path]:
+    """Give `write(**changes)`: a file of such a configuration."""
 
-    monkeypatch.delenv("TOVE_TRACEBACK", raising=False)
+    def yaml_file(**changes: Any) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(settings(tmp_path / "run", **changes)))
+        return path
 
-    def run(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["tove", *map(str, words)])
-        capsys.readouterr()
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                main()
-                code = 0
-            except SystemExit as leaving:
-                code = int(leaving.code or 0)
-        out, err = capsys.readouterr()
-        return Done(code, out, err)
+    return yaml_file
 
-    return run
+
+@pytest.fixture(scope="module")
+def run(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run of three experts."""
+    from tove_core.config import RunConfig
+    from tove_core.training import train
+
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    train(RunConfig.model_validate(settings(folder)), quiet=True)
+    return folder

@@ -19,40 +19,6 @@ Tove = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-def settings(toy: Any, output: Path, **changes: Any) -> dict[str, Any]:
-    gate = {"hidden": 6, "balance_warmup": 1}
-    model = {
-        "clip": {"name": toy.clip},
-        "experts": list(toy.experts),
-        "fusion": {"gate": gate},
-        "decoder": {"name": toy.decoder, "max_new_tokens": 4, "train": "all"},
-    }
-    training = {"steps": 6, "batch_size": 5, "warmup": 1, "log_every": 1, "save_every": 3, "learning_rate": 0.01}
-    whole = {"model": model, "data": {"path": str(toy.data)}, "training": training, "output": str(output)}
-    return whole | changes
-
-
-@pytest.fixture
-def write(toy: Any, tmp_path: Path) -> Callable[..., Path]:
-    def yaml_file(**changes: Any) -> Path:
-        path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump(settings(toy, tmp_path / "run", **changes)))
-        return path
-
-    return yaml_file
-
-
-@pytest.fixture(scope="module")
-def run(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that the commands below use."""
-    from tove_core.config import RunConfig
-    from tove_core.training import train
-
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    train(RunConfig.model_validate(settings(toy, folder)), quiet=True)
-    return folder
-
-
 def test_train_writes_a_run_that_says_how_it_was_made(tove: Tove, write: Callable[..., Path], tmp_path: Path) -> None:
     done = tove(
         "train", write(), "--quiet", "--set", "training.steps=4", "--set", "model.experts=[toy-fine, toy-whole]"

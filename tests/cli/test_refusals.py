@@ -10,56 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tove_core import ToveModel
 
 Tove = Callable[..., Any]
+Settings = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-def settings(toy: Any, output: Path, **changes: Any) -> dict[str, Any]:
-    gate = {"hidden": 6, "balance_warmup": 1}
-    model = {
-        "clip": {"name": toy.clip},
-        "experts": list(toy.experts),
-        "fusion": {"gate": gate},
-        "decoder": {"name": toy.decoder, "max_new_tokens": 4, "train": "all"},
-    }
-    training = {"steps": 6, "batch_size": 5, "warmup": 1, "log_every": 1, "save_every": 3, "learning_rate": 0.01}
-    whole = {"model": model, "data": {"path": str(toy.data)}, "training": training, "output": str(output)}
-    return whole | changes
-
-
-@pytest.fixture
-def write(toy: Any, tmp_path: Path) -> Callable[..., Path]:
-    def yaml_file(**changes: Any) -> Path:
-        path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump(settings(toy, tmp_path / "run", **changes)))
-        return path
-
-    return yaml_file
-
-
 @pytest.fixture(scope="module")
-def run(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three experts."""
-    from tove_core.config import RunConfig
-    from tove_core.training import train
-
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    train(RunConfig.model_validate(settings(toy, folder)), quiet=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run without experts."""
     from tove_core.config import RunConfig
     from tove_core.training import train
 
     folder = tmp_path_factory.mktemp("plain") / "run"
-    whole = settings(toy, folder)
+    whole = settings(folder)
     whole["model"]["experts"] = []
     train(RunConfig.model_validate(whole), quiet=True)
     return folder
@@ -106,12 +72,12 @@ def test_what_a_command_lacks_is_said_before_an_image_is_encoded(
 
 
 def test_a_rule_that_the_fusion_does_not_have_is_said_before_an_image_is_encoded(
-    tove: Tove, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tove: Tove, toy: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tove_core.config import RunConfig
     from tove_core.training import train
 
-    whole = settings(toy, tmp_path / "run")
+    whole = settings(tmp_path / "run")
     whole["model"] |= {"fusion": {"kind": "concat"}, "experts": ["toy-whole"]}
     train(RunConfig.model_validate(whole), quiet=True)
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -206,28 +203,6 @@ def test_of_a_merged_model_both_forms_are_pushed(
     (tmp_path / "merged" / "open_clip_model.safetensors").write_bytes(b"another")
     with pytest.raises(CheckpointError, match="is not the CLIP of the checkpoint"):
         push_folder(tmp_path / "merged", REPO, allow=[toy.clip, toy.decoder])
-
-
-@pytest.fixture
-def tove(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command as its entry point does, in this process: exit code, stdout and stderr."""
-    from tove_core.cli.main import main
-
-    monkeypatch.delenv("TOVE_TRACEBACK", raising=False)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tove", *map(str, words)])
-        capsys.readouterr()
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                main()
-                code = 0
-            except SystemExit as leaving:
-                code = int(leaving.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_pushes_a_folder_as_it_is_and_commands_that_read_take_its_id(
