@@ -29,6 +29,7 @@ READERS: dict[str, Format] = {
     "csv": Format(f"{_HERE}.delimited:read", "TableOptions"),
     "datasets": Format(f"{_HERE}.hf_datasets:read", "HubOptions", splits=True),
     "easy-vqa": Format(f"{_HERE}.easy_vqa:read", splits=True, test=True),
+    "folder": Format(f"{_HERE}.image_folder:read", "FolderOptions"),
     "gqa": Format(f"{_HERE}.questions:read_gqa", "GqaOptions"),
     "jsonl": Format(f"{_HERE}.jsonl:read", "RecordOptions"),
     "karpathy": Format(f"{_HERE}.caption_lists:read_karpathy", "KarpathyOptions", splits=True, test=True),
