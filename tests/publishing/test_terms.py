@@ -157,7 +157,7 @@ def test_the_page_tells_the_strictest_terms_first() -> None:
 def test_the_page_of_a_model_without_a_decoder_asks_for_tokens() -> None:
     text = page(manifest("edges", decoder=None))
     assert "pipeline_tag: image-feature-extraction" in text and 'model.tokens("photo.jpg")' in text
-    assert "caption" not in text and "tove is needed, and no plugin." in text
+    assert "caption" not in text and "\n$ pip install tove-core\n" in text
 
 
 def test_the_python_of_the_page_is_python() -> None:
@@ -171,6 +171,7 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
 
 def test_a_saved_checkpoint_says_what_its_parts_are(toy: Any, tmp_path: Path) -> None:
     told = read_manifest(toy.build(["toy-fine", "toy-wide"]).save_pretrained(tmp_path / "it"))
+    assert "\n$ pip install tove-core toy-experts==1.0\n" in page(told)
     parts = {part.name: part for part in parts_of(told)}
     assert parts["toy-wide"].license == "MIT" and parts["toy-wide"].source == "toy-experts 1.0"
     assert parts["toy-wide"].owned and not parts["toy-fine"].owned

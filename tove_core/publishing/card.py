@@ -101,13 +101,11 @@ def _interval(low: float | None, high: float | None) -> str:
 def _use(repo: str, manifest: Manifest) -> str:
     experts = manifest.provenance.experts.values()
     plugins = sorted({(one.distribution, one.version) for one in experts if one.distribution not in (OWN, IN_PROCESS)})
-    needed = "tove is needed, and no plugin."
-    if plugins:
-        names = ", ".join(f"`{name}=={version}`" for name, version in plugins)
-        needed = f"tove is needed, and the plugins that offer the experts: {names}. Install them with pip."
+    packages = " ".join([OWN, *(f"{name}=={version}" for name, version in plugins)])
+    needed = f"```console\n$ pip install {packages}\n```"
     if mine := sorted({one.name for one in experts if one.distribution == IN_PROCESS}):
         needed += (
-            f" The experts {', '.join(f'`{name}`' for name in mine)} come from no plugin: the process that saved this "
+            f"\n\nThe experts {', '.join(f'`{name}`' for name in mine)} come from no plugin: the process that saved this "
             "registered them, and `tove_core.register` is to be run with their specs before loading."
         )
     last = 'print(model.caption("photo.jpg"))' if manifest.config.decoder else 'print(model.tokens("photo.jpg").shape)'
