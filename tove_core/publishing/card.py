@@ -105,8 +105,8 @@ def _use(repo: str, manifest: Manifest) -> str:
     needed = f"```console\n$ pip install {packages}\n```"
     if mine := sorted({one.name for one in experts if one.distribution == IN_PROCESS}):
         needed += (
-            f"\n\nThe experts {', '.join(f'`{name}`' for name in mine)} come from no plugin: the process that saved this "
-            "registered them, and `tove_core.register` is to be run with their specs before loading."
+            f"\n\nThe experts {', '.join(f'`{name}`' for name in mine)} come from no plugin: the process that saved "
+            "this registered them, and `tove_core.register` is to be run with their specs before loading."
         )
     last = 'print(model.caption("photo.jpg"))' if manifest.config.decoder else 'print(model.tokens("photo.jpg").shape)'
     code = f'from tove_core import ToveModel\nmodel = ToveModel.from_pretrained("{repo}")\n{last}'
