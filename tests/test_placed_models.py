@@ -8,7 +8,7 @@ import torch
 
 from tove_core import ToveModel
 from tove_core.errors import ConfigError
-from tove_core.hub import view
+from tove_core.hub import rasters
 
 EXPERTS = ("toy-fine", "toy-wide", "toy-whole:large")
 
@@ -47,9 +47,11 @@ def test_regions_and_their_words_pass_through_every_placement(toy: Any, placemen
 
 def test_experts_with_equal_inputs_share_one_resampled_view(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[tuple[int, int]] = []
-    resample = view.resample
+    finished = rasters._along_columns
     monkeypatch.setattr(
-        view, "resample", lambda image, how, input: counted.append(input.size) or resample(image, how, input)
+        rasters,
+        "_along_columns",
+        lambda canvas, rows, raster: counted.append(raster.size) or finished(canvas, rows, raster),
     )
     pair = toy.build(["toy-whole:small", "toy-whole:large", "toy-fine"], decoder=None, weights="random")
     pair.encode(toy.pictures(4))

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,14 @@ def started(toy: Any, *words: object, **environment: object) -> subprocess.Popen
     env |= {name: str(value) for name, value in environment.items()}
     command = [sys.executable, "-m", *map(str, words)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> int:
+    """Return a free port below those that a system hands out, of which another test could be given the same."""
+    while True:
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("localhost", port := random.SystemRandom().randint(15_000, 30_000)))
+            return port
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -119,9 +129,7 @@ def compare_with_one_process(tove: Tove, toy: Any, config: Path, out: Path, alon
 def test_machines_share_a_build_when_the_same_command_is_started_on_each(
     tove: Tove, toy: Any, config: Path, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        meeting = f"localhost:{free.getsockname()[1]}"
+    meeting = f"localhost:{free_port()}"
     out = tmp_path / "cache"
     build = ("cache", "build", config, "--out", out, "--dtype", "float32", "--batch", 8, "--quiet", "--nnodes", 2)
     machines = [started(toy, "tove_core", *build, "--node-rank", rank, "--rdzv-endpoint", meeting) for rank in (0, 1)]

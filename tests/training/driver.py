@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,16 @@ def _held(parameter: torch.Tensor) -> int:
 def fork(job: dict[str, Any]) -> list[int]:
     """Start a job's processes."""
     Path(job["output"]).mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     return [_child(job, rank, port) for rank in range(job["world"])]
+
+
+def _free_port() -> int:
+    """Return a free port below those that a system hands out, of which another test could be given the same."""
+    while True:
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port := random.SystemRandom().randint(15_000, 30_000)))
+            return port
 
 
 def _child(job: dict[str, Any], rank: int, port: int) -> int:

@@ -201,10 +201,10 @@ def test_a_launch_that_contradicts_itself_is_refused() -> None:
 
 def test_the_words_of_a_command_are_those_it_can_be_started_with() -> None:
     for launch in (Launch(nproc=2), Launch(nproc=2, nnodes=2, rdzv_endpoint="host:1")):
-        words = _words(Path("run.yaml"), [], False, [], None, None, None, False, launch)
+        words = _words(Path("run.yaml"), [], False, [], None, 5, None, None, False, launch)
         given = dict(pairwise(words))
         assert given["--nproc"] == "2" and given.get("--node-rank") == (None if launch.nnodes == 1 else "0")
-        assert given.get("--rdzv-endpoint") == launch.rdzv_endpoint
+        assert given.get("--rdzv-endpoint") == launch.rdzv_endpoint and given["--limit"] == "5"
 
 
 def test_the_command_starts_the_processes_it_was_asked_for_and_fails_in_one_sentence(
