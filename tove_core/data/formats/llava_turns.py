@@ -11,6 +11,7 @@ from tove_core.language.marks import IMAGE
 
 _SPEAKERS = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}
 """Whether a speaker asks (0) or answers (1)."""
+_LLAVA = ("human", "gpt")
 _SYSTEM = "system"
 _PARTS = '{"type": "text", "text": ...} or {"type": "image"}'
 
@@ -62,6 +63,8 @@ def talk(record: Mapping[str, Any], said: Any, where: str) -> Talk:
         DataError: there is something else.
     """
     turns, system = _listed(said), record.get("system") or ""
+    if not system and (texts := _common(turns)):
+        return Talk("", texts, 0)
     first, name = 0, "system"
     if turns and _named(turns[0], where)[1] == _SYSTEM:
         first, name = 1, _named(turns[0], where)[2]
@@ -73,6 +76,24 @@ def talk(record: Mapping[str, Any], said: Any, where: str) -> Talk:
         raise DataError(f"{where} has no conversation of questions with an answer each; repair it or take it out")
     texts = [_said(turns[turn], turn, first, where) for turn in range(first, len(turns))]
     return Talk("" if system == "" else _system(system, name, where), texts, first)
+
+
+def _common(turns: list[Any]) -> list[str] | None:
+    """Return the texts where every turn is as most are, ASCII with nothing to find fault with; None where one is not.
+
+    A data set has millions of conversations, and looking at each turn by itself takes twice as long.
+    """
+    by_role = bool(turns) and isinstance(turns[0], dict) and "role" in turns[0]
+    speaker, content, speakers = ("role", "content", ("user", "assistant")) if by_role else ("from", "value", _LLAVA)
+    texts = []
+    for turn, part in enumerate(turns):
+        if type(part) is not dict or part.get(speaker) != speakers[turn & 1] or (not by_role and "role" in part):
+            return None
+        value = part.get(content)
+        if type(value) is not str or not value.isascii() or not (text := value.strip()):
+            return None
+        texts.append(text)
+    return texts if len(texts) % 2 == 0 else None
 
 
 def _said(part: Any, turn: int, first: int, where: str) -> str:
