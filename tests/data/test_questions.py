@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tove_core.config import DataConfig, RunConfig
+from tove_core.data.formats import llava_turns
 from tove_core.data.readers import read
 from tove_core.errors import ConfigError, DataError
 from tove_core.settings import read_config
@@ -282,7 +283,7 @@ def chat(*texts: object, images: object = ("a.jpg",), system: object = None, **m
     return {"messages": [*first, *said], "images": list(images) if isinstance(images, tuple) else images, **more}
 
 
-def test_chat_messages_are_read_as_conversations_are(llava, tmp_path):
+def test_chat_messages_are_read_as_conversations_are(llava, tmp_path, monkeypatch):
     texts = ("<image>What is it?", "A dog.", "What colour?", "Brown.")
     plain, other = (read(llava(record)) for record in (talk(*texts), chat(*texts, id="a", images="a.jpg")))
     assert other == plain and [s.images for s in other] == [s.images for s in plain]
@@ -290,6 +291,8 @@ def test_chat_messages_are_read_as_conversations_are(llava, tmp_path):
     assert (listed.id, listed.images, listed.prompt) == ("item 0/0", (tmp_path / "a.jpg",), "What is it?")
     mixed = [{"role": "human", "content": "x"}, {"from": "assistant", "value": "y"}]
     assert read(llava({"image": "a.jpg", "conversations": mixed}))[0].targets == ("y",)
+    monkeypatch.setattr(llava_turns, "_common", lambda turns: None)  # turn by turn, as those are that are not as most
+    assert read(llava(talk(*texts))) == read(llava(chat(*texts, id="a", images="a.jpg"))) == plain
 
 
 def test_marks_of_several_images_keep_their_places_in_chat_messages(llava, tmp_path):

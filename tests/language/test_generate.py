@@ -124,7 +124,10 @@ def test_contradicting_options_are_refused(make, tokens, prompts):
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
         ({"max_new_tokens": True}, "max_new_tokens is True"),
         ({"num_beams": 0}, "num_beams is 0; give a whole number, at least 1"),
-        ({"do_sample": True, "temperature": 0}, "temperature is 0; give a number above 0, or do_sample=False"),
+        (
+            {"do_sample": True, "temperature": 0},
+            "temperature is 0; give a number above 0, or leave it and do_sample out",
+        ),
         ({"do_sample": True, "temperature": float("nan")}, "temperature is nan"),
         ({"do_sample": True, "top_p": 1.5}, "top_p is 1.5; give a number from 0 to 1"),
         ({"do_sample": True, "top_k": -1}, "top_k is -1; give a whole number, at least 0"),

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from tove_core.config import RunConfig, TrainingConfig
-from tove_core.errors import CheckpointError, Interrupted, PlacementError, ToveError
+from tove_core.errors import CheckpointError, ConfigError, Interrupted, PlacementError, ToveError
 from tove_core.settings import read_config, write_config
 from tove_core.training import fit, resume, train
 from tove_core.training.examples import Examples
@@ -343,3 +343,16 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(toy: Any, tmp
     losses = [[json.loads(line)["loss"] for line in lines] for lines in (straight, killed)]
     assert losses[0] == losses[1] and len(losses[0]) == 40, f"seed {seed}"
     assert not list((tmp_path / "killed" / STATE).glob(".*"))
+
+
+def test_a_process_that_has_trained_on_another_device_says_so(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    Accelerator(cpu=True)
+    for kept in (AcceleratorState._shared_state, PartialState._shared_state):  # as a run on a GPU leaves them
+        monkeypatch.setitem(kept, "device", torch.device("cuda", 0))
+    model = toy.build()
+    examples = toy.examples(model)
+    with pytest.raises(ConfigError, match=r"training on cpu cannot begin \(.*\); .* in a process of its own"):
+        fit(model, examples, config(), quiet=True)

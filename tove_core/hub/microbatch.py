@@ -87,10 +87,7 @@ class MicroBatch:
             raise
         torch.cuda.synchronize(device)
         need = torch.cuda.max_memory_allocated(device) - before
-        free = torch.cuda.mem_get_info(device)[0]
-        # Memory that torch holds and does not use is as good as free.
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        self.size = images_that_fit(need, free)
+        self.size = images_that_fit(need, free_memory(device))
         return outputs
 
     def _halve(self, size: int, device: torch.device, error: RuntimeError) -> None:
@@ -108,6 +105,12 @@ class MicroBatch:
             f"expert {self.name!r} does not fit one image into the memory of {device}; give it another device, "
             "dtype bfloat16 or offload"
         )
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes left on a CUDA device; what torch holds and does not use is as good as free."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def images_that_fit(need: int, free: int) -> int:

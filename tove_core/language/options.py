@@ -42,7 +42,7 @@ def check_values(
         if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
             raise ConfigError(f"{name} is {value!r:.60}; give a whole number, at least {least}")
     if not isinstance(temperature, Real) or not 0 < float(temperature) < math.inf:
-        raise ConfigError(f"temperature is {temperature!r:.60}; give a number above 0, or do_sample=False")
+        raise ConfigError(f"temperature is {temperature!r:.60}; give a number above 0, or leave it and do_sample out")
     if not isinstance(top_p, Real) or not 0 <= float(top_p) <= 1:
         raise ConfigError(f"top_p is {top_p!r:.60}; give a number from 0 to 1")
 

@@ -19,6 +19,7 @@ from tove_core.builder import DTYPES
 from tove_core.config import ExpertConfig, RunConfig
 from tove_core.errors import ConfigError
 from tove_core.hub.load import load_expert
+from tove_core.hub.microbatch import free_memory
 from tove_core.hub.placement import Placement
 from tove_core.planning.figures import PARTIAL, Figure, Part, Plan
 from tove_core.planning.run_figures import THOUSAND, Hours, RunPlan, Timing
@@ -228,9 +229,7 @@ def _fitting(part: Part, made: Plan, place: torch.device) -> int:
 
 def _free(place: torch.device) -> int:
     if place.type == "cuda":
-        # Memory that torch holds and does not use is as good as free.
-        held = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
-        return torch.cuda.mem_get_info(place)[0] + held
+        return free_memory(place)
     import psutil  # accelerate brings it
 
     return psutil.virtual_memory().available
