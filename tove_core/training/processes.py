@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
@@ -32,7 +35,10 @@ def join(device: str | None, wanted: int | None = None, *, patience: timedelta |
     if device is not None and device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
         usable_device(device, "the model")  # which says so: else the processes would only not find each other
     options = {} if patience is None else {"timeout": patience}
+    joined = dist.is_available() and dist.is_initialized()
     state = PartialState(cpu=device in (None, "cpu"), **options)
+    if not joined and state.num_processes > 1:
+        atexit.register(_leave)
     wanted = wanted or int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != wanted:
         raise ConfigError(
@@ -40,6 +46,17 @@ def join(device: str | None, wanted: int | None = None, *, patience: timedelta |
             "--nproc, or with torchrun"
         )
     return state
+
+
+def _leave() -> None:
+    """End the threads that gloo exchanges tensors with, which a process must not end before.
+
+    One of them may still hold a tensor it has exchanged; dropping it while Python ends is SIGABRT (pytorch#179291) of
+    a run that had ended well. Over NCCL there is no such thread, and after a failure the others may never come.
+    """
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        gc.collect()  # what trained in several processes holds the threads too, and parts of it hold each other
+        dist.destroy_process_group()
 
 
 def is_first() -> bool:
