@@ -191,16 +191,20 @@ def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None
             state[name].copy_(tensor)
 
 
-def start_from(model: ToveModel, folder: Path) -> None:
+def start_from(model: ToveModel, place: str | Path) -> None:
     """Give a model the trained tensors of a checkpoint, whatever else it is trained on next.
 
     The experts, their projectors and the decoder must be the same. Parameters of the language model that the
     checkpoint did not train stay as they were loaded.
 
+    Args:
+        model: what gets them.
+        place: of the checkpoint: a folder or a hub id, see `open_checkpoint`.
+
     Raises:
         CheckpointError: the checkpoint is damaged, was trained on other frozen parts, or holds other tensors.
     """
-    folder = find_checkpoint(folder)
+    folder = find_checkpoint(open_checkpoint(place))
     manifest = read_manifest(folder)
     _verify(folder / TENSORS, manifest.files.get(TENSORS, ""))
     if found := manifest.provenance.differences(model.provenance):

@@ -291,8 +291,10 @@ class RunConfig(Frozen):
     growth: GrowthConfig | None = Field(
         default=None, description="experts that join a trained hub; None: `model` is built and trained"
     )
-    start: Path | None = Field(
-        default=None, description="run or checkpoint whose trained tensors this run starts from; None: afresh"
+    start: Path | str | None = Field(
+        default=None,
+        description="run, checkpoint or hub id (owner/name, owner/name@revision) whose trained tensors this run starts "
+        "from; None: afresh",
     )
     output: Path = Field(default=Path("runs/tove"), description="folder of the run; it must not hold a run already")
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(

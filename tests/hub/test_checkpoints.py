@@ -86,6 +86,25 @@ def test_a_branch_or_tag_is_pinned_at_its_first_use_and_by_itself(hub: Any, lock
     assert (open_checkpoint(REPO, "next/one", lock) / "model.safetensors").read_bytes() == b"new"
 
 
+def test_a_revision_may_stand_in_the_name(
+    hub: Any, lock: Lock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.commit(REPO, A, checkpoint(model=b"old"))
+    hub.branches[REPO, "next/one"] = A
+    hub.commit(REPO, B, checkpoint(model=b"new"))
+    assert is_remote(f"{REPO}@next/one")
+    assert (open_checkpoint(f"{REPO}@next/one", lock=lock) / "model.safetensors").read_bytes() == b"old"
+    assert (open_checkpoint(f"{REPO}@{A}", lock=lock) / "model.safetensors").read_bytes() == b"old"
+    assert lock.pins() == {"owner/name@next/one": A}
+    with pytest.raises(ConfigError, match=r"'owner/name@v1' names a revision, but revision 'v2' is given beside it; "):
+        open_checkpoint(f"{REPO}@v1", "v2", lock)
+    with pytest.raises(ConfigError, match=r"'owner/name@' names a revision, but nothing follows the @"):
+        open_checkpoint(f"{REPO}@", lock=lock)
+    monkeypatch.chdir(tmp_path)
+    Path(REPO + "@v1").mkdir(parents=True)
+    assert open_checkpoint(f"{REPO}@v1", lock=lock) == Path(f"{REPO}@v1")
+
+
 def test_a_commit_pins_nothing(hub: Any, lock: Lock) -> None:
     hub.commit(REPO, A, checkpoint(model=b"old"))
     hub.commit(REPO, B, checkpoint(model=b"new"))

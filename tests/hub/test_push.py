@@ -12,9 +12,11 @@ import torch
 import yaml
 
 from tove_core import ToveModel
+from tove_core.config import RunConfig
 from tove_core.errors import CheckpointError, LicenseError, UploadError, WeightsError
 from tove_core.hub.lock import Lock
 from tove_core.publishing.push import push_folder
+from tove_core.training.run import train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:this model was never trained"),
@@ -98,6 +100,21 @@ def test_a_branch_is_made_pushed_to_and_loaded(online: Any, toy: Any) -> None:
     assert_same(first, ToveModel.from_pretrained(REPO), toy)
     assert_same(second, ToveModel.from_pretrained(REPO, revision="next"), toy)
     assert_same(first, ToveModel.from_pretrained(REPO, revision=online.main[REPO]), toy)
+    assert_same(second, ToveModel.from_pretrained(f"{REPO}@next"), toy)
+
+
+def test_a_run_starts_from_a_checkpoint_of_the_hub_at_a_revision(online: Any, toy: Any, tmp_path: Path) -> None:
+    made(toy).push_to_hub(REPO)
+    held = made(toy, seed=1)
+    held.push_to_hub(REPO, revision="next")
+    model = {key: value for key, value in held.config.model_dump(mode="json").items() if key != "seed"}
+    still = {"steps": 1, "batch_size": 2, "warmup": 0, "learning_rate": 1e-12, "weight_decay": 0.0}
+    given = {"model": model, "data": {"path": toy.data}, "training": still, "output": tmp_path / "run"}
+    begun = train(RunConfig.model_validate(given | {"start": f"{REPO}@next"}), quiet=True)
+    assert torch.allclose(begun.fusion.second.weight, held.fusion.second.weight, atol=1e-9)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["start"] == f"{REPO}@next"
+    with pytest.raises(CheckpointError, match="there is no folder 'somebody/absent', and no such checkpoint"):
+        train(RunConfig.model_validate(given | {"start": "somebody/absent", "output": tmp_path / "two"}), quiet=True)
 
 
 def test_a_later_push_replaces_the_checkpoint_and_says_what_is_held_here(online: Any, toy: Any) -> None:

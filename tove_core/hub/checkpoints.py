@@ -25,9 +25,13 @@ def find_checkpoint(path: Path) -> Path:
 def is_remote(place: str | Path) -> bool:
     """Tell whether a text means a repository of the hub: it reads `owner/name`, and nothing of that name lies here.
 
-    A `Path` never does, nor does text that only a path can be: `./x/y`, `a/b/c`, `~/x`, or an absolute one.
+    So does `owner/name@revision`. A `Path` never does, nor does text that only a path can be: `./x/y`, `a/b/c`, `~/x`,
+    or an absolute one.
     """
-    return isinstance(place, str) and is_hub_id(place) and not Path(place).exists()
+    if not isinstance(place, str) or Path(place).exists():
+        return False
+    repo = place.partition("@")[0]
+    return is_hub_id(repo) and not Path(repo).exists()
 
 
 def open_checkpoint(place: str | Path, revision: str | None = None, lock: Lock | None = None) -> Path:
@@ -38,17 +42,22 @@ def open_checkpoint(place: str | Path, revision: str | None = None, lock: Lock |
 
     Args:
         place: a folder, or a hub id `owner/name`. What lies here by that name comes before the hub, which is not asked.
+            `owner/name@revision` names the revision too.
         revision: a commit, a branch or a tag of the repository. None: the commit in the lock file, else the present
             `main`. What is no commit is pinned at its first use.
         lock: the lock file; None: the user's.
 
     Raises:
         CheckpointError: there is neither such a folder nor such a checkpoint on the hub; both are named.
-        ConfigError: a revision is given with a folder.
+        ConfigError: a revision is given with a folder, or twice, or is empty.
         WeightsError: a file the manifest names cannot be fetched, is not data, or has another hash.
     """
     if is_remote(place):
-        return _fetched(str(place), revision, lock or Lock())
+        repo, at, named = str(place).partition("@")
+        if at and (not named or revision is not None):
+            wrong = f"revision {revision!r} is given beside it" if named else "nothing follows the @"
+            raise ConfigError(f"{str(place)!r} names a revision, but {wrong}; write one revision, owner/name@revision")
+        return _fetched(repo, named or revision, lock or Lock())
     if revision is not None:
         raise ConfigError(f"revision {revision!r} is one of a hub repository, and {place} is a folder; leave it out")
     return Path(place)
