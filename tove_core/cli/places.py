@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[str, typer.Argument(help="folder of a run or of a checkpoint, or a hub id, owner/name or owner/name@tag")]
+Run = Annotated[str, typer.Argument(help="folder of a run or of a checkpoint, or hub id: owner/name, owner/name@tag")]
 """The argument of commands that read a checkpoint. Text, because a path has lost whether it began with './'."""
 
 OwnRun = Annotated[str, typer.Argument(help="folder of a run")]
