@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from rich import markup
 
 from tove_core import __version__, plugins
+from tove_core.cli.main import app
 
 Tove = Callable[..., Any]
 
@@ -182,6 +185,15 @@ def test_version_help_and_misuse(tove: Tove) -> None:
     shown = tove("--help")
     assert shown.code == 0 and all(word in shown.out for word in ("train", "detach", "merge", "experts"))
     assert tove("trane").code == 2 and tove("evaluate", "x", "--limit", "0").code == 2
+
+
+def test_no_help_is_taken_for_markup() -> None:
+    commands = [typer.main.get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for text in [command.help, *(getattr(one, "help", None) for one in command.params)]:
+            assert markup.render(text or "").plain == (text or ""), f"{command.name}: {text}"
+    assert len(commands) > 30
 
 
 def test_a_failure_that_takes_several_lines_to_tell_takes_one(
