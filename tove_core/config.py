@@ -193,7 +193,9 @@ class DecoderConfig(Frozen):
         default=None,
         description="safetensors file to start the projector from: a path, or 'package:MODULE/FILE'; None: random",
     )
-    dtype: Dtype = Field(default="float32", description="precision of the language model")
+    dtype: Dtype = Field(
+        default="float32", description="precision of the language model's frozen parts; what is trained is in float32"
+    )
 
     @field_validator("prompt")
     @classmethod

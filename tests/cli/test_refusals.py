@@ -54,6 +54,10 @@ def test_what_a_command_lacks_is_said_before_an_image_is_encoded(
     monkeypatch.setattr(ToveModel, "encode", computed)
     for words, wanted in [
         (("train", write(), "--set", "model.decoder=null"), "training needs a decoder, and model.decoder is none"),
+        (
+            ("train", write(), "--set", "model.decoder.train=all", "--set", "model.decoder.dtype=bfloat16"),
+            "model.decoder is in bfloat16, where most steps are smaller than what a weight can change by",
+        ),
         (("train", write(), "--set", "training.shard=full", "--set", "model.decoder=null"), "training needs a decoder"),
         (("merge", plain, "--out", out), "there is nothing to merge: the model has no fusion"),
         (("merge", run, "--out", below), "cannot be written"),

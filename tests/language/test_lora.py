@@ -47,6 +47,34 @@ def test_adapters_start_at_nothing_and_only_they_are_trained(toy: Any, trained: 
     assert not torch.equal(logits(trained), logits(plain))
 
 
+def test_adapters_are_trained_in_float32_in_a_language_model_that_is_not(toy: Any, tmp_path: Path) -> None:
+    model = toy.build(decoder=LORA | {"dtype": "bfloat16"})
+    adapters = {n: p for n, p in model.decoder.language_model.named_parameters() if ".lora_A" in n}
+    assert {p.dtype for p in adapters.values()} == {torch.float32}
+    assert {p.dtype for n, p in model.decoder.language_model.named_parameters() if "lora" not in n} == {torch.bfloat16}
+    before = {name: p.detach().clone() for name, p in adapters.items()}
+    # At this rate a step is far below 1/256 of most values: in bfloat16 nearly all would stay as they were.
+    settings = TrainingConfig(steps=6, batch_size=5, learning_rate=2e-5, warmup=1)
+    fit(model, toy.examples(model), settings, quiet=True)
+    changed = torch.cat([(adapters[name] != value).flatten() for name, value in before.items()])
+    assert changed.float().mean() > 0.95
+    loaded = ToveModel.from_pretrained(model.save_pretrained(tmp_path / "ck"))
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.answer(toy.pictures(2), "what?") == model.answer(toy.pictures(2), "what?")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_language_model_is_not_trained_in_less_than_float32(toy: Any, dtype: str) -> None:
+    model = toy.build(decoder={"train": "all", "dtype": dtype})
+    with pytest.raises(
+        ConfigError, match=f"weight is in {dtype}, where most steps are smaller .* decoder.dtype float32"
+    ):
+        fit(model, toy.examples(model), TrainingConfig(steps=1, batch_size=5, warmup=0), quiet=True)
+    converted = toy.build().to(getattr(torch, dtype))
+    with pytest.raises(ConfigError, match=f"is in {dtype}, where most steps"):
+        fit(converted, toy.examples(converted), TrainingConfig(steps=1, batch_size=5, warmup=0), quiet=True)
+
+
 def test_dropout_of_adapters_is_on_in_training_alone(toy: Any) -> None:
     decoder = toy.build(decoder=LORA).decoder
     layer = decoder.language_model.model.layers[0].mlp.up_proj

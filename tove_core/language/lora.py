@@ -18,7 +18,8 @@ ADAPTER = "default"
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> list[nn.Parameter]:
     """Put adapters beside linear layers of a language model, in place, and return their parameters.
 
-    They start at nothing: what the model says is the same until they are trained.
+    They start at nothing: what the model says is the same until they are trained. Like all that is trained they are in
+    float32, whatever the language model is in: below, most steps are smaller than what a weight can change by.
 
     Raises:
         ConfigError: peft is not installed, or the language model has no such layers.
@@ -40,7 +41,10 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> list[nn.Parameter]:
             f"decoder.lora.targets {config.targets!r} do not suit {type(model).__name__} ({str(error).split('.')[0]}); "
             "give the names of its linear layers, or 'all-linear'"
         ) from error
-    return [parameter for parameter in model.parameters() if id(parameter) not in before]
+    added = [parameter for parameter in model.parameters() if id(parameter) not in before]
+    for parameter in added:
+        parameter.data = parameter.data.float()
+    return added
 
 
 def adapted(model: nn.Module) -> dict[str, Any]:

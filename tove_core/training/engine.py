@@ -25,7 +25,7 @@ from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.faults import encoding_named
 from tove_core.training.health import entropy
-from tove_core.training.optimise import adamw, parameter_groups
+from tove_core.training.optimise import adamw, parameter_groups, require_exact
 from tove_core.training.shard import Shards, require_shardable
 from tove_core.training.step import StepOutput, TransferStep, importance
 
@@ -98,6 +98,7 @@ class Engine:
                 "device before, train in a process of its own"
             ) from error
         self.inner = TransferStep(model.fusion, decoder)
+        require_exact(self.inner)
         require_shardable(config, decoder.config, self.world)
         self.shards = None
         if config.shard == "full":

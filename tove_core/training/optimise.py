@@ -31,6 +31,25 @@ def adamw(parameters: Iterable[Any], **options: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, fused=fused or None, **options)
 
 
+def require_exact(module: nn.Module) -> None:
+    """Refuse to train parameters that most steps would not change: below float32 a weight moves by 1/256 of it or more.
+
+    Raises:
+        ConfigError: some are in less than float32.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and parameter.dtype.itemsize < torch.float32.itemsize:
+            raise inexact(name, str(parameter.dtype).removeprefix("torch."))
+
+
+def inexact(what: str, dtype: str) -> ConfigError:
+    """Return the error for what is to be trained in less than float32."""
+    return ConfigError(
+        f"{what} is in {dtype}, where most steps are smaller than what a weight can change by; train it in float32 "
+        "(a language model: decoder.dtype float32), with training.precision bf16 to compute in bfloat16"
+    )
+
+
 def parameter_groups(step: TransferStep, config: TrainingConfig) -> list[dict[str, object]]:
     """Return AdamW's groups: fusion, gate, projector and language model, each at its own rate.
 

@@ -10,6 +10,7 @@ from tove_core.checkpoint import Manifest, read_manifest
 from tove_core.config import GrowthConfig, RunConfig, TrainingConfig
 from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError
+from tove_core.training.optimise import inexact
 from tove_core.training.shard import require_even
 
 
@@ -25,6 +26,8 @@ def require_trainable(config: RunConfig) -> None:
         _require_growth(config.growth, read_manifest(config.growth.source))
     elif config.model.decoder is None:
         raise ConfigError("training needs a decoder, and model.decoder is none; name a language model there")
+    elif config.model.decoder.train in ("all", "cross-attention") and config.model.decoder.dtype != "float32":
+        raise inexact("model.decoder", config.model.decoder.dtype)
 
 
 def _require_growth(growth: GrowthConfig, manifest: Manifest) -> None:
