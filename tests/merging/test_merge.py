@@ -81,6 +81,21 @@ def test_the_student_comes_nearer_and_keeps_to_its_text(toy: Any, taught: tuple[
     assert kept < lost
 
 
+def test_a_tower_of_half_precision_learns_what_one_of_float32_does_and_keeps_its_dtype(toy: Any) -> None:
+    nearer = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        clip = {"name": toy.clip, "dtype": dtype}
+        model, examples = teacher(toy, clip=clip)
+        # Each step is far below what these dtypes can tell apart.
+        student = merge(model, examples, config(steps=60, learning_rate=3e-5, batch_size=12), quiet=True)
+        assert {p.dtype for p in student.tower.parameters()} == {model.tower.dtype}
+        assert str(model.tower.dtype) == f"torch.{dtype}"
+        start = distance(toy.build([], clip=clip, decoder=None), model, toy)
+        nearer[dtype] = 1 - distance(student, model, toy) / start
+    assert nearer["float32"] > 0.05
+    assert min(nearer.values()) > 0.85 * nearer["float32"], nearer
+
+
 def embedding_turn(student: Any, model: Any, examples: Any) -> float:
     from tove_core.hub.view import Preprocessor
 

@@ -39,6 +39,9 @@ def merge(
 
     With `config.control` the tower is unfrozen and trained with the language loss alone, without a teacher.
 
+    The tower is trained in float32 whatever its dtype, which it has again in the end; one of half precision computes
+    under bf16 autocast.
+
     Args:
         model: stays as it is; its decoder is where the new model's starts.
         examples: samples bound to `model`; with a feature table the experts do not run again.
@@ -72,7 +75,7 @@ def merge(
             torch.nn.utils.clip_grad_norm_([p for p in student.parameters() if p.requires_grad], config.clip_norm)
             optimizer.step()
             display.update(step + 1, note)
-    student.tower.freeze()
+    student.tower.freeze().to(model.tower.dtype)
     student.trained = True
     return student.eval()
 
@@ -116,6 +119,15 @@ def _as_training(config: MergeConfig) -> TrainingConfig:
     return TrainingConfig(steps=config.steps, warmup=config.warmup)
 
 
+def _precision(tower: Tower) -> torch.autocast:
+    """Return what the copy of a tower sees in: bf16 autocast where the tower is of half precision, else float32.
+
+    Of float16 too, whose small gradients would be lost unless the loss were scaled.
+    """
+    half = tower.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(tower.device.type, torch.bfloat16, enabled=half)
+
+
 def _pixels(examples: Examples, indices: Sequence[int], read: ReadAhead[Seen], preprocess: Preprocessor) -> Tensor:
     """Return what CLIP sees of the samples' images, [B·M, 3, h, w]."""
     return preprocess([read(row) for i in indices for row in examples.rows[i]])[CLIP]
@@ -152,7 +164,9 @@ def _part(
     config: MergeConfig,
     seed: int,
 ) -> tuple[Tensor, ...]:
-    tokens = by_sample(student.tower.features(pixels).patches.float(), len(indices))
+    with _precision(model.tower):
+        patches = student.tower.features(pixels).patches
+    tokens = by_sample(patches.float(), len(indices))
     keys = sample_keys(seed, [0] * len(indices), indices)
     output = student.decoder(tokens, examples.prompts(indices), examples.targets(indices, keys))  # type: ignore[misc]
     if config.control:
@@ -160,7 +174,9 @@ def _part(
     with torch.no_grad():
         wanted = model.fuse(examples.features(indices)).tokens
         embedding = model.tower.embed(pixels)
-    turned = 1 - F.cosine_similarity(student.tower.embed(pixels), embedding)
+    with _precision(model.tower):
+        own = student.tower.embed(pixels)
+    turned = 1 - F.cosine_similarity(own.float(), embedding.float())
     images = turned.new_tensor(len(turned))
     difference = F.mse_loss(tokens, wanted, reduction="sum")
     return output.loss_sum, output.token_count, difference, wanted.square().sum(), turned.sum(), images
