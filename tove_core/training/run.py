@@ -298,8 +298,7 @@ def run_examples(
     cache: Path | None = None,
     quiet: bool = False,
 ) -> Examples:
-    """Bind samples to the model of a run as the run was trained: its cache, if any, its `workers`, its features kept
-    or computed when they are wanted.
+    """Bind samples to a run's model as it was trained: with its cache, its `workers`, and features kept or not.
 
     Args:
         data: what was read; its `max_broken` says which share of the images may be unreadable.
