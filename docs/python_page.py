@@ -167,6 +167,8 @@ assert again.tokens("photo.jpg").equal(model.tokens("photo.jpg"))
             "tove_core.training:fit",
             "tove_core.training.run:prepare",
             "tove_core.training.run:run_samples",
+            "tove_core.training.run:run_data",
+            "tove_core.training.run:run_examples",
             "tove_core.training.source:make_examples",
             "tove_core.training.examples:Examples",
             "tove_core.training.examples:Examples.cached",
@@ -223,6 +225,7 @@ print(write_hf(merged.tower, "merged-hf").format)
         (
             "tove_core.merging:merge",
             "tove_core.merging.write:write_merged",
+            "tove_core.merging.write:Merging",
             "tove_core.export.open_clip_dir:write_open_clip",
             "tove_core.export.hf_dir:write_hf",
             "tove_core.export.compare:ExportReport",

@@ -81,7 +81,9 @@ class MergeConfig(Frozen):
     decoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of projector and language model; None: learning_rate"
     )
-    weight_decay: NonNegative = Field(default=0.01, description="of AdamW")
+    weight_decay: NonNegative = Field(
+        default=0.01, description="of AdamW; norms, biases and embeddings of class and position get none"
+    )
     betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.98), description="of AdamW")
     warmup: Annotated[int, Field(ge=0)] = Field(
         default=30, description="steps over which the learning rate rises; over the whole run it falls along a cosine"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import yaml
 from tove_core import ToveModel
 from tove_core.cli import device
 from tove_core.cli.main import app
+from tove_core.merging.write import Merging
+from tove_core.settings import read_config
+from tove_core.training.examples import Examples
 
 Tove = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -125,6 +129,56 @@ def test_contributions_lists_every_expert(tove: Tove, run: Path) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
+@pytest.fixture(scope="module")
+def live(settings: Any, toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that keeps no features, on ten of twelve samples, one of which has a torn image."""
+    from tove_core.config import RunConfig
+    from tove_core.training import train
+
+    root = tmp_path_factory.mktemp("live")
+    lines = [json.loads(line) for line in toy.data.read_text().splitlines()]
+    (root / "torn.png").write_bytes(b"\x89PNG torn")
+    for number, line in enumerate(lines):
+        line["image"] = "torn.png" if number == 4 else str(toy.data.parent / line["image"])
+    (root / "toy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"path": str(root / "toy.jsonl"), "limit": 10, "max_broken": 0.2}
+    training = {"steps": 3, "batch_size": 5, "warmup": 1, "cache": False, "workers": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(RunConfig.model_validate(settings(root / "run", data=data, training=training)), quiet=True)
+    return root / "run"
+
+
+def test_commands_on_a_run_read_as_it_was_trained(
+    tove: Tove, live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plain = [], Examples.__init__
+
+    def noted(self: Examples, *given: Any, **options: Any) -> None:
+        plain(self, *given, **options)
+        made.append(self)
+
+    def kept(*_: Any, **__: Any) -> None:
+        raise AssertionError("all features were to be kept")
+
+    monkeypatch.setattr(Examples, "__init__", noted)
+    monkeypatch.setattr(Examples, "cached", kept)
+    for words in (
+        ("contributions", live, "--batch-size", 4),
+        ("merge", live, "--out", tmp_path / "merged", "--set", "steps=2", "--set", "batch_size=5"),
+        ("merge", live, "--out", tmp_path / "few", "--set", "steps=1", "--set", "batch_size=2", "--limit", 50),
+        ("evaluate", live, "--limit", 10),
+    ):
+        made.clear()
+        done = tove(*words)
+        assert done.code == 0, done.err
+        (examples,) = made
+        # Within the run's limit whatever the option says, as it is for training.
+        assert len(examples) == 10 and examples.broken.limit == 0.2 and examples.workers == 1, words
+        assert examples.table is None and "encode" not in done.err
+    assert "left out: 1 sample (image unreadable)" in done.out
+
+
 @pytest.mark.parametrize("rule", ["zero", "renormalise"])
 def test_detach_writes_what_the_run_is_with_that_expert_off(
     tove: Tove, run: Path, toy: Any, tmp_path: Path, rule: str
@@ -177,7 +231,15 @@ def test_merge_writes_a_clip_and_a_checkpoint_that_answers(tove: Tove, run: Path
     assert tove("answer", tmp_path / "merged", *toy.pictures(1), "--question", "is it black?").code == 0
     merged = toy.build([], clip=f"local-dir:{tmp_path / 'merged'}", decoder=None).tokens(toy.pictures(1))
     assert not torch.equal(merged, toy.build([], decoder=None).tokens(toy.pictures(1)))
-    assert tove("merge", run, "--out", tmp_path / "control", "--control", "--set", "steps=1").code == 0
+    words = ("--control", "--set", "steps=1", "--seed", 3, "--limit", 9)
+    assert tove("merge", run, "--out", tmp_path / "control", *words).code == 0
+    # Merged and control differ in nothing else that their folders hold.
+    told = [read_config(Merging, tmp_path / name / "merging.yaml") for name in ("merged", "control")]
+    assert [(one.merge.control, one.merge.steps, one.seed, one.limit, one.samples) for one in told] == [
+        (False, 2, 0, None, 12),
+        (True, 1, 3, 9, 9),
+    ]
+    assert told[0].merge.batch_size == 4 and told[1].merge.learning_rate == 3e-4 and told[0].run == run
 
 
 def test_merge_names_its_own_keys(tove: Tove, run: Path, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tove_core.contribution import contributions
-from tove_core.errors import ConfigError
+from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.loss import mean_loss
+from tove_core.training.examples import Examples
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +72,64 @@ def test_an_expert_comes_back_when_measuring_fails(trained: tuple[Any, Any], mon
     model, examples = trained
     calls = []
 
-    def failing(*_: Any, **__: Any) -> float:
+    def failing(*_: Any, **__: Any) -> tuple[float, int]:
         calls.append(model.active_experts)
         if len(calls) == 3:
             raise RuntimeError
-        return 0.0
+        return 0.0, 1
 
-    monkeypatch.setattr(leave_one_out, "mean_loss", failing)
+    monkeypatch.setattr(leave_one_out, "answer_loss", failing)
     with pytest.raises(RuntimeError):
         contributions(model, examples)
     assert [len(active) for active in calls] == [3, 2, 2] and model.fusion.off == {}
+
+
+def test_no_more_samples_than_asked_for_are_seen_together(
+    trained: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, examples = trained
+    seen, features = [], Examples.features
+
+    def counted(self: Examples, indices: Any) -> Any:
+        seen.append(len(indices))
+        return features(self, indices)
+
+    monkeypatch.setattr(Examples, "features", counted)
+    contributions(model, examples, batch_size=5)
+    assert seen == [5, 5, 2], "each image once"
+
+
+def test_features_that_are_kept_nowhere_give_the_same_and_unreadable_images_are_left_out(
+    trained: tuple[Any, Any], toy: Any, tmp_path: Path
+) -> None:
+    model, _ = trained
+    samples = toy.samples()
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
+    torn = [*samples[:5], replace(samples[5], image=tmp_path / "torn.png"), *samples[6:]]
+    live = Examples(model, torn, max_broken=0.1, workers=2)
+    with pytest.warns(UserWarning, match=r"1 of 12 images so far are left out"):
+        found = {one.expert: one for one in contributions(model, live, batch_size=4)}
+    assert live.table is None and live.reader is None and not live._seen
+    for one in contributions(model, Examples(model, [*samples[:5], *samples[6:]]), batch_size=4):
+        assert found[one.expert].loss == pytest.approx(one.loss, abs=1e-5)
+        assert found[one.expert].mass == pytest.approx(one.mass, rel=1e-5)
+
+
+def test_samples_too_long_for_the_language_model_are_left_out_before_anything_is_computed(
+    trained: tuple[Any, Any], toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = trained
+    samples = toy.samples()
+    samples[7] = replace(samples[7], targets=("black " * 200,))
+    monkeypatch.setattr(model.decoder.language_model.config, "max_position_embeddings", 100)
+    few = Examples(model, [*samples[:7], *samples[8:]])
+    with pytest.warns(UserWarning, match=r"sample 's7' takes \d+ positions, more than the 100 .* are left out"):
+        found = contributions(model, Examples(model, samples, max_broken=0.1))
+    for one, other in zip(found, contributions(model, few), strict=True):
+        assert one.expert == other.expert and one.loss == pytest.approx(other.loss, abs=1e-6)
+    monkeypatch.setattr(model, "encode", None)
+    with pytest.raises(DataError, match="1 of 12 samples cannot be used"):
+        contributions(model, Examples(model, samples))
 
 
 def test_fusions_without_a_gate_have_a_loss_alone(toy: Any) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tove_core.evaluation.evaluate import evaluate
 from tove_core.evaluation.gain import measure_gain
 from tove_core.evaluation.loss import mean_loss
 from tove_core.training import fit
+from tove_core.training.examples import Examples
 
 FEW = TrainingConfig(steps=8, batch_size=5, learning_rate=0.03, warmup=1)
 
@@ -39,6 +42,23 @@ def test_the_interval_is_over_images_around_the_difference(grown: Any) -> None:
     gain = measure_gain(model, ["toy-whole"], examples)
     assert gain.interval.mean == pytest.approx(gain.after.accuracy - gain.before.accuracy), "one question per image"
     assert gain.interval.low <= gain.interval.mean <= gain.interval.high
+
+
+def test_features_that_are_kept_nowhere_are_computed_batch_by_batch_and_unreadable_images_left_out(
+    grown: Any, toy: Any, tmp_path: Path
+) -> None:
+    model, _, _, _ = grown
+    samples = toy.samples()
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
+    torn = [*samples[:7], replace(samples[7], image=tmp_path / "torn.png"), *samples[8:]]
+    live = Examples(model, torn, max_broken=0.1, workers=2)
+    with pytest.warns(UserWarning, match="1 of 12 images so far are left out"):
+        gain = measure_gain(model, ["toy-whole"], live)
+    assert live.table is None and live.reader is None, "nothing is kept"
+    assert set(gain.after.predictions) == set(gain.before.predictions) == {s.id for s in torn} - {"s7"}
+    fewer = measure_gain(model, ["toy-whole"], Examples(model, [*samples[:7], *samples[8:]]))
+    assert gain.after == fewer.after and gain.before == fewer.before and gain.interval == fewer.interval
+    assert gain.loss_after == pytest.approx(fewer.loss_after, abs=1e-5)
 
 
 def test_the_table_and_the_file_say_the_same(grown: Any) -> None:

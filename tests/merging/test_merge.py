@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from torch.nn import functional as F
 
 from tove_core import ToveModel
 from tove_core.config import MergeConfig, TrainingConfig
-from tove_core.errors import CheckpointError, ConfigError
+from tove_core.errors import CheckpointError, ConfigError, DataError, ToveError
 from tove_core.merging import merge
 from tove_core.merging.write import write_merged
 from tove_core.training import fit
+from tove_core.training.examples import Examples
 
 LOADER = """
 import json, sys, torch, open_clip
@@ -79,6 +82,82 @@ def test_the_student_comes_nearer_and_keeps_to_its_text(toy: Any, taught: tuple[
     loose = merge(model, examples, config(alignment=0), quiet=True)
     kept, lost = (embedding_turn(one, model, examples) for one in (student, loose))
     assert kept < lost
+
+
+def test_a_tower_of_half_precision_learns_what_one_of_float32_does_and_keeps_its_dtype(toy: Any) -> None:
+    nearer = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        clip = {"name": toy.clip, "dtype": dtype}
+        model, examples = teacher(toy, clip=clip)
+        # Each step is far below what these dtypes can tell apart.
+        student = merge(model, examples, config(steps=60, learning_rate=3e-5, batch_size=12), quiet=True)
+        assert {p.dtype for p in student.tower.parameters()} == {model.tower.dtype}
+        assert str(model.tower.dtype) == f"torch.{dtype}"
+        start = distance(toy.build([], clip=clip, decoder=None), model, toy)
+        nearer[dtype] = 1 - distance(student, model, toy) / start
+    assert nearer["float32"] > 0.05
+    assert min(nearer.values()) > 0.85 * nearer["float32"], nearer
+
+
+def test_weight_decay_shrinks_matrices_alone(toy: Any, taught: tuple[Any, Any]) -> None:
+    model, examples = taught
+    # A rate so small that the gradient moves nothing, and a decay that then shrinks by a tenth.
+    student = merge(model, examples, config(steps=1, warmup=0, learning_rate=1e-9, weight_decay=1e8), quiet=True)
+    before, after = snapshot(model.tower.vision), snapshot(student.tower.vision)
+    kept = {name for name in before if torch.allclose(before[name], after[name], atol=1e-7, rtol=1e-6)}
+    assert {"class_embedding", "positional_embedding", "ln_pre.weight", "ln_pre.bias"} <= kept
+    assert "transformer.resblocks.0.mlp.c_fc.bias" in kept
+    for name in before.keys() - kept:
+        assert before[name].ndim > 1 and torch.allclose(after[name], 0.9 * before[name], atol=1e-6), name
+    assert {"conv1.weight", "transformer.resblocks.0.mlp.c_fc.weight"} <= before.keys() - kept
+
+
+def test_of_several_texts_of_a_sample_merging_takes_each(taught: tuple[Any, Any], monkeypatch: Any) -> None:
+    model, examples = taught
+    taken, targets = set(), Examples.targets
+
+    def noted(self: Examples, indices: Any, keys: Any) -> Any:
+        found = targets(self, indices, keys)
+        taken.update(zip(indices, found, strict=True))
+        return found
+
+    monkeypatch.setattr(Examples, "targets", noted)
+    merge(model, examples, config(steps=16), quiet=True)
+    wanted = {(i, text) for i, sample in enumerate(examples.samples) for text in sample.targets}
+    assert taken == wanted and any(len(sample.targets) == 2 for sample in examples.samples)
+
+
+def test_samples_too_long_for_the_language_model_are_left_out_and_named(
+    toy: Any, taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = taught
+    samples = toy.samples()
+    samples[7] = replace(samples[7], targets=("black " * 200,))
+    monkeypatch.setattr(model.decoder.language_model.config, "max_position_embeddings", 100)
+    with pytest.warns(UserWarning, match=r"sample 's7' takes \d+ positions, more than the 100 .* are left out"):
+        student = merge(model, Examples(model, samples, max_broken=0.1), config(steps=3), quiet=True)
+    assert changed(snapshot(model.tower), snapshot(student.tower))
+    with pytest.raises(DataError, match="1 of 12 samples cannot be used"):
+        merge(model, Examples(model, samples), config(steps=3), quiet=True)
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_a_loss_that_is_not_finite_ends_merging(taught: tuple[Any, Any], control: bool) -> None:
+    model, examples = taught
+    rate = {"learning_rate": 1e30, "warmup": 0, "control": control}
+    with pytest.raises(
+        ToveError, match=r"^the (loss|gradient) is (nan|inf) at step [23] \(samples 's.*, \.\.\.\); noth"
+    ):
+        merge(model, examples, config(**rate), quiet=True)
+
+
+def test_an_expert_whose_values_are_not_finite_is_named(taught: tuple[Any, Any]) -> None:
+    model, examples = taught
+    broken = copy.copy(examples)
+    features = examples.features
+    broken.features = lambda some: {k: v / 0 if k == "toy-wide" else v for k, v in features(some).items()}
+    with pytest.raises(ToveError, match=r"the loss is nan at step 1 .* for which 'toy-wide' gives values that are not"):
+        merge(model, broken, config(), quiet=True)
 
 
 def embedding_turn(student: Any, model: Any, examples: Any) -> float:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -38,6 +40,15 @@ def test_a_trainable_copy_trains_its_image_tower_and_leaves_the_original_alone(t
                 parameter -= 0.1 * parameter.grad
     assert not torch.allclose(copy(pixels).patches, before, atol=1e-3)
     assert torch.equal(tower(pixels).patches, before)
+
+
+def test_a_trainable_copy_of_half_precision_holds_what_it_trains_in_float32(tower):
+    half = copy.deepcopy(tower).bfloat16()
+    trainable = half.trainable_copy()
+    assert half.dtype == torch.bfloat16 and trainable.dtype == torch.float32
+    values = zip(trainable.parameters(), half.parameters(), strict=True)
+    assert all(own.dtype == (torch.float32 if own.requires_grad else torch.bfloat16) for own in trainable.parameters())
+    assert all(torch.equal(own.float(), before.float()) for own, before in values)
 
 
 def test_freezing_again_ends_training(tower):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from tove_core.config import TrainingConfig
 from tove_core.errors import CheckpointError, ConfigError, DataError, ToveError
 from tove_core.evaluation.loss import mean_loss
+from tove_core.fusion.noise import sample_keys
 from tove_core.training import fit
 from tove_core.training.examples import Examples
 from tove_core.training.optimise import parameter_groups, schedule
@@ -230,7 +232,7 @@ def test_a_table_of_other_images_is_refused(toy: Any) -> None:
 def test_one_of_several_right_texts_is_picked_and_all_come_up(toy: Any) -> None:
     examples = Examples(toy.build(), toy.samples())
     first = examples.samples[0].targets
-    picked = {examples.targets([0], torch.tensor([key << 8]))[0] for key in range(4)}
+    picked = {examples.targets([0], torch.tensor([key << 32]))[0] for key in range(4)}
     assert picked == set(first) and len(first) == 2
     assert examples.prompts([0, 1]) == ["Describe the image.", "what colour is it?"]
 
@@ -253,3 +255,14 @@ def test_groups_separate_the_language_model_and_spare_biases_from_decay(toy: Any
         assert len(of_language) == 1
         assert group["lr"] == (1e-4 if of_language.pop() else 1e-2)
         assert all((p.dim() > 1) == (group["weight_decay"] > 0) for p in group["params"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_texts_of_a_sample_take_turns_over_few_rounds(toy: Any, count: int) -> None:
+    texts = tuple("abcde"[:count])
+    samples = [replace(sample, targets=texts) for sample in toy.samples()]
+    examples = Examples(toy.build([], decoder=None), samples)
+    taken = [examples.targets(range(12), sample_keys(5, [turn] * 12, range(12))) for turn in range(2 * count)]
+    distinct = [len(set(own)) for own in zip(*taken, strict=True)]
+    # Drawn at random, 2·count rounds give (1 - (1 - 1/count) ** (2·count)) · count of them on average.
+    assert sum(distinct) / 12 > 0.9 * count * (1 - (1 - 1 / count) ** (2 * count))

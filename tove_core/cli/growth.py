@@ -85,8 +85,7 @@ def report_growth(config: RunConfig, model: ToveModel, held: HeldOut | None, *, 
 
     from tove_core.evaluation.gain import measure_gain
     from tove_core.folders import write_file
-    from tove_core.training.run import build_source
-    from tove_core.training.source import cache_of, make_examples
+    from tove_core.training.run import run_examples
 
     if config.growth is None or not PartialState().is_main_process:
         return
@@ -95,10 +94,10 @@ def report_growth(config: RunConfig, model: ToveModel, held: HeldOut | None, *, 
         print("no gain was measured: the run names no validation data and its data set has no test split")
         return
     data = held.data
-    source = build_source(config.output, data)
-    examples = make_examples(model, held.samples, cache=cache_of(config.output, source=source), quiet=quiet)
+    examples = run_examples(config.output, model, data, held.samples, quiet=quiet)
     gain = measure_gain(model, names, examples, quiet=quiet)
-    print(f"{len(examples)} held-out samples, without and with {', '.join(names)}")
+    count = len(gain.after.predictions)
+    print(f"{count} held-out samples, without and with {', '.join(names)}")
     print(gain)
-    content = {"data": data.model_dump(mode="json"), "samples": len(examples), **gain.plain()}
+    content = {"data": data.model_dump(mode="json"), "samples": count, **gain.plain()}
     write_file(config.output / REPORT, json.dumps(content, indent=2) + "\n")

@@ -20,9 +20,11 @@ Out = Annotated[Path, typer.Option(help="folder for the result; it must not exis
 def contributions(
     run: OwnRun,
     limit: Annotated[
-        int, typer.Option(min=1, help="samples of the validation (else training) data to measure on")
+        int,
+        typer.Option(min=1, help="at most so many samples of the validation (else training) data, within its limit"),
     ] = 1000,
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="samples seen and scored together")] = 128,
     cache: Cached = None,
     device: Device = None,
 ) -> None:
@@ -31,18 +33,17 @@ def contributions(
     from tove_core.contribution import require_measurable
     from tove_core.data.readers import read
     from tove_core.model import ToveModel
-    from tove_core.training.run import build_source, run_data
-    from tove_core.training.source import cache_of, make_examples
+    from tove_core.training.run import run_data, run_examples
 
     place, chosen = own_run(run, "tove contributions"), detach_rule(rule)
     tell_unused_gpu(device)
     model = ToveModel.from_pretrained(place, device=device)
     require_measurable(model, chosen)
     data = run_data(place, limit)
-    source = cache_of(place, cache, build_source(place, data))
-    examples = make_examples(model, read(data), cache=source, quiet=False)
+    examples = run_examples(place, model, data, read(data), cache=cache)
+    found = measure(model, examples, rule=chosen, batch_size=batch_size, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
-    for one in measure(model, examples, rule=chosen):
+    for one in found:
         norm, mass = (f"{value:.3f}" if value is not None else "-" for value in (one.norm, one.mass))
         print(f"{one.expert:<28}{one.loss:>+16.4f}{norm:>12}{mass:>11}")
     print("gate mass is not a measure of contribution; the loss is")
@@ -77,7 +78,7 @@ def merge(
     out: Out,
     set_: SetMerge = None,
     control: Annotated[bool, typer.Option("--control", help="language loss alone: the fair comparison")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="only so many samples of the training data")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many samples of the training data")] = None,
     seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
     cache: Cached = None,
     device: Device = None,
@@ -88,11 +89,10 @@ def merge(
     from tove_core.folders import require_new, require_writable
     from tove_core.merging.merge import merge as train_tower
     from tove_core.merging.merge import require_mergeable
-    from tove_core.merging.write import write_merged
+    from tove_core.merging.write import Merging, write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import build_source, describe_run, run_data
-    from tove_core.training.source import cache_of, make_examples
+    from tove_core.training.run import describe_run, run_data, run_examples
 
     for text in set_ or []:
         _require_key_of_merging(text)
@@ -104,10 +104,9 @@ def merge(
     model = ToveModel.from_pretrained(place, device=device)
     require_mergeable(model, config)
     data = run_data(place, limit, train=True)
-    source = cache_of(place, cache, build_source(place, data))
-    examples = make_examples(model, read(data), cache=source, quiet=False)
+    examples = run_examples(place, model, data, read(data), cache=cache)
     merged = train_tower(model, examples, config, seed=seed)
-    write_merged(merged, out)
+    write_merged(merged, out, Merging(run=place, seed=seed, limit=limit, samples=len(examples), merge=config))
     describe_run(place, out, merged)
     if (out / "open_clip_config.json").is_file():
         print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")

@@ -197,8 +197,8 @@ def evaluate(
     from tove_core.folders import require_place, require_writable
     from tove_core.hub.placement import usable_device
     from tove_core.training.processes import own_device
-    from tove_core.training.run import build_source
-    from tove_core.training.source import cache_of, make_examples
+    from tove_core.training.run import build_source, run_examples
+    from tove_core.training.source import cache_of, workers_of
 
     require_place(predictions, "--predictions")
     if no_score and out is None:
@@ -210,18 +210,16 @@ def evaluate(
     require_decoder(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
     wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
-    (samples, missing), source = (
-        read_counted(wanted, inference=no_score),
-        cache_of(place, cache, build_source(place, wanted)),
-    )
+    samples, missing = read_counted(wanted, inference=no_score)
     options = {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
         from tove_core.evaluation.run import evaluate_into, evaluate_once
 
+        source = cache_of(place, cache, build_source(place, wanted))
         if out is None:
             said = evaluate_once(
                 place, samples, task, missing=missing, max_broken=wanted.max_broken, device=device, cache=source,
-                **options,
+                workers=workers_of(place), **options,
             )  # fmt: skip
         else:
             said = evaluate_into(
@@ -234,10 +232,10 @@ def evaluate(
         from tove_core.model import ToveModel
 
         model = ToveModel.from_pretrained(place, device=device)
-        examples = make_examples(model, samples, cache=source, quiet=quiet, max_broken=wanted.max_broken)
+        examples = run_examples(place, model, wanted, samples, cache=cache, quiet=quiet)
         scores = score(model, examples, **options)
         print(scores)
-        if line := told({MISSING: missing, UNREADABLE: len(samples) - len(examples)}):
+        if line := told({MISSING: missing, UNREADABLE: len(samples) - len(scores.predictions)}):
             print(line)
         said = scores.predictions
     if predictions is not None:

@@ -6,16 +6,21 @@ Gate mass is given too, and is no measure of contribution: a random network has 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tove_core.config import Rule
 from tove_core.errors import ConfigError
-from tove_core.evaluation.loss import mean_loss
-from tove_core.evaluation.probe import require_rule
+from tove_core.evaluation.loss import answer_loss, require_answers
+from tove_core.evaluation.probe import require_rule, switched_off
+from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
 from tove_core.training.examples import Examples
+from tove_core.training.lengths import fitting
+from tove_core.training.metrics import Display
 
 
 @dataclass(frozen=True)
@@ -36,34 +41,47 @@ class Contribution:
 
 
 def contributions(
-    model: ToveModel, examples: Examples, *, rule: Rule | None = None, batch_size: int = 128
+    model: ToveModel, examples: Examples, *, rule: Rule | None = None, batch_size: int = 128, quiet: bool = True
 ) -> list[Contribution]:
     """Return every active expert's contribution on some samples, the largest loss first; nothing where none is on.
 
+    Every image is seen once, and each expert is switched off on its batch. Samples that are too long for the language
+    model, or whose image turns out unreadable, are left out, with a warning.
+
     Args:
         rule: how an expert is switched off; None: as the model is configured.
+        batch_size: samples, at most, that are seen and scored together.
+        quiet: show no progress.
 
     Raises:
         ConfigError: the model has no decoder, or the rule does not suit its fusion.
+        DataError: more samples than allowed, or all, are left out.
     """
     if model.decoder is not None and not model.active_experts:
         return []
-    require_measurable(model, rule)
-    full = mean_loss(model, examples, batch_size=batch_size)
-    norms, masses = _gate_statistics(model, examples, batch_size)
-    found = []
-    for name in model.active_experts:
-        model.detach(name, rule)
-        try:
-            without = mean_loss(model, examples, batch_size=batch_size)
-        finally:
-            model.attach(name)
-        found.append(Contribution(name, without - full, norms.get(name), masses.get(name)))
+    decoder = require_measurable(model, rule)
+    kept = fitting(model, decoder, examples)
+    model.eval()
+    names, gates = model.active_experts, _GateStatistics()
+    full, count, done = 0.0, 0, 0
+    without = dict.fromkeys(names, 0.0)
+    with Display(len(kept), "measure", quiet=quiet, every=batch_size * 10) as display:
+        for indices, features in kept.read(batch_size):
+            nats, tokens = answer_loss(model, decoder, kept, indices, features)
+            full, count = full + nats, count + tokens
+            gates.add(model, features)
+            for name in names:
+                with switched_off(model, [name], rule):
+                    without[name] += answer_loss(model, decoder, kept, indices, features)[0]
+            done += len(indices)
+            display.update(done)
+    require_answers(count, examples)
+    found = [Contribution(name, (without[name] - full) / count, *gates.means(name)) for name in names]
     return sorted(found, key=lambda one: -one.loss)
 
 
-def require_measurable(model: ToveModel, rule: Rule | None) -> None:
-    """Refuse a model whose contributions cannot be measured, before its samples are encoded.
+def require_measurable(model: ToveModel, rule: Rule | None) -> Decoder:
+    """Refuse a model whose contributions cannot be measured, before its samples are encoded; return its decoder.
 
     Raises:
         ConfigError: it has no decoder, no expert is on, or the rule does not suit its fusion.
@@ -73,24 +91,29 @@ def require_measurable(model: ToveModel, rule: Rule | None) -> None:
     if not model.active_experts:
         raise ConfigError("the model has no expert on, so that there are no contributions; give a run with experts")
     require_rule(model, rule)
+    return model.decoder
 
 
-@torch.no_grad()
-def _gate_statistics(
-    model: ToveModel, examples: Examples, batch_size: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return mean norm of the gated hidden term, and mean gate, by expert; empty where there is no gate."""
-    fusion = model.fusion
-    if fusion is None:
-        return {}, {}
-    norms, masses = defaultdict[str, float](float), defaultdict[str, float](float)
-    tokens = 0
-    indices = range(min(len(examples), 4 * batch_size))
-    for places in examples.alike(indices):
-        features = examples.features(places)
+class _GateStatistics:
+    """Sums of the gates, and of the norms of the gated hidden terms, by expert; nothing where there is no gate."""
+
+    def __init__(self) -> None:
+        self._norms, self._masses = defaultdict[str, float](float), defaultdict[str, float](float)
+        self._tokens = 0
+
+    @torch.no_grad()
+    def add(self, model: ToveModel, features: Mapping[str, Tensor]) -> None:
+        """Count a batch."""
+        if model.fusion is None:
+            return
         count = features[CLIP].shape[:2].numel()
-        tokens += count
-        for name, gate, hidden in fusion.terms(features[CLIP], features):
-            norms[name] += count * (gate[..., None] * hidden).norm(dim=-1).mean().item()
-            masses[name] += count * gate.mean().item()
-    return {name: norm / tokens for name, norm in norms.items()}, {name: m / tokens for name, m in masses.items()}
+        self._tokens += count
+        for name, gate, hidden in model.fusion.terms(features[CLIP], features):
+            self._norms[name] += count * (gate[..., None] * hidden).norm(dim=-1).mean().item()
+            self._masses[name] += count * gate.mean().item()
+
+    def means(self, name: str) -> tuple[float | None, float | None]:
+        """Return the mean norm and the mean gate of an expert."""
+        if name not in self._norms:
+            return None, None
+        return self._norms[name] / self._tokens, self._masses[name] / self._tokens

@@ -64,11 +64,11 @@ def evaluate(
     num_beams: int = 1,
     quiet: bool = True,
 ) -> Scores:
-    """Let a model answer and score what it says."""
+    """Let a model answer and score what it says; samples whose image turns out unreadable are left out."""
     said = predict(
         model, examples, batch_size=batch_size, max_new_tokens=max_new_tokens, num_beams=num_beams, quiet=quiet
     )
-    return score(examples.samples, said)
+    return score([sample for sample in examples.samples if sample.id in said], said)
 
 
 def score(samples: Sequence[Sample], said: Mapping[str, str]) -> Scores:

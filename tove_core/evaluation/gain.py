@@ -91,7 +91,8 @@ def measure_gain(model: ToveModel, experts: Sequence[str], examples: Examples, *
 
 
 def _interval(examples: Examples, before: Mapping[str, str], after: Mapping[str, str]) -> Interval | None:
-    old, new = (accuracy_per_image(examples.samples, said) for said in (before, after))
+    answered = [sample for sample in examples.samples if sample.id in after]
+    old, new = (accuracy_per_image(answered, said) for said in (before, after))
     return bootstrap([b - a for a, b in zip(old, new, strict=True)]) if len(old) > 1 else None
 
 

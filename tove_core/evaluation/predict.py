@@ -28,14 +28,18 @@ def predict(
     num_beams: int = 1,
     quiet: bool = True,
 ) -> dict[str, str]:
-    """Return what the model says for every sample, by sample id, in the order of the data set."""
+    """Return what the model says, by sample id, in the order of the data set.
+
+    Samples whose image turns out unreadable, where features are computed as they are wanted, are left out, with a
+    warning.
+    """
     said: dict[str, str] = {}
     generation = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
     with Display(len(examples), "predict", quiet=quiet, every=batch_size * 10) as display:
         for batch in predict_batches(model, examples, batch_size=batch_size, **generation):
             said |= batch
             display.update(len(said))
-    return {sample.id: said[sample.id] for sample in examples.samples}
+    return {sample.id: said[sample.id] for sample in examples.samples if sample.id in said}
 
 
 def predict_batches(
@@ -49,9 +53,9 @@ def predict_batches(
     model.eval()
     _require_room(model, examples, generation.get("max_new_tokens"))
     # Captions take many more steps than answers; batches of one sort end together.
-    for indices in examples.batches(batch_size, lambda i: examples.samples[i].prompt is None):
+    for indices, features in examples.read(batch_size, lambda i: examples.samples[i].prompt is None):
         with torch.no_grad():
-            tokens = model.fuse(examples.features(indices)).tokens
+            tokens = model.fuse(features).tokens
             texts = model.generate(tokens, examples.prompts(indices), **generation)
         yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
 

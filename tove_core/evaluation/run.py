@@ -19,7 +19,7 @@ from tove_core.evaluation.saved import MISSING, OTHER_TASK, PREDICTIONS, UNREADA
 from tove_core.evaluation.tasks import Task, check_task, scored_by, task, task_for
 from tove_core.hub.checkpoints import find_checkpoint
 from tove_core.model import ToveModel
-from tove_core.training.examples import MAX_BROKEN
+from tove_core.training.examples import MAX_BROKEN, WORKERS
 from tove_core.training.processes import PATIENCE, join
 from tove_core.training.source import Cache, make_examples
 
@@ -35,6 +35,7 @@ def evaluate_once(
     batch_size: int = 128,
     num_beams: int = 1,
     cache: Cache = True,
+    workers: int = WORKERS,
     quiet: bool = False,
 ) -> dict[str, str]:
     """Answer and score in one process, print the report, keep nothing; return what was said, by sample id.
@@ -45,6 +46,7 @@ def evaluate_once(
         name: of the task; None: by the data.
         missing: how many samples were left out before, because an image is missing.
         max_broken: share of the images that may be unreadable; their samples are left out.
+        workers: threads that read images ahead.
 
     Raises:
         ConfigError: there is no such task, or no one task fits the data.
@@ -56,7 +58,8 @@ def evaluate_once(
     references = references_of(asked)
     check_task(chosen, references)
     model = ToveModel.from_pretrained(checkpoint, device=device)
-    examples = make_examples(model, list(asked), cache=cache, quiet=quiet, max_broken=max_broken)
+    options = {"max_broken": max_broken, "workers": workers}
+    examples = make_examples(model, list(asked), cache=cache, quiet=quiet, **options)
     said = predict(model, examples, batch_size=batch_size, num_beams=num_beams, quiet=quiet)
     print(report(chosen, said, [one for one in references if one.id in said]))
     if line := told({**left_out, UNREADABLE: len(asked) - len(said)}):

@@ -10,26 +10,35 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import closing
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tove_core.config import FusionConfig, MergeConfig, ModelConfig, TrainingConfig
 from tove_core.data.ahead import ReadAhead
 from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.data.sample import load_image
-from tove_core.errors import ConfigError
-from tove_core.fusion.noise import sample_keys
+from tove_core.errors import ConfigError, ToveError
 from tove_core.hub.view import Preprocessor, Seen
+from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
 from tove_core.provenance import Origin
 from tove_core.tower.base import Tower
+from tove_core.training.engine import Share
 from tove_core.training.examples import Examples, by_sample
+from tove_core.training.faults import blamed
 from tove_core.training.metrics import Display
 from tove_core.training.optimise import adamw, parameter_groups, schedule, set_rates
 from tove_core.training.refusals import warn_of_schedule
+from tove_core.training.shares import Shares
 from tove_core.training.step import TransferStep
+
+_EMBEDDINGS = frozenset(
+    {"class_embedding", "cls_token", "reg_token", "positional_embedding", "position_embedding", "pos_embed"}
+)
+"""What open_clip, timm and transformers call embeddings of class and position, which by custom get no weight decay."""
 
 
 def merge(
@@ -39,18 +48,24 @@ def merge(
 
     With `config.control` the tower is unfrozen and trained with the language loss alone, without a teacher.
 
+    The tower is trained in float32 whatever its dtype, which it has again in the end; one of half precision computes
+    under bf16 autocast.
+
     Args:
         model: stays as it is; its decoder is where the new model's starts.
         examples: samples bound to `model`; with a feature table the experts do not run again.
 
     Raises:
         ConfigError: the model has no decoder, or nothing to merge.
+        DataError: too many images are unreadable, or too many samples too long for the language model.
+        ToveError: the loss or the gradient is not finite; the step and the samples are named.
     """
-    require_mergeable(model, config)
+    decoder = require_mergeable(model, config)
     warn_of_schedule(config.steps, config.warmup, "")
-    student = _student(model)
-    optimizer = adamw(_groups(student, config), betas=config.betas)
+    student, decoder = _student(model, decoder)
+    optimizer = adamw(_groups(student, decoder, config), betas=config.betas)
     sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
+    shares = Shares(student, decoder, examples, sampler, seed)
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
     display = Display(config.steps, "control" if config.control else "merge", quiet=quiet)
     read = ReadAhead(lambda row: preprocess.see(load_image(examples.images[row])), config.workers)
@@ -58,27 +73,32 @@ def merge(
         for step in range(config.steps):
             set_rates(optimizer, schedule(step, _as_training(config)))
             torch.manual_seed(seed * 1_000_003 + step)
+            share = shares.take(step, config.steps)
             coming = sampler.batch(step + 1) if step + 1 < config.steps else []
-            indices = examples.usable(sampler.batch(step), coming)
-            read.expect(row for index in (*indices, *coming) for row in examples.rows[index])
+            read.expect(row for index in (*share.indices, *coming) for row in examples.rows[index])
+            parts = [share.some(places) for places in examples.alike(share.indices)]
             sums = _Sums()
-            for places in examples.alike(indices):
-                part = [indices[place] for place in places]
-                pixels = _pixels(examples, part, read, preprocess).to(model.device)
-                sums.add(_part(model, student, examples, part, pixels, config, seed))
+            for part in parts:
+                pixels = _pixels(examples, part.indices, read, preprocess).to(model.device)
+                sums.add(_part(model, student, decoder, examples, part, pixels, config))
             loss, note = sums.loss(config)
+            if not loss.isfinite():
+                raise _not_finite(f"the loss is {loss.item()}", step, examples, parts, sums, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([p for p in student.parameters() if p.requires_grad], config.clip_norm)
+            trained = [p for p in student.parameters() if p.requires_grad]
+            norm = torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+            if not norm.isfinite():
+                raise _not_finite(f"the gradient is {norm.item()}", step, examples, parts, sums, config)
             optimizer.step()
             display.update(step + 1, note)
-    student.tower.freeze()
+    student.tower.freeze().to(model.tower.dtype)
     student.trained = True
     return student.eval()
 
 
-def require_mergeable(model: ToveModel, config: MergeConfig) -> None:
-    """Refuse a model that `merge` would refuse, before its samples are encoded.
+def require_mergeable(model: ToveModel, config: MergeConfig) -> Decoder:
+    """Refuse a model that `merge` would refuse, before its samples are encoded; return its decoder.
 
     Raises:
         ConfigError: it has no decoder, or nothing to merge.
@@ -87,33 +107,57 @@ def require_mergeable(model: ToveModel, config: MergeConfig) -> None:
         raise ConfigError("merging needs the language loss; the model was built with decoder=None")
     if model.fusion is None and not config.control:
         raise ConfigError("there is nothing to merge: the model has no fusion")
+    return model.decoder
 
 
-def _student(model: ToveModel) -> ToveModel:
+def _student(model: ToveModel, decoder: Decoder) -> tuple[ToveModel, Decoder]:
+    """Return the model that is trained, and its decoder, a copy."""
     # The default fusion without experts is none at all, whatever kind the teacher's is.
     config: ModelConfig = model.config.model_copy(update={"experts": (), "fusion": FusionConfig()})
     provenance = model.provenance.model_copy(update={"experts": {}})
     tower: Tower = model.tower.trainable_copy()
-    decoder = copy.deepcopy(model.decoder)
-    student = ToveModel(tower, {}, None, decoder, config, provenance, Origin(own_tower=True))
-    if student.decoder is not None:
-        student.decoder.train()
-    return student
+    decoder = copy.deepcopy(decoder).train()
+    return ToveModel(tower, {}, None, decoder, config, provenance, Origin(own_tower=True)), decoder
 
 
-def _groups(student: ToveModel, config: MergeConfig) -> list[dict[str, object]]:
-    step = TransferStep(None, student.decoder)  # type: ignore[arg-type]  # merge refuses models without one
-    tower = [p for p in student.tower.parameters() if p.requires_grad]
+def _groups(student: ToveModel, decoder: Decoder, config: MergeConfig) -> list[dict[str, object]]:
+    step = TransferStep(None, decoder)
+    tower: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in student.tower.named_parameters():
+        if parameter.requires_grad:
+            tower[parameter.ndim > 1 and _EMBEDDINGS.isdisjoint(name.split("."))].append(parameter)
     language = config.decoder_learning_rate or config.learning_rate
     training = TrainingConfig(learning_rate=language, decoder_learning_rate=language, weight_decay=config.weight_decay)
     return [
-        {"params": tower, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": tower[True], "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": tower[False], "lr": config.learning_rate, "weight_decay": 0.0},
         *parameter_groups(step, training),
     ]
 
 
+def _not_finite(
+    what: str, step: int, examples: Examples, parts: Sequence[Share], sums: _Sums, config: MergeConfig
+) -> ToveError:
+    """Return the error for a loss or gradient that is not a number, before it has changed any parameter."""
+    indices = sums.bad or [index for part in parts for index in part.indices]
+    given = {} if config.control else {name: v for part in parts for name, v in examples.features(part.indices).items()}
+    unfit = [name for name, values in given.items() if not values.isfinite().all()]
+    ids = [examples.samples[index].id for index in indices]
+    seen, cure = blamed(what, step + 1, ids, unfit, rate="learning_rate")
+    return ToveError(f"{seen}; nothing was written; {cure}")
+
+
 def _as_training(config: MergeConfig) -> TrainingConfig:
     return TrainingConfig(steps=config.steps, warmup=config.warmup)
+
+
+def _precision(tower: Tower) -> torch.autocast:
+    """Return what the copy of a tower sees in: bf16 autocast where the tower is of half precision, else float32.
+
+    Of float16 too, whose small gradients would be lost unless the loss were scaled.
+    """
+    half = tower.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(tower.device.type, torch.bfloat16, enabled=half)
 
 
 def _pixels(examples: Examples, indices: Sequence[int], read: ReadAhead[Seen], preprocess: Preprocessor) -> Tensor:
@@ -121,15 +165,29 @@ def _pixels(examples: Examples, indices: Sequence[int], read: ReadAhead[Seen], p
     return preprocess([read(row) for i in indices for row in examples.rows[i]])[CLIP]
 
 
+class _Part(NamedTuple):
+    """What a part of a step gave."""
+
+    language: tuple[Tensor, Tensor]
+    """Language loss and answer tokens."""
+    taught: tuple[Tensor, ...]
+    """The terms of the two distances to the teacher; nothing where there is none."""
+    bad: list[int]
+    """Samples whose language loss is not finite."""
+
+
 class _Sums:
     """What a step's loss is made of, summed over parts of as many images a sample."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, ...]] = []
+        self.bad: list[int] = []
+        """Samples whose language loss is not finite."""
 
-    def add(self, part: tuple[Tensor, ...]) -> None:
-        """Add language loss and answer tokens and, where there is a teacher, the terms of its two distances."""
-        self._parts.append(part)
+    def add(self, part: _Part) -> None:
+        """Add what a part gave."""
+        self._parts.append((*part.language, *part.taught))
+        self.bad += part.bad
 
     def loss(self, config: MergeConfig) -> tuple[Tensor, str]:
         """Return the loss, and what it consists of in words."""
@@ -146,21 +204,27 @@ class _Sums:
 def _part(
     model: ToveModel,
     student: ToveModel,
+    decoder: Decoder,
     examples: Examples,
-    indices: Sequence[int],
+    part: Share,
     pixels: Tensor,
     config: MergeConfig,
-    seed: int,
-) -> tuple[Tensor, ...]:
-    tokens = by_sample(student.tower.features(pixels).patches.float(), len(indices))
-    keys = sample_keys(seed, [0] * len(indices), indices)
-    output = student.decoder(tokens, examples.prompts(indices), examples.targets(indices, keys))  # type: ignore[misc]
+) -> _Part:
+    with _precision(model.tower):
+        patches = student.tower.features(pixels).patches
+    tokens = by_sample(patches.float(), len(part.indices))
+    output = decoder(tokens, part.texts)
+    language = output.loss_sum, output.token_count
+    finite = output.loss_per_sample.isfinite().tolist()
+    bad = [index for index, fine in zip(part.indices, finite, strict=True) if not fine]
     if config.control:
-        return output.loss_sum, output.token_count
+        return _Part(language, (), bad)
     with torch.no_grad():
-        wanted = model.fuse(examples.features(indices)).tokens
+        wanted = model.fuse(examples.features(part.indices)).tokens
         embedding = model.tower.embed(pixels)
-    turned = 1 - F.cosine_similarity(student.tower.embed(pixels), embedding)
+    with _precision(model.tower):
+        own = student.tower.embed(pixels)
+    turned = 1 - F.cosine_similarity(own.float(), embedding.float())
     images = turned.new_tensor(len(turned))
     difference = F.mse_loss(tokens, wanted, reduction="sum")
-    return output.loss_sum, output.token_count, difference, wanted.square().sum(), turned.sum(), images
+    return _Part(language, (difference, wanted.square().sum(), turned.sum(), images), bad)

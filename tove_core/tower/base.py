@@ -171,8 +171,13 @@ class Tower(nn.Module):
         return self.train()
 
     def trainable_copy(self) -> Self:
-        """Return an independent, thawed copy; this tower stays as it is."""
-        return copy.deepcopy(self).thaw()
+        """Return an independent, thawed copy whose image tower is float32; this tower stays as it is.
+
+        Half precision would round away what one step of training changes.
+        """
+        tower = copy.deepcopy(self).thaw()
+        tower.vision.float()
+        return tower
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, except that a frozen tower keeps evaluating and only the image tower ever trains."""

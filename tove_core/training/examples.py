@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -91,6 +91,30 @@ class Examples:
             some = every[start : start + size]
             yield from ([some[place] for place in places] for places in self.alike(some))
 
+    def read(
+        self, size: int, order: Callable[[int], Any] | None = None
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Yield all samples as `batches` does, with their features.
+
+        Without a table they are computed batch by batch, while threads read the images of the next; samples with an
+        unreadable image are left out, with a warning.
+
+        Raises:
+            DataError: too many images are unreadable.
+        """
+        if self.table is not None:
+            yield from ((indices, self.features(indices)) for indices in self.batches(size, order))
+            return
+        every = list(self.batches(size, order))
+        try:
+            for indices, coming in zip_longest(every, every[1:], fillvalue=[]):
+                read = self._expect(indices, coming)
+                kept = [index for index in indices if self._is_readable(index, read)]
+                if kept:
+                    yield kept, self.features(kept)
+        finally:
+            self.close()
+
     @classmethod
     def cached(
         cls,
@@ -148,12 +172,8 @@ class Examples:
             if fits is None:
                 return list(indices)
             return [self._stand_in(place, index, None, fits) for place, index in enumerate(indices)]
-        if self.reader is None:
-            self.reader = image_reader(self.model, self.images, self.workers)
-        rows = (row for index in (*indices, *coming) for row in self.rows[index])
-        self.reader.expect(row for row in rows if row not in self.broken.reasons)
-        self._seen = {}
-        return [self._stand_in(place, index, self.reader, fits) for place, index in enumerate(indices)]
+        read = self._expect(indices, coming)
+        return [self._stand_in(place, index, read, fits) for place, index in enumerate(indices)]
 
     def require_sound(self, indices: Sequence[int]) -> None:
         """Make sure that the samples' features, where they are kept, can be had.
@@ -189,6 +209,15 @@ class Examples:
             pixels = [self._seen[row] if row in self._seen else load_image(self.images[row]) for row in rows]
             found = self.model.encode(pixels)
         return {name: by_sample(value, len(indices)) for name, value in found.items()}
+
+    def _expect(self, indices: Sequence[int], coming: Sequence[int]) -> ReadAhead[Attempt]:
+        """Return what reads the images of the samples, and let threads begin; forget those that were seen before."""
+        if self.reader is None:
+            self.reader = image_reader(self.model, self.images, self.workers)
+        rows = (row for index in (*indices, *coming) for row in self.rows[index])
+        self.reader.expect(row for row in rows if row not in self.broken.reasons)
+        self._seen = {}
+        return self.reader
 
     def _stand_in(
         self,
@@ -237,7 +266,8 @@ class Examples:
         texts = []
         for index, key in zip(indices, keys.tolist(), strict=True):
             options = self.samples[index].targets
-            texts.append(options[(key >> 8) % len(options)])
+            # Lower bits of a key change too seldom from round to round: of two texts the same one came many times.
+            texts.append(options[(key >> 32) % len(options)])
         return texts
 
 

@@ -83,14 +83,7 @@ def not_finite(
         output: folder of the run; its newest state is named.
         features: experts, or CLIP, whose own values for these samples are not finite.
     """
-    ids = list(dict.fromkeys(ids))  # a batch that ends one epoch and begins the next may hold a sample twice
-    shown = ", ".join(repr(name) for name in ids[:5]) + (", ..." if len(ids) > 5 else "")
-    seen = f"{what} at step {step} (samples {shown})"
-    cure = "look at these samples, or lower training.learning_rate"
-    if features:
-        blamed = ", ".join(map(repr, dict.fromkeys(features)))
-        seen += f", for which {blamed} gives values that are not finite"
-        cure = "look at these samples, or leave the expert out"
+    seen, cure = blamed(what, step, ids, features)
     if output is None:
         return ToveError(f"{seen}; nothing was saved, because the run writes to no folder; {cure}")
     cure += f" in {output / CONFIG}"
@@ -100,6 +93,24 @@ def not_finite(
     return ToveError(
         f"{seen}; no state was saved; {cure}, set training.save_every there, and begin anew with {go_on(output)}"
     )
+
+
+def blamed(
+    what: str, step: int, ids: Sequence[str], features: Sequence[str] = (), *, rate: str = "training.learning_rate"
+) -> tuple[str, str]:
+    """Return what was seen of a loss or gradient that is not a number, and what to do; arguments as for `not_finite`.
+
+    Args:
+        rate: the key of the learning rate.
+    """
+    ids = list(dict.fromkeys(ids))  # a batch that ends one epoch and begins the next may hold a sample twice
+    shown = ", ".join(repr(name) for name in ids[:5]) + (", ..." if len(ids) > 5 else "")
+    seen = f"{what} at step {step} (samples {shown})"
+    if not features:
+        return seen, f"look at these samples, or lower {rate}"
+    names = ", ".join(map(repr, dict.fromkeys(features)))
+    seen += f", for which {names} gives values that are not finite"
+    return seen, "look at these samples, or leave the expert out"
 
 
 @contextmanager

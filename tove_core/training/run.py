@@ -24,6 +24,7 @@ from tove_core.folders import require_writable
 from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
 from tove_core.model import ToveModel
 from tove_core.settings import read_config, write_config
+from tove_core.training.examples import Examples
 from tove_core.training.faults import go_on
 from tove_core.training.loop import fit
 from tove_core.training.metrics import METRICS, last_step
@@ -31,7 +32,7 @@ from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.refusals import require_fitting, require_trainable, warn_of_parts, warn_of_schedule
 from tove_core.training.shard import require_shardable
-from tove_core.training.source import CONFIG, Cache, Stored, make_examples
+from tove_core.training.source import CONFIG, Cache, Stored, cache_of, make_examples, workers_of
 from tove_core.training.state import STATE, states
 from tove_core.training.trackers import require_trackers
 
@@ -259,6 +260,9 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
 def run_data(folder: Path, limit: int | None, *, train: bool = False) -> DataConfig:
     """Return where a run's validation samples are, or its training samples where it has none or `train` is set.
 
+    Args:
+        limit: at most so many, and never more than the configuration says; None: as it says.
+
     Raises:
         CheckpointError: the folder holds no run.
     """
@@ -268,7 +272,12 @@ def run_data(folder: Path, limit: int | None, *, train: bool = False) -> DataCon
         )
     config = read_config(RunConfig, folder / CONFIG)
     data = config.data if train or config.validation is None else config.validation
-    return data.model_copy(update={"limit": limit or data.limit})
+    return data.model_copy(update={"limit": within(data, limit)})
+
+
+def within(data: DataConfig, limit: int | None) -> int | None:
+    """Return how many samples of some data are taken where at most `limit` are wanted; None: all."""
+    return min((one for one in (limit, data.limit) if one is not None), default=None)
 
 
 def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list[Sample]:
@@ -278,6 +287,29 @@ def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list
         CheckpointError: the folder holds no run.
     """
     return read(run_data(folder, limit, train=train))
+
+
+def run_examples(
+    run: Path,
+    model: ToveModel,
+    data: DataConfig,
+    samples: list[Sample],
+    *,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> Examples:
+    """Bind samples to a run's model as it was trained: with its cache, its `workers`, and features kept or not.
+
+    Args:
+        data: what was read; its `max_broken` says which share of the images may be unreadable.
+        cache: read instead of the run's own.
+
+    Raises:
+        DataError: see `make_examples`.
+    """
+    found = cache_of(run, cache, build_source(run, data))
+    broken, workers = data.max_broken, workers_of(run)
+    return make_examples(model, samples, cache=found, quiet=quiet, max_broken=broken, workers=workers)
 
 
 def held_out(config: RunConfig) -> DataConfig | None:

@@ -16,8 +16,7 @@ from tove_core.language.prompt import EncodedText
 from tove_core.model import ToveModel
 from tove_core.training.engine import Share
 from tove_core.training.examples import Examples
-
-_CURE = "shorten their texts, take them out, or use fewer images or image tokens"
+from tove_core.training.lengths import CURE, too_long
 
 
 class Shares:
@@ -41,7 +40,7 @@ class Shares:
         self, model: ToveModel, decoder: Decoder, examples: Examples, sampler: BatchSampler, seed: int
     ) -> None:
         self.decoder, self.examples, self.sampler, self.seed = decoder, examples, sampler, seed
-        self.long = LeftOut(len(examples), examples.broken.limit, "samples", _CURE)
+        self.long = LeftOut(len(examples), examples.broken.limit, "samples", CURE)
         self._seen = math.prod(model.tower.grid)
 
     def take(self, step: int, steps: int, rank: int = 0, world: int = 1) -> Share:
@@ -93,11 +92,4 @@ class Shares:
 
     def _fault(self, index: int, text: EncodedText) -> str | None:
         """Return why a sample cannot be used with this text, or None."""
-        limit = self.decoder.limit
-        if limit is None:
-            return None
-        size = self.decoder.length(text, self._seen * len(self.examples.rows[index]))
-        if size <= limit:
-            return None
-        name, architecture = self.examples.samples[index].id, self.decoder.identity.architecture
-        return f"sample {name!r} takes {size} positions, more than the {limit} of {architecture}"
+        return too_long(self.decoder, self.examples, index, text, self._seen)

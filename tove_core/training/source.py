@@ -43,9 +43,10 @@ Cache = Path | bool | Stored
 
 
 def cache_of(run: Path, named: Path | None = None, source: str = SOURCE) -> Cache:
-    """Return the cache that commands on a run read: the one that is named, else the one it was trained from, if any.
+    """Return the cache that commands on a run read: the one that is named, else what the run was trained from.
 
     The run's own is offered alone, because it need not hold the images of other data, nor features of a merged model.
+    Where the run kept no features, commands on it keep none.
 
     Args:
         source: what would compute the features that are asked for, as `build_source` gives it.
@@ -55,7 +56,12 @@ def cache_of(run: Path, named: Path | None = None, source: str = SOURCE) -> Cach
     if not (run / CONFIG).is_file():
         return True
     own = read_config(RunConfig, run / CONFIG).training.cache
-    return Offer(own, source) if isinstance(own, Path) else True
+    return Offer(own, source) if isinstance(own, Path) else own
+
+
+def workers_of(run: Path) -> int:
+    """Return how many threads read images ahead for commands on a run: as many as did when it was trained."""
+    return read_config(RunConfig, run / CONFIG).training.workers if (run / CONFIG).is_file() else WORKERS
 
 
 def make_examples(
