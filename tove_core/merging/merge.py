@@ -30,7 +30,7 @@ from tove_core.training.engine import Share
 from tove_core.training.examples import Examples, by_sample
 from tove_core.training.faults import blamed
 from tove_core.training.metrics import Display
-from tove_core.training.optimise import adamw, parameter_groups, schedule, set_rates
+from tove_core.training.optimise import adamw, parameter_groups, require_exact, schedule, set_rates
 from tove_core.training.refusals import warn_of_schedule
 from tove_core.training.shares import Shares
 from tove_core.training.step import TransferStep
@@ -122,6 +122,7 @@ def _student(model: ToveModel, decoder: Decoder) -> tuple[ToveModel, Decoder]:
 
 def _groups(student: ToveModel, decoder: Decoder, config: MergeConfig) -> list[dict[str, object]]:
     step = TransferStep(None, decoder)
+    require_exact(step)
     tower: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in student.tower.named_parameters():
         if parameter.requires_grad:
