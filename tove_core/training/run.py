@@ -12,6 +12,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
+from tove_core.calibration import drawn
 from tove_core.checkpoint import load, start_from
 from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
@@ -36,6 +37,7 @@ from tove_core.training.state import STATE, states
 from tove_core.training.trackers import require_trackers
 
 CALIBRATION_IMAGES = 256
+"""How many are measured; fewer where there are fewer."""
 
 
 def train(
@@ -223,28 +225,29 @@ def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, wait
 
 
 def prepare(model: ToveModel, samples: list[Sample]) -> None:
-    """Calibrate a model on the first distinct images of its training samples."""
+    """Calibrate a model on a draw of the distinct images of its training samples, the same for the same data."""
     model.calibrate(calibration_images(samples))
 
 
 def calibration_images(samples: list[Sample]) -> list[Tensor]:
-    """Return the first distinct images of training samples, on which what is fixed is measured.
+    """Return images of training samples, on which what is fixed is measured: all that are distinct, or a draw of them.
 
     Raises:
         DataError: none of them can be read.
     """
-    images, _ = distinct_images(samples[: CALIBRATION_IMAGES * 16])
+    images, _ = distinct_images(samples)
+    tried = drawn(len(images), CALIBRATION_IMAGES)[: CALIBRATION_IMAGES * 16]
     read: list[Tensor] = []
     reason = None
-    for image in images:
-        pixels, fault = try_image(image)  # whoever reads the data for training counts the faults
+    for row in tried:
+        pixels, fault = try_image(images[row])  # whoever reads the data for training counts the faults
         reason = reason or fault
         if pixels is not None:
             read.append(pixels)
         if len(read) == CALIBRATION_IMAGES:
             break
     if not read:
-        raise DataError(f"none of the first {len(images)} images can be used to calibrate on: {reason}")
+        raise DataError(f"none of {len(tried)} images can be used to calibrate on: {reason}")
     return read
 
 
