@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tove_core.config import TrainingConfig
 from tove_core.data.batches import BatchSampler, mixture_parts
-from tove_core.errors import ConfigError, ToveError
+from tove_core.errors import CheckpointError, ConfigError, ToveError
 from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
 from tove_core.training.average import MovingAverage
@@ -30,7 +30,7 @@ from tove_core.training.optimise import schedule, set_rates
 from tove_core.training.processes import all_told, tell
 from tove_core.training.shard import require_even
 from tove_core.training.shares import Shares
-from tove_core.training.state import STATE, load_state, save_state
+from tove_core.training.state import STATE, load_state, restore_statistics, save_state
 
 AfterStep = Callable[[int], None]
 
@@ -135,7 +135,8 @@ class _Run:
     def _restored(self, engine: Engine, average: dict[str, Tensor] | None) -> int:
         """Restore the last state, and return how many steps it has seen."""
         if self.output is None:
-            return 0
+            raise CheckpointError("without output there is no state to resume from; give the folder of the run")
+        restore_statistics(self.output / STATE, self.model.align)
         origin = self._origin if engine.first else None  # one process tells what has changed
         return load_state(self.output / STATE, engine.inner, engine.optimizer, average, origin=origin)
 
@@ -192,7 +193,9 @@ class _Run:
             return None
         folder = self.output / STATE
         values = average.values if average else None
+        statistics = dict(self.model.align.named_buffers())
         with all_told():
             origin = self._origin if engine.first else None
-            save_state(folder, done, engine.inner, engine.optimizer, values, origin=origin, write=engine.first)
+            kept = {"statistics": statistics, "origin": origin, "write": engine.first}
+            save_state(folder, done, engine.inner, engine.optimizer, values, **kept)
         return folder

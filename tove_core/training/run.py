@@ -33,7 +33,7 @@ from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.refusals import require_fitting, require_trainable, warn_of_parts, warn_of_schedule
 from tove_core.training.shard import require_shardable
 from tove_core.training.source import CONFIG, Cache, Stored, make_examples
-from tove_core.training.state import STATE, states
+from tove_core.training.state import STATE, restore_statistics, states
 from tove_core.training.trackers import require_trackers
 
 CALIBRATION_IMAGES = 256
@@ -121,7 +121,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         warn_of_parts(config.training, together.num_processes)
     samples = read(config.data)
     require_fitting(samples, config.training)
-    model = starting_model(config, samples, device=device, decoder_device=waiting)
+    state = config.output / STATE if resume else None
+    model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
     joining = None
     if config.growth is not None:
         joining = [expert.key for expert in config.growth.experts]
@@ -194,7 +195,12 @@ def _keep(config: RunConfig) -> None:
 
 
 def starting_model(
-    config: RunConfig, samples: list[Sample], *, device: str | None = None, decoder_device: str | None = None
+    config: RunConfig,
+    samples: list[Sample],
+    *,
+    device: str | None = None,
+    decoder_device: str | None = None,
+    state: Path | None = None,
 ) -> ToveModel:
     """Return the model a run begins with, calibrated: what its features are computed by, in training and in a cache.
 
@@ -203,15 +209,32 @@ def starting_model(
         samples: the training data.
         device: where it computes.
         decoder_device: where the language model lies at first; None: on `device`.
+        state: holds the states of the run that goes on: what they restore is not measured anew, nor read from `start`.
     """
     if config.growth is None:
         model = assemble(config.model, device=device, seed=config.seed, decoder_device=decoder_device)
     else:
         model = _grown(config.growth, samples, device, decoder_device)
+    if state is not None and _restored(model, state):
+        return model
     if config.start is not None:
         start_from(model, config.start)
     prepare(model, samples)
     return model
+
+
+def _restored(model: ToveModel, state: Path) -> bool:
+    """Calibrate a model as the run's states say; return whether they do."""
+    if restore_statistics(state, model.align):
+        model.calibrated = model.fusion is not None  # its residual is among what was trained
+        return True
+    if PartialState().is_main_process:
+        warnings.warn(
+            f"{state} was written by an older version and holds no channel statistics, so that they are measured anew: "
+            "features are what they were as long as the data are",
+            stacklevel=4,
+        )
+    return False
 
 
 def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, waiting: str | None) -> ToveModel:
