@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from tove_core.calibration import drawn, measure
+from tove_core.config import RunConfig, TrainingConfig
 from tove_core.data.sample import Sample
-from tove_core.training import run
+from tove_core.errors import ConfigError
+from tove_core.training import fit, run, train
+from tove_core.training.examples import Examples
 from tove_core.training.run import calibration_images, prepare
 
 
@@ -70,3 +73,38 @@ def test_others_are_drawn_in_place_of_unreadable_images(tmp_path: Path, monkeypa
     assert len(found) == len(good) == 4 and all(any(map(one.equal, [s.image for s in samples])) for one in found)
     with pytest.raises(run.DataError, match=r"none of 6 images can be used to calibrate on: .*cannot be read"):
         calibration_images(broken)
+
+
+FEW = TrainingConfig(steps=3, batch_size=6, warmup=1)
+
+
+def test_a_model_with_experts_is_not_trained_before_it_is_calibrated(toy: Any) -> None:
+    model = toy.build()
+    before = model.fusion.second.weight.clone()
+    with pytest.raises(ConfigError, match=r"the model is not calibrated, .*; call model\.calibrate\(images\) "):
+        fit(model, Examples.cached(model, toy.samples()), FEW, quiet=True)
+    assert torch.equal(model.fusion.second.weight, before) and not model.trained
+    plain = toy.build([])
+    fit(plain, Examples.cached(plain, toy.samples()), FEW, quiet=True)
+    assert plain.trained, "without experts there is nothing to calibrate"
+
+
+def test_what_was_trained_uncalibrated_is_not_scaled_but_goes_on(toy: Any, tmp_path: Path) -> None:
+    model = toy.build(["toy-wide"])
+    model.trained = True  # as by a loop of one's own
+    before = model.fusion.second.weight.clone()
+    with pytest.raises(ConfigError, match="was trained without being calibrated, and calibrating it now would scale"):
+        model.calibrate(toy.pictures(4))
+    assert torch.equal(model.fusion.second.weight, before)
+    model.save_pretrained(tmp_path / "own")
+    fit(model, Examples.cached(model, toy.samples()), FEW, quiet=True)
+    # An expert that joins is measured alone, in Python and in a run.
+    with pytest.raises(ConfigError, match="give images to measure them on"):
+        model.add_expert("toy-fine")
+    model.add_expert("toy-fine", images=toy.pictures(5))
+    assert model.align["toy-fine"].get_buffer("depth-std").ne(1).all() and not model.calibrated
+    growth = {"source": tmp_path / "own", "experts": ["toy-fine"]}
+    given = {"data": {"path": toy.data}, "growth": growth, "training": FEW, "output": tmp_path / "grown"}
+    grown = train(RunConfig.model_validate(given), quiet=True)
+    assert torch.equal(grown.fusion.second.weight, before)
+    assert grown.align["toy-fine"].get_buffer("depth-std").ne(1).all()

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from tove_core.errors import DataError, ImageError
+from tove_core.errors import ConfigError, DataError, ImageError
 from tove_core.fusion import Align
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
@@ -36,6 +36,11 @@ def calibrate(model: ToveModel, images: ImageSource | Sequence[ImageSource], bat
     """Measure what is fixed before training; see `ToveModel.calibrate`."""
     if model.calibrated or model.fusion is None:
         return
+    if model.trained:
+        raise ConfigError(
+            "the model was trained without being calibrated, and calibrating it now would scale what it learnt; use it "
+            "as it is, or build another and calibrate that before it is trained"
+        )
     seen = listed(images)
     if not seen:
         raise ImageError("no image was given to calibrate on; give some dozens")
@@ -61,3 +66,16 @@ def measure(
         preprocess = Preprocessor({expert.name: expert.spec.input}, view)
         starts = range(0, len(images), batch_size)
         align.measure(expert(preprocess(images[i : i + batch_size])[expert.name]) for i in starts)
+
+
+def require_calibrated(model: ToveModel) -> None:
+    """Refuse to train a model that nothing was measured for; what was trained all the same goes on as it is.
+
+    Raises:
+        ConfigError: it has experts, and is neither calibrated nor trained.
+    """
+    if model.fusion is not None and not (model.calibrated or model.trained):
+        raise ConfigError(
+            "the model is not calibrated, and what it learns could not be scaled later; call model.calibrate(images) "
+            "with some dozens of training images before their features are computed"
+        )

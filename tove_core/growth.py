@@ -57,7 +57,8 @@ def add_expert(
         seed=model.origin.seed,
     )
     align = Align(loaded.spec, model.tower.grid, model.texts)
-    if align.needs_measuring and model.calibrated:  # else `calibrate` will measure it with the others
+    # Of a model that is neither, `calibrate` will measure it with the others.
+    if align.needs_measuring and (model.calibrated or model.trained):
         if not images:
             raise ConfigError(f"expert {key!r} is normalised by statistics of its own; give images to measure them on")
         measure(align, loaded, model.config.view, images)

@@ -298,7 +298,7 @@ class ToveModel(nn.Module):
             batch_size: images that are seen at a time; the residual's size is measured on as many, drawn from all.
 
         Raises:
-            ConfigError: every expert is off.
+            ConfigError: every expert is off, or the model was trained without being calibrated.
             DataError: an expert gives values for them that are not finite; nothing is changed.
             ImageError: there is no image, or one cannot be read.
         """

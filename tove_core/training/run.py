@@ -219,7 +219,8 @@ def starting_model(
         return model
     if config.start is not None:
         start_from(model, config.start)
-    prepare(model, samples)
+    if not model.trained:  # or it was calibrated before it was
+        prepare(model, samples)
     return model
 
 
