@@ -279,7 +279,7 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
     """Let a folder made from a run be used like one: its data are the run's, its model is `model`."""
     if (source / CONFIG).is_file():
         config = read_config(RunConfig, source / CONFIG)
-        changes = {"model": model.config, "growth": None, "output": folder}
+        changes = {"model": model.config, "growth": None, "start": None, "output": folder}
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 
