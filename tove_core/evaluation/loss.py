@@ -15,9 +15,11 @@ def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) ->
 
     Raises:
         ConfigError: the model has no decoder.
+        DataError: the examples hold features of another model.
     """
     if model.decoder is None:
         raise ConfigError("the answer loss needs a decoder; build the model with one")
+    examples.require_of(model)
     model.eval()
     total, count = 0.0, 0
     for indices in examples.batches(batch_size):

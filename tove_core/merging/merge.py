@@ -45,8 +45,10 @@ def merge(
 
     Raises:
         ConfigError: the model has no decoder, or nothing to merge.
+        DataError: the examples hold features of another model.
     """
     require_mergeable(model, config)
+    examples.require_of(model)
     warn_of_schedule(config.steps, config.warmup, "")
     student = _student(model)
     optimizer = adamw(_groups(student, config), betas=config.betas)

@@ -30,16 +30,21 @@ from tove_core.tower.text import text_fingerprint
 
 LIBRARIES = ("tove-core", "torch", "timm", "transformers", "open_clip_torch", "pillow")
 OURS = "tove-core"
+HASHED = ("weights", "text", "code")
+"""What takes reading all of a frozen part to know, and does not change while it is in use."""
 
 
-def feature_fingerprints(model: ToveModel) -> list[FeatureFingerprint]:
+def feature_fingerprints(model: ToveModel, *, hashed: bool = True) -> list[FeatureFingerprint]:
     """Return what CLIP's tokens and each active expert's u_k are computed from.
 
     Weights are hashed as they are loaded, so that folders can move, random weights are told apart, and precision
     counts. The version of a plugin counts; that of tove itself and of other libraries is told alone. Where an expert
     runs does not count: device, offloading and micro-batches change no more than rounding.
+
+    Args:
+        hashed: with `HASHED`.
     """
-    return [_clip(model), *(_expert(model, key) for key in model.active_experts)]
+    return [_clip(model, hashed), *(_expert(model, key, hashed) for key in model.active_experts)]
 
 
 def open_cache(model: ToveModel, samples: Sequence[Sample], folder: Path, source: str = SOURCE) -> CachedFeatures:
@@ -120,9 +125,9 @@ def estimate(builder: Builder, world: int = 1) -> Estimate:
     return found
 
 
-def _clip(model: ToveModel) -> FeatureFingerprint:
+def _clip(model: ToveModel, hashed: bool) -> FeatureFingerprint:
     tower = model.tower
-    decides = {
+    decides: dict[str, object] = {
         "view": model.config.view,
         "grid": tower.grid,
         "input": tower.input.model_dump(mode="json"),
@@ -130,12 +135,13 @@ def _clip(model: ToveModel) -> FeatureFingerprint:
         # Files of one CLIP are read by two libraries, and with one activation or another.
         "reader": type(tower).__name__,
         "activation": str(tower.activation),
-        "weights": _weights(tower.vision),
     }
+    if hashed:
+        decides["weights"] = _weights(tower.vision)
     return FeatureFingerprint(CLIP, (tower.tokens, tower.width), decides, versions=_versions())
 
 
-def _expert(model: ToveModel, key: str) -> FeatureFingerprint:
+def _expert(model: ToveModel, key: str, hashed: bool) -> FeatureFingerprint:
     expert, align = cast(FrozenExpert, model.experts[key]), cast(Align, model.align[key])
     spec, origin = expert.spec, model.provenance.experts[key]
     decides: dict[str, object] = {
@@ -147,14 +153,15 @@ def _expert(model: ToveModel, key: str) -> FeatureFingerprint:
         "input": spec.input.model_dump(mode="json"),
         "outputs": {name: output.model_dump(mode="json") for name, output in spec.outputs.items()},
         "options": spec.options,
-        "weights": _weights(expert.module),
     }
     if origin.distribution != OURS:
         # What is installed computes, which need not be the version a checkpoint was recorded with.
         decides["version"] = plugins.registry().find(origin.reference).source.version
-    if origin.distribution == IN_PROCESS:
+    if hashed:
+        decides["weights"] = _weights(expert.module)
+    if hashed and origin.distribution == IN_PROCESS:
         decides["code"] = code_digest(spec, expert)
-    if gives_text(spec):
+    if hashed and gives_text(spec):
         decides["text"] = text_fingerprint(model.tower)
     shape = (model.tower.tokens, align.width)
     return FeatureFingerprint(key, shape, decides, _statistics(align), _versions())

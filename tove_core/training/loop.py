@@ -68,7 +68,8 @@ def fit(
     Raises:
         ConfigError: the model has no decoder or nothing trainable, or has experts and is not calibrated.
         ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
-        DataError: too many images are unreadable, or too many samples too long for the language model.
+        DataError: too many images are unreadable, or too many samples too long for the language model; or the examples
+            hold features of another model.
         PlacementError: a step does not fit into memory.
         CheckpointError: metrics or a state cannot be written, or there is no state to resume from.
         Interrupted: SIGTERM or SIGINT came; the state after the last step was saved first.
@@ -104,6 +105,7 @@ class _Run:
         if resume:
             self._calibrate_as_saved()
         require_calibrated(self.model)
+        self.examples.require_of(self.model)
         engine = Engine(self.model, self.decoder, config)
         average = MovingAverage(engine.inner, config.average) if config.average else None
         values = average.values if average else None
