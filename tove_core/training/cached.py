@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +138,7 @@ def _clip(model: ToveModel, hashed: bool) -> FeatureFingerprint:
         "activation": str(tower.activation),
     }
     if hashed:
-        decides["weights"] = _weights(tower.vision)
+        decides["weights"] = _kept(tower.vision, lambda: _weights(tower.vision))
     return FeatureFingerprint(CLIP, (tower.tokens, tower.width), decides, versions=_versions())
 
 
@@ -158,11 +159,11 @@ def _expert(model: ToveModel, key: str, hashed: bool) -> FeatureFingerprint:
         # What is installed computes, which need not be the version a checkpoint was recorded with.
         decides["version"] = plugins.registry().find(origin.reference).source.version
     if hashed:
-        decides["weights"] = _weights(expert.module)
+        decides["weights"] = _kept(expert.module, lambda: _weights(expert.module))
     if hashed and origin.distribution == IN_PROCESS:
         decides["code"] = code_digest(spec, expert)
     if hashed and gives_text(spec):
-        decides["text"] = text_fingerprint(model.tower)
+        decides["text"] = _kept(model.tower, lambda: text_fingerprint(model.tower))
     shape = (model.tower.tokens, align.width)
     return FeatureFingerprint(key, shape, decides, _statistics(align), _versions())
 
@@ -173,6 +174,19 @@ def _statistics(align: Align) -> dict[str, dict[str, list[float]]]:
         output, _, what = name.rpartition("-")
         measured.setdefault(output, {})[what] = buffer.tolist()
     return measured
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+
+
+def _kept(module: nn.Module, hashed: Callable[[], str]) -> str:
+    """Return a hash of a module's tensors; while none is changed or replaced they are read once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    stamp = [(t.data_ptr(), t.dtype, t.shape, None if t.is_inference() else t._version) for t in tensors]
+    known = _KNOWN.get(module)
+    if known is None or known[0] != stamp:
+        known = _KNOWN[module] = stamp, hashed()
+    return known[1]
 
 
 def _weights(module: nn.Module) -> str:
