@@ -35,7 +35,8 @@ def described(table: Features) -> Described | None:
 
 def features_of(model: ToveModel, *, hashed: bool) -> Described:
     """Return what a model's features are computed from now; `hashed` as for `feature_fingerprints`."""
-    return {one.name: _plain(one) for one in feature_fingerprints(model, hashed=hashed)}
+    found = feature_fingerprints(model, hashed=hashed)
+    return {one.name: _plain(replace(one, versions={})) for one in found}  # which decide nothing
 
 
 def _plain(one: FeatureFingerprint) -> FeatureFingerprint:
