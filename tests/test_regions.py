@@ -72,12 +72,13 @@ def test_a_detached_region_expert_leaves_and_embeds_nothing(toy: Any, model: Any
 
 def test_the_fingerprint_of_features_holds_the_text_tower_where_labels_are_embedded(toy: Any, model: Any) -> None:
     from tove_core.data.features import FeatureTable
-    from tove_core.training.examples import Examples, fingerprint
+    from tove_core.training.binding import features_of, table_fingerprint
+    from tove_core.training.examples import Examples
 
-    mine = fingerprint(model)
-    assert len(str(mine["text"])) == 64
+    mine = table_fingerprint(model)
+    assert len(features_of(model, hashed=True)["toy-names"].decides["text"]) == 64
     plain = toy.build(["toy-fine"], clip=toy.reading_clip)
-    assert "text" not in fingerprint(plain)
+    assert all("text" not in one.decides for one in features_of(plain, hashed=True).values())
     table = Examples.cached(model, toy.samples()).table
     torch.testing.assert_close(
         table.gather([0])["toy-names"], model.encode(toy.pictures(1))["toy-names"], rtol=1e-3, atol=1e-3
@@ -88,7 +89,7 @@ def test_the_fingerprint_of_features_holds_the_text_tower_where_labels_are_embed
     with torch.no_grad():
         model.tower.model.token_embedding.weight += 1
     with pytest.raises(DataError, match="text is"):
-        FeatureTable.load(path, fingerprint(model))
+        FeatureTable.load(path, table_fingerprint(model))
 
 
 def test_contributions_are_measured(toy: Any, model: Any) -> None:

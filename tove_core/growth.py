@@ -10,6 +10,7 @@ import torch
 
 from tove_core import plugins
 from tove_core.builder import as_config, load_one, weights_choice
+from tove_core.calibration import measure
 from tove_core.config import ExpertConfig
 from tove_core.errors import ConfigError
 from tove_core.fusion.align import Align, aligned_width
@@ -56,10 +57,11 @@ def add_expert(
         seed=model.origin.seed,
     )
     align = Align(loaded.spec, model.tower.grid, model.texts)
-    if align.needs_measuring and model.calibrated:  # else `calibrate` will measure it with the others
+    # Of a model that is neither, `calibrate` will measure it with the others.
+    if align.needs_measuring and (model.calibrated or model.trained):
         if not images:
             raise ConfigError(f"expert {key!r} is normalised by statistics of its own; give images to measure them on")
-        model.measure(align, loaded, images)
+        measure(align, loaded, model.config.view, images)
     fusion.add(key, align.width)
     model.experts[key], model.align[key] = loaded, align
     model.config = model.config.model_copy(update={"experts": (*model.config.experts, wanted)})

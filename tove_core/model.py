@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.config import ExpertConfig, ModelConfig, Rule
-from tove_core.errors import ConfigError, DataError, ImageError, UnknownExpertError
+from tove_core.errors import ConfigError, DataError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
@@ -288,7 +288,6 @@ class ToveModel(nn.Module):
 
     # Before training
 
-    @torch.no_grad()
     def calibrate(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 64) -> None:
         """Measure what is fixed before training, on a sample of images: channel statistics, then the residual's size.
 
@@ -296,36 +295,16 @@ class ToveModel(nn.Module):
 
         Args:
             images: some dozens, of the kind the model is for. Experts that are off are measured too.
-            batch_size: images that are seen at a time.
+            batch_size: images that are seen at a time; the residual's size is measured on as many, drawn from all.
 
         Raises:
-            ConfigError: every expert is off.
+            ConfigError: every expert is off, or the model was trained without being calibrated.
             DataError: an expert gives values for them that are not finite; nothing is changed.
             ImageError: there is no image, or one cannot be read.
         """
-        if self.calibrated or self.fusion is None:
-            return
-        seen = listed(images)
-        if not seen:
-            raise ImageError("no image was given to calibrate on; give some dozens")
-        for key in self.experts:
-            self.measure(self._align(key), self._expert(key), seen, batch_size)
-        features = self.encode(seen[:batch_size])
-        for key, values in features.items():
-            if not values.isfinite().all():
-                raise DataError(
-                    f"{key!r} gives values that are not finite for the images to calibrate on; "
-                    "calibrate on others, or leave the expert out"
-                )
-        self.fusion.calibrate(features[CLIP], features)
-        self.calibrated = True
+        from tove_core.calibration import calibrate
 
-    def measure(self, align: Align, expert: FrozenExpert, images: Sequence[ImageSource], batch_size: int = 64) -> None:
-        """Set the channel statistics an expert's alignment asks for, if any, from images seen as this model does."""
-        if align.needs_measuring:
-            preprocess = Preprocessor({expert.name: expert.spec.input}, self.config.view)
-            starts = range(0, len(images), batch_size)
-            align.measure(expert(preprocess(images[i : i + batch_size])[expert.name]) for i in starts)
+        calibrate(self, images, batch_size)
 
     # Reporting, saving
 

@@ -54,6 +54,24 @@ def test_add_trains_the_new_experts_alone_and_says_what_they_brought(tove: Tove,
     assert saved["growth"]["source"] == str(run) and len(saved["model"]["experts"]) == 3
 
 
+def test_experts_join_a_run_that_began_with_a_checkpoint(tove: Tove, run: Path, tmp_path: Path) -> None:
+    second = yaml.safe_load((run / "config.yaml").read_text()) | {"start": str(run), "output": str(tmp_path / "second")}
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(second))
+    assert tove("train", tmp_path / "second.yaml", "--quiet").code == 0
+    cache = ("cache", "build", tmp_path / "second", "--add", "toy-fine", "--out", tmp_path / "c", "--estimate")
+    assert (estimated := tove(*cache)).code == 0, estimated.err
+    grown = tove("train", tmp_path / "second", "--add", "toy-fine", "--out", tmp_path / "new", "--quiet")
+    assert grown.code == 0, grown.err
+    old, new = (ToveModel.from_pretrained(tmp_path / name) for name in ("second", "new"))
+    assert changed(old, new) == set(), "it grew from the run, not from what that began with"
+    assert changed(ToveModel.from_pretrained(run), new)
+    assert yaml.safe_load((tmp_path / "new" / "config.yaml").read_text())["start"] is None
+    # So does what is made from it, whose experts are fewer than the start's.
+    assert tove("detach", tmp_path / "second", "toy-wide", "--out", tmp_path / "less").code == 0
+    assert yaml.safe_load((tmp_path / "less" / "config.yaml").read_text())["start"] is None
+    assert "would change the model" in tove("train", run, "--add", "toy-fine", "--set", "start=null").error
+
+
 def test_the_report_is_about_the_old_model(tove: Tove, run: Path, tmp_path: Path) -> None:
     assert tove("train", run, "--add", "toy-whole", "--out", tmp_path / "new", "--quiet").code == 0
     scores = json.loads((tmp_path / "new" / "growth.json").read_text())["scores"]

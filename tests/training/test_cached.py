@@ -211,3 +211,29 @@ def test_an_image_that_is_repaired_changes_the_statistics_and_so_the_features_of
     prepare(repaired, samples)
     missing = cache_builder(repaired, samples, tmp_path / "cache").estimate().missing
     assert missing == {"clip": 1, "toy-wide": 1, "toy-whole": 1, "toy-fine": 12}
+
+
+def test_weights_are_read_again_once_they_are_changed(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tove_core.training import cached
+
+    plain, read = cached._weights, []
+    monkeypatch.setattr(cached, "_weights", lambda module: read.append(module) or plain(module))
+    model = calibrated(toy, ["toy-wide"])
+
+    def weights() -> list[Any]:
+        return [one.decides["weights"] for one in feature_fingerprints(model)]
+
+    first = weights()
+    assert weights() == first and len(read) == 2
+    expert, moved = model.experts["toy-wide"].module, model.tower.vision
+    parameter = next(expert.parameters())
+    before = parameter.clone()
+    with torch.no_grad():
+        parameter.view(-1)[0] += 1
+    second = weights()
+    assert second[0] == first[0] and second[1] != first[1] and read[2:] == [expert]
+    moved.to(torch.float64)
+    assert weights()[0] != first[0] and read[3:] == [moved]
+    with torch.no_grad():
+        parameter.copy_(before)
+    assert weights()[1] == first[1]

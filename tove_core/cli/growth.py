@@ -42,7 +42,7 @@ def growth_config(run: Path, names: Sequence[str], out: Path | None, overrides: 
     if not (run / CONFIG).is_file():
         raise CheckpointError(f"{run} holds no run ({CONFIG} is missing), so its data are unknown; give a run folder")
     for text in overrides:
-        if text.partition("=")[0].partition(".")[0].strip() in ("model", "growth", "output"):
+        if text.partition("=")[0].partition(".")[0].strip() in ("model", "growth", "start", "output"):
             raise ConfigError(
                 f"--set {text} would change the model that experts join; set keys of data, validation and training, "
                 "and the folder with --out"
@@ -52,7 +52,8 @@ def growth_config(run: Path, names: Sequence[str], out: Path | None, overrides: 
         growth = GrowthConfig.model_validate({"source": run, "experts": list(names)})
     except ValidationError as error:
         raise ConfigError(describe(error, GrowthConfig)) from error
-    return config.model_copy(update={"growth": growth, "output": out or _beside(run, names)})
+    # What the run began with has been trained since, and is in its checkpoint.
+    return config.model_copy(update={"growth": growth, "start": None, "output": out or _beside(run, names)})
 
 
 def _beside(run: Path, names: Sequence[str]) -> Path:

@@ -55,11 +55,12 @@ def contributions(
 
     Raises:
         ConfigError: the model has no decoder, or the rule does not suit its fusion.
-        DataError: more samples than allowed, or all, are left out.
+        DataError: the examples hold features of another model, or more samples than allowed, or all, are left out.
     """
     if model.decoder is not None and not model.active_experts:
         return []
     decoder = require_measurable(model, rule)
+    examples.require_of(model)
     kept = fitting(model, decoder, examples)
     model.eval()
     names, gates = model.active_experts, _GateStatistics()

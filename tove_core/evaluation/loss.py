@@ -21,10 +21,11 @@ def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) ->
 
     Raises:
         ConfigError: the model has no decoder.
-        DataError: more of them than allowed, or all, are left out.
+        DataError: the examples hold features of another model, or more of them than allowed, or all, are left out.
     """
     if model.decoder is None:
         raise ConfigError("the answer loss needs a decoder; build the model with one")
+    examples.require_of(model)
     model.eval()
     total, count = 0.0, 0
     kept = fitting(model, model.decoder, examples)

@@ -49,7 +49,9 @@ def predict_batches(
 
     Raises:
         DataError: questions are too long for the language model; all of them are counted before anything is computed.
+            Or the examples hold features of another model.
     """
+    examples.require_of(model)
     model.eval()
     _require_room(model, examples, generation.get("max_new_tokens"))
     # Captions take many more steps than answers; batches of one sort end together.

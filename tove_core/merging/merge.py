@@ -57,10 +57,12 @@ def merge(
 
     Raises:
         ConfigError: the model has no decoder, or nothing to merge.
-        DataError: too many images are unreadable, or too many samples too long for the language model.
+        DataError: the examples hold features of another model, too many images are unreadable, or too many samples too
+            long for the language model.
         ToveError: the loss or the gradient is not finite; the step and the samples are named.
     """
     decoder = require_mergeable(model, config)
+    examples.require_of(model)
     warn_of_schedule(config.steps, config.warmup, "")
     student, decoder = _student(model, decoder)
     optimizer = adamw(_groups(student, decoder, config), betas=config.betas)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +31,21 @@ from tove_core.tower.text import text_fingerprint
 
 LIBRARIES = ("tove-core", "torch", "timm", "transformers", "open_clip_torch", "pillow")
 OURS = "tove-core"
+HASHED = ("weights", "text", "code")
+"""What takes reading all of a frozen part to know, and does not change while it is in use."""
 
 
-def feature_fingerprints(model: ToveModel) -> list[FeatureFingerprint]:
+def feature_fingerprints(model: ToveModel, *, hashed: bool = True) -> list[FeatureFingerprint]:
     """Return what CLIP's tokens and each active expert's u_k are computed from.
 
     Weights are hashed as they are loaded, so that folders can move, random weights are told apart, and precision
     counts. The version of a plugin counts; that of tove itself and of other libraries is told alone. Where an expert
     runs does not count: device, offloading and micro-batches change no more than rounding.
+
+    Args:
+        hashed: with `HASHED`.
     """
-    return [_clip(model), *(_expert(model, key) for key in model.active_experts)]
+    return [_clip(model, hashed), *(_expert(model, key, hashed) for key in model.active_experts)]
 
 
 def open_cache(model: ToveModel, samples: Sequence[Sample], folder: Path, source: str = SOURCE) -> CachedFeatures:
@@ -120,9 +126,9 @@ def estimate(builder: Builder, world: int = 1) -> Estimate:
     return found
 
 
-def _clip(model: ToveModel) -> FeatureFingerprint:
+def _clip(model: ToveModel, hashed: bool) -> FeatureFingerprint:
     tower = model.tower
-    decides = {
+    decides: dict[str, object] = {
         "view": model.config.view,
         "grid": tower.grid,
         "input": tower.input.model_dump(mode="json"),
@@ -130,12 +136,13 @@ def _clip(model: ToveModel) -> FeatureFingerprint:
         # Files of one CLIP are read by two libraries, and with one activation or another.
         "reader": type(tower).__name__,
         "activation": str(tower.activation),
-        "weights": _weights(tower.vision),
     }
+    if hashed:
+        decides["weights"] = _kept(tower.vision, lambda: _weights(tower.vision))
     return FeatureFingerprint(CLIP, (tower.tokens, tower.width), decides, versions=_versions())
 
 
-def _expert(model: ToveModel, key: str) -> FeatureFingerprint:
+def _expert(model: ToveModel, key: str, hashed: bool) -> FeatureFingerprint:
     expert, align = cast(FrozenExpert, model.experts[key]), cast(Align, model.align[key])
     spec, origin = expert.spec, model.provenance.experts[key]
     decides: dict[str, object] = {
@@ -147,15 +154,16 @@ def _expert(model: ToveModel, key: str) -> FeatureFingerprint:
         "input": spec.input.model_dump(mode="json"),
         "outputs": {name: output.model_dump(mode="json") for name, output in spec.outputs.items()},
         "options": spec.options,
-        "weights": _weights(expert.module),
     }
     if origin.distribution != OURS:
         # What is installed computes, which need not be the version a checkpoint was recorded with.
         decides["version"] = plugins.registry().find(origin.reference).source.version
-    if origin.distribution == IN_PROCESS:
+    if hashed:
+        decides["weights"] = _kept(expert.module, lambda: _weights(expert.module))
+    if hashed and origin.distribution == IN_PROCESS:
         decides["code"] = code_digest(spec, expert)
-    if gives_text(spec):
-        decides["text"] = text_fingerprint(model.tower)
+    if hashed and gives_text(spec):
+        decides["text"] = _kept(model.tower, lambda: text_fingerprint(model.tower))
     shape = (model.tower.tokens, align.width)
     return FeatureFingerprint(key, shape, decides, _statistics(align), _versions())
 
@@ -166,6 +174,19 @@ def _statistics(align: Align) -> dict[str, dict[str, list[float]]]:
         output, _, what = name.rpartition("-")
         measured.setdefault(output, {})[what] = buffer.tolist()
     return measured
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+
+
+def _kept(module: nn.Module, hashed: Callable[[], str]) -> str:
+    """Return a hash of a module's tensors; while none is changed or replaced they are read once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    stamp = [(t.data_ptr(), t.dtype, t.shape, None if t.is_inference() else t._version) for t in tensors]
+    known = _KNOWN.get(module)
+    if known is None or known[0] != stamp:
+        known = _KNOWN[module] = stamp, hashed()
+    return known[1]
 
 
 def _weights(module: nn.Module) -> str:

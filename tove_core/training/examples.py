@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -16,10 +17,9 @@ from tove_core.data.broken import BrokenImages, try_image, usable
 from tove_core.data.features import Features, FeatureTable
 from tove_core.data.sample import ImageRef, Sample, distinct_images, load_image
 from tove_core.errors import DataError
-from tove_core.fusion.align import gives_text
 from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
-from tove_core.tower.text import text_fingerprint
+from tove_core.training.binding import described, features_of, require_same, table_fingerprint
 from tove_core.training.exchange import build_together
 
 Progress = Callable[[int, int], None]
@@ -44,7 +44,7 @@ class Examples:
         uneven: whether some samples have more images than others, so that not all fit into one batch.
 
     Raises:
-        DataError: the table is of other images.
+        DataError: the table is of other images, or says that it is of another model.
     """
 
     def __init__(
@@ -62,8 +62,14 @@ class Examples:
         self.broken = BrokenImages(len(self.images), max_broken)
         self.reader: ReadAhead[Attempt] | None = None
         self._seen: dict[int, Any] = {}
+        self._agreed: WeakSet[ToveModel] = WeakSet()
         if table is not None and len(table) != len(self.images):
             raise DataError(f"the feature table holds {len(table)} images, the samples have {len(self.images)}")
+        # A cache on disk is opened for its model alone.
+        if isinstance(table, FeatureTable):
+            self.require_of(model)
+        else:
+            self._agreed.add(model)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -144,6 +150,22 @@ class Examples:
             kept = [own for own in made.rows if not made._is_broken(own)]
             made._hold(usable(samples, made.rows, made.broken), kept)
         return made
+
+    def require_of(self, model: ToveModel) -> None:
+        """Refuse a model whose features are not these: another one, or this one since it was calibrated or has grown.
+
+        Experts that were switched off meanwhile are no difference. The weights of each model are compared once.
+
+        Raises:
+            DataError: see `tove_core.training.binding.require_same`.
+        """
+        if self.table is None and model is self.model:
+            return
+        hashed = model not in self._agreed
+        held = features_of(self.model, hashed=hashed) if self.table is None else described(self.table)
+        if held is not None:
+            require_same(held, model, hashed=hashed)
+        self._agreed.add(model)
 
     def some(self, indices: Sequence[int]) -> Examples:
         """Return some of the samples, with their features where they are."""
@@ -307,7 +329,7 @@ def build_table(
             if progress is not None:  # the other processes are about as far
                 progress(min(done * rows.step, len(images)), len(images))
 
-        return FeatureTable.build(encode, rows, fingerprint(model), batch_size=batch_size, progress=tell)
+        return FeatureTable.build(encode, rows, table_fingerprint(model), batch_size=batch_size, progress=tell)
 
     with image_reader(model, images, workers) as read:
         return build_together(build, len(images), broken) if together else build(range(len(images)))
@@ -325,16 +347,3 @@ def image_reader(model: ToveModel, images: Sequence[ImageRef], workers: int) -> 
         return (None, reason) if reason is not None else (preprocess.see(pixels), None)  # type: ignore[arg-type]
 
     return ReadAhead(read, workers)
-
-
-def fingerprint(model: ToveModel) -> dict[str, object]:
-    """Return what a model's features depend on."""
-    seen = {
-        "view": model.config.view,
-        "clip": model.config.clip.model_dump(mode="json"),
-        "provenance": model.provenance.model_dump(mode="json", exclude={"decoder", "tove"}),
-        "experts": model.active_experts,
-    }
-    if any(gives_text(model.experts[key].spec) for key in model.active_experts):  # type: ignore[arg-type]
-        seen["text"] = text_fingerprint(model.tower)
-    return seen

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tove_core.calibration import require_calibrated
 from tove_core.config import TrainingConfig
 from tove_core.data.batches import BatchSampler, mixture_parts
-from tove_core.errors import ConfigError, ToveError
+from tove_core.errors import CheckpointError, ConfigError, ToveError
 from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
 from tove_core.training.average import MovingAverage
@@ -30,7 +31,7 @@ from tove_core.training.optimise import schedule, set_rates
 from tove_core.training.processes import all_told, tell
 from tove_core.training.shard import require_even
 from tove_core.training.shares import Shares
-from tove_core.training.state import STATE, load_state, save_state
+from tove_core.training.state import STATE, load_state, restore_statistics, save_state
 
 AfterStep = Callable[[int], None]
 
@@ -53,7 +54,7 @@ def fit(
     Where `config.shard` divides the language model, it is whole again at the end, and stays divided after an error.
 
     Args:
-        model: calibrated already (`ToveModel.calibrate`).
+        model: calibrated already (`ToveModel.calibrate`), before its features were computed; a state calibrates too.
         examples: samples with their features.
         config: steps, rates, precision.
         seed: fixes batches, noise and dropped experts.
@@ -65,9 +66,10 @@ def fit(
         only: train these experts' first linears and gate rows alone, so that every other tensor stays bit for bit.
 
     Raises:
-        ConfigError: the model has no decoder or nothing trainable.
+        ConfigError: the model has no decoder or nothing trainable, or has experts and is not calibrated.
         ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
-        DataError: too many images are unreadable, or too many samples too long for the language model.
+        DataError: too many images are unreadable, or too many samples too long for the language model; or the examples
+            hold features of another model.
         PlacementError: a step does not fit into memory.
         CheckpointError: metrics or a state cannot be written, or there is no state to resume from.
         Interrupted: SIGTERM or SIGINT came; the state after the last step was saved first.
@@ -100,6 +102,10 @@ class _Run:
         config = self.config
         if config.shard == "full":
             require_even(self.examples.uneven)
+        if resume:
+            self._calibrate_as_saved()
+        require_calibrated(self.model)
+        self.examples.require_of(self.model)
         engine = Engine(self.model, self.decoder, config)
         average = MovingAverage(engine.inner, config.average) if config.average else None
         values = average.values if average else None
@@ -132,12 +138,22 @@ class _Run:
             average.apply()
         engine.finish()
 
+    def _calibrate_as_saved(self) -> None:
+        """Restore what the last state's features were normalised by; older states do not hold it."""
+        if restore_statistics(self._states, self.model.align):
+            self.model.calibrated = self.model.fusion is not None  # its residual is among what was trained
+
     def _restored(self, engine: Engine, average: dict[str, Tensor] | None) -> int:
         """Restore the last state, and return how many steps it has seen."""
-        if self.output is None:
-            return 0
         origin = self._origin if engine.first else None  # one process tells what has changed
-        return load_state(self.output / STATE, engine.inner, engine.optimizer, average, origin=origin)
+        return load_state(self._states, engine.inner, engine.optimizer, average, origin=origin)
+
+    @property
+    def _states(self) -> Path:
+        """Where states to resume from are."""
+        if self.output is None:
+            raise CheckpointError("without output there is no state to resume from; give the folder of the run")
+        return self.output / STATE
 
     @cached_property
     def _origin(self) -> dict[str, object]:
@@ -192,7 +208,9 @@ class _Run:
             return None
         folder = self.output / STATE
         values = average.values if average else None
+        statistics = dict(self.model.align.named_buffers())
         with all_told():
             origin = self._origin if engine.first else None
-            save_state(folder, done, engine.inner, engine.optimizer, values, origin=origin, write=engine.first)
+            kept = {"statistics": statistics, "origin": origin, "write": engine.first}
+            save_state(folder, done, engine.inner, engine.optimizer, values, **kept)
         return folder

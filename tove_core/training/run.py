@@ -12,6 +12,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tove_core.builder import assemble
+from tove_core.calibration import drawn
 from tove_core.checkpoint import load, start_from
 from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
@@ -33,10 +34,11 @@ from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.refusals import require_fitting, require_trainable, warn_of_parts, warn_of_schedule
 from tove_core.training.shard import require_shardable
 from tove_core.training.source import CONFIG, Cache, Stored, cache_of, make_examples, workers_of
-from tove_core.training.state import STATE, states
+from tove_core.training.state import STATE, restore_statistics, states
 from tove_core.training.trackers import require_trackers
 
 CALIBRATION_IMAGES = 256
+"""How many are measured; fewer where there are fewer."""
 
 
 def train(
@@ -120,7 +122,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         warn_of_parts(config.training, together.num_processes)
     samples = read(config.data)
     require_fitting(samples, config.training)
-    model = starting_model(config, samples, device=device, decoder_device=waiting)
+    state = config.output / STATE if resume else None
+    model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
     joining = None
     if config.growth is not None:
         joining = [expert.key for expert in config.growth.experts]
@@ -193,7 +196,12 @@ def _keep(config: RunConfig) -> None:
 
 
 def starting_model(
-    config: RunConfig, samples: list[Sample], *, device: str | None = None, decoder_device: str | None = None
+    config: RunConfig,
+    samples: list[Sample],
+    *,
+    device: str | None = None,
+    decoder_device: str | None = None,
+    state: Path | None = None,
 ) -> ToveModel:
     """Return the model a run begins with, calibrated: what its features are computed by, in training and in a cache.
 
@@ -202,15 +210,33 @@ def starting_model(
         samples: the training data.
         device: where it computes.
         decoder_device: where the language model lies at first; None: on `device`.
+        state: holds the states of the run that goes on: what they restore is not measured anew, nor read from `start`.
     """
     if config.growth is None:
         model = assemble(config.model, device=device, seed=config.seed, decoder_device=decoder_device)
     else:
         model = _grown(config.growth, samples, device, decoder_device)
+    if state is not None and _restored(model, state):
+        return model
     if config.start is not None:
         start_from(model, config.start)
-    prepare(model, samples)
+    if not model.trained:  # or it was calibrated before it was
+        prepare(model, samples)
     return model
+
+
+def _restored(model: ToveModel, state: Path) -> bool:
+    """Calibrate a model as the run's states say; return whether they do."""
+    if restore_statistics(state, model.align):
+        model.calibrated = model.fusion is not None  # its residual is among what was trained
+        return True
+    if PartialState().is_main_process:
+        warnings.warn(
+            f"{state} was written by an older version and holds no channel statistics, so that they are measured anew: "
+            "features are what they were as long as the data are",
+            stacklevel=4,
+        )
+    return False
 
 
 def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, waiting: str | None) -> ToveModel:
@@ -224,28 +250,29 @@ def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, wait
 
 
 def prepare(model: ToveModel, samples: list[Sample]) -> None:
-    """Calibrate a model on the first distinct images of its training samples."""
+    """Calibrate a model on a draw of the distinct images of its training samples, the same for the same data."""
     model.calibrate(calibration_images(samples))
 
 
 def calibration_images(samples: list[Sample]) -> list[Tensor]:
-    """Return the first distinct images of training samples, on which what is fixed is measured.
+    """Return images of training samples, on which what is fixed is measured: all that are distinct, or a draw of them.
 
     Raises:
         DataError: none of them can be read.
     """
-    images, _ = distinct_images(samples[: CALIBRATION_IMAGES * 16])
+    images, _ = distinct_images(samples)
+    tried = drawn(len(images), CALIBRATION_IMAGES)[: CALIBRATION_IMAGES * 16]
     read: list[Tensor] = []
     reason = None
-    for image in images:
-        pixels, fault = try_image(image)  # whoever reads the data for training counts the faults
+    for row in tried:
+        pixels, fault = try_image(images[row])  # whoever reads the data for training counts the faults
         reason = reason or fault
         if pixels is not None:
             read.append(pixels)
         if len(read) == CALIBRATION_IMAGES:
             break
     if not read:
-        raise DataError(f"none of the first {len(images)} images can be used to calibrate on: {reason}")
+        raise DataError(f"none of {len(tried)} images can be used to calibrate on: {reason}")
     return read
 
 
@@ -253,7 +280,7 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
     """Let a folder made from a run be used like one: its data are the run's, its model is `model`."""
     if (source / CONFIG).is_file():
         config = read_config(RunConfig, source / CONFIG)
-        changes = {"model": model.config, "growth": None, "output": folder}
+        changes = {"model": model.config, "growth": None, "start": None, "output": folder}
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 

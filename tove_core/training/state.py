@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ FORMAT = 2
 KEPT = 2
 """States that stay: the newest, and the one before it, should a disk damage the newest."""
 TENSORS, HEADER = "state.safetensors", "state.json"
+STATISTICS = "align"
+"""What the names of channel statistics begin with."""
 
 
 def save_state(
@@ -40,6 +43,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor] | None = None,
     *,
+    statistics: Mapping[str, Tensor] | None = None,
     origin: Mapping[str, object] | None = None,
     write: bool = True,
 ) -> Path:
@@ -50,6 +54,7 @@ def save_state(
     Args:
         folder: holds all states of a run.
         average: moving averages of trained tensors, by name.
+        statistics: what the features were normalised by, by name in `ToveModel.align`.
         origin: what the order of the samples is computed from, by what it is called; JSON values.
         write: whether this process is the one that writes.
 
@@ -58,7 +63,7 @@ def save_state(
     """
     place = folder / f"step-{step:08d}"
     tensors: dict[str, Tensor] = {}
-    for name, part in _parts(module, optimizer, average or {}):
+    for name, part in _parts(module, optimizer, average or {}, statistics or {}):
         tensor = whole(part)
         if write:
             tensors[name] = tensor.cpu().contiguous().clone()
@@ -100,18 +105,58 @@ def load_state(
     Raises:
         CheckpointError: there is none, or it belongs to another model.
     """
+    place, step, begun_with, problems = _newest_whole(folder)
+    for problem in problems:
+        warnings.warn(f"{problem}; going on from the older state {place.name}", stacklevel=2)
+    tensors = read_safetensors(place / TENSORS)
+    _restore(place, {n: t for n, t in tensors.items() if n.partition(".")[0] != STATISTICS}, module, optimizer, average)
+    _tell_changes(place, begun_with, origin or {})
+    return step
+
+
+@torch.no_grad()
+def restore_statistics(folder: Path, align: nn.Module) -> bool:
+    """Give a model's alignment the channel statistics of the state that `load_state` restores.
+
+    Args:
+        folder: holds all states of a run.
+        align: `ToveModel.align`.
+
+    Returns:
+        Whether it has all it needs: states of older versions hold none.
+
+    Raises:
+        CheckpointError: there is no whole state, or it belongs to another model.
+    """
+    place = _newest_whole(folder)[0]
+    wanted = dict(align.named_buffers())
+    with safe_open(place / TENSORS, framework="pt") as file:
+        names = [name for name in file.keys() if name.partition(".")[0] == STATISTICS]  # noqa: SIM118
+        held = {name.partition(".")[2]: file.get_tensor(name) for name in names}
+    if not held:
+        return not wanted
+    if {name: value.shape for name, value in held.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise CheckpointError(
+            f"{place} belongs to another model: it holds channel statistics {', '.join(sorted(held))} and this one "
+            f"has {', '.join(sorted(wanted)) or 'none'}; resume with the configuration the run was started with"
+        )
+    for name, value in held.items():
+        wanted[name].copy_(value)
+    return True
+
+
+def _newest_whole(folder: Path) -> tuple[Path, int, Mapping[str, object], list[str]]:
+    """Return the newest state that is whole, its step and origin, and what is wrong with those after it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     problems = []
     for place in states(folder):
         try:
-            step, tensors, begun_with = _read(place)
+            return place, *_verified(place), problems
         except ToveError as error:
             problems.append(str(error))
-            continue
-        for problem in problems:
-            warnings.warn(f"{problem}; going on from the older state {place.name}", stacklevel=2)
-        _restore(place, tensors, module, optimizer, average)
-        _tell_changes(place, begun_with, origin or {})
-        return step
     reason = f" ({'; '.join(problems)})" if problems else ""
     raise CheckpointError(f"{folder} holds no state to resume from{reason}; start the run without resuming")
 
@@ -128,8 +173,8 @@ def _tell_changes(place: Path, before: Mapping[str, object], now: Mapping[str, o
         )
 
 
-def _read(place: Path) -> tuple[int, dict[str, Tensor], Mapping[str, object]]:
-    """Return a state's step, tensors and origin, once its hash has been found right."""
+def _verified(place: Path) -> tuple[int, Mapping[str, object]]:
+    """Return a state's step and origin, once the hash of its tensors has been found right."""
     try:
         header = json.loads((place / HEADER).read_text(encoding="utf-8"))
         version, step, digest = header["format"], int(header["step"]), header["sha256"]
@@ -140,7 +185,7 @@ def _read(place: Path) -> tuple[int, dict[str, Tensor], Mapping[str, object]]:
         raise CheckpointError(f"{place} was written in format {version!r} and this tove reads {FORMAT}")
     if not (place / TENSORS).is_file() or sha256(place / TENSORS) != digest:
         raise CheckpointError(f"{place / TENSORS} is missing, truncated or altered")
-    return step, read_safetensors(place / TENSORS), origin
+    return step, origin
 
 
 def _restore(
@@ -181,7 +226,10 @@ def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _parts(
-    module: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor],
+    statistics: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
     """Give the tensors of a state by name, as this process holds them, in the same order in every process."""
     for name, parameter in _trained(module).items():
@@ -190,6 +238,8 @@ def _parts(
             yield f"{key}.{name}", torch.as_tensor(value)
         if name in average:
             yield f"average.{name}", average[name]
+    for name, value in statistics.items():
+        yield f"{STATISTICS}.{name}", value
 
 
 def _to_disk(path: Path) -> None:
