@@ -86,8 +86,10 @@ def test_mask_keys_and_noise_reach_the_fusion(model: Any) -> None:
     assert torch.equal(given[2], model.encode(pixels)["clip"][2])
     with pytest.raises(ConfigError, match="without keys"):
         model(pixels, noise=0.5)
-    with pytest.raises(ConfigError, match="the mask has shape"):
+    with pytest.raises(ConfigError, match=r"the mask is torch.bool \[3, 2\]; wanted \[3, 3\]"):
         model(pixels, mask=mask[:, :2])
+    with pytest.raises(ConfigError, match=r"the keys are torch.int64 \[1\]; wanted torch.int64 \[3\], one for each"):
+        model(pixels, keys=keys[:1], noise=0.5)
 
 
 def test_a_loop_of_ones_own_explores_as_training_does(toy: Any) -> None:
