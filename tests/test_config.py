@@ -48,6 +48,15 @@ def test_hidden_and_parameters_exclude_each_other():
         FusionConfig(hidden=8, parameters=1000)
 
 
+def test_sigmoid_gates_refuse_what_only_a_softmax_can_have():
+    with pytest.raises(ValidationError, match=r"null adds an entry to a softmax, but with activation sigmoid"):
+        GateConfig(activation="sigmoid", null=True)
+    with pytest.raises(ValidationError, match=r"balance 0.5 compares those in a softmax, .*; leave it out"):
+        GateConfig(activation="sigmoid", balance=0.5)
+    for gate in (GateConfig(activation="sigmoid"), GateConfig(activation="sigmoid", balance=0)):
+        assert GateConfig.model_validate(gate.model_dump()) == gate, "a resolved configuration can be read back"
+
+
 def test_training_layers_that_a_prefix_decoder_lacks_is_refused():
     with pytest.raises(ValidationError, match="no such layers"):
         DecoderConfig(kind="prefix", train="cross-attention")

@@ -105,11 +105,30 @@ class GateConfig(Frozen):
         default=None,
         description="temperature at the start of training, from where it goes to `temperature`; None: same",
     )
-    null: bool = Field(default=False, description="one more entry in the softmax that stands for no expert")
+    null: bool = Field(
+        default=False, description="one more entry in the softmax that stands for no expert; not with sigmoid"
+    )
     noise: NonNegative = Field(default=0.3, description="standard deviation added to the logits in training")
-    balance: NonNegative = Field(default=0.01, description="weight of the importance loss (squared CV of gate mass)")
+    balance: NonNegative = Field(
+        default=0.01,
+        description="weight of the importance loss (squared CV of gate mass) over the experts that share the softmax; "
+        "with sigmoid there is none",
+    )
     balance_warmup: Annotated[int, Field(ge=0)] = Field(default=50, description="steps before that loss counts")
     expert_dropout: Fraction = Field(default=0.1, description="chance that a sample trains without a given expert")
+
+    @model_validator(mode="after")
+    def _competing(self) -> Self:
+        if self.activation == "sigmoid":
+            # The default is no wish: it stands in every resolved configuration, which is read back.
+            balanced = self.balance not in (0, type(self).model_fields["balance"].default)
+            told = "null adds an entry to" if self.null else f"balance {self.balance:g} compares those in" * balanced
+            if told:
+                raise ValueError(
+                    f"{told} a softmax, but with activation sigmoid each expert is for itself; leave it out, or set "
+                    "activation softmax"
+                )
+        return self
 
 
 class FusionConfig(Frozen):

@@ -44,6 +44,23 @@ def test_a_collapsed_gate_and_dead_experts_are_told_with_what_to_change() -> Non
     assert hard is not None and "each token to one expert alone" in hard
 
 
+def test_balancing_is_no_cure_for_gates_that_do_not_compete() -> None:
+    told = diagnosis({"a": 0.001, "b": 0.998, "c": 0.001}, 0.01, GateConfig(activation="sigmoid", noise=0.5))
+    assert told is not None and "balance" not in told and "set model.fusion.gate.noise to 1 (it is 0.5)" in told
+
+
+def test_sigmoid_gates_are_not_balanced(toy: Any, tmp_path: Path) -> None:
+    gate = {"hidden": 6, "balance_warmup": 0, "noise": 0.7}
+    found = {}
+    for activation in ("softmax", "sigmoid"):
+        (tmp_path / activation).mkdir()
+        model = toy.build(fusion={"kind": "gate", "gate": gate | {"activation": activation}})
+        fit(model, toy.examples(model), config(), output=tmp_path / activation, quiet=True)
+        lines = (tmp_path / activation / "metrics.jsonl").read_text().splitlines()
+        found[activation] = [json.loads(line)["balance"] for line in lines]
+    assert found["sigmoid"] == [0] * 4 and all(value > 0 for value in found["softmax"])
+
+
 def test_a_gate_that_collapses_in_training_is_called_out_once(toy: Any, tmp_path: Path, capsys: Any) -> None:
     gate = {"hidden": 6, "balance": 0.0, "balance_warmup": 0, "noise": 0.0, "expert_dropout": 0.0}
     model = toy.build(fusion={"kind": "gate", "gate": gate})

@@ -244,7 +244,9 @@ class Engine:
     def _competing(self) -> list[int]:
         """Columns of experts that share a softmax: a gate that stands apart has nothing to be balanced with."""
         fusion = self.model.fusion
-        return [] if fusion is None else [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
+        if fusion is None or not fusion.has_softmax:
+            return []
+        return [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
 
     def _summed(self, value: Tensor) -> Tensor:
         """Add a tensor over processes."""
