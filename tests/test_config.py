@@ -57,6 +57,23 @@ def test_sigmoid_gates_refuse_what_only_a_softmax_can_have():
         assert GateConfig.model_validate(gate.model_dump()) == gate, "a resolved configuration can be read back"
 
 
+def test_a_rule_for_a_softmax_is_refused_where_there_is_none():
+    for told in ({"kind": "uniform"}, {"kind": "concat"}, {"kind": "clip-mlp"}, {"gate": {"activation": "sigmoid"}}):
+        with pytest.raises(ValidationError, match=r"renormalise needs a softmax, and (kind|gate).* has none; use rule"):
+            FusionConfig.model_validate({"rule": "renormalise"} | told)
+        assert FusionConfig.model_validate(told).rule == "zero"
+    assert FusionConfig(rule="renormalise").kind == "gate"
+
+
+def test_a_gate_of_its_own_is_refused_where_experts_have_no_gates():
+    experts = ["a", {"name": "b", "gate": "own"}]
+    for kind in ("uniform", "concat"):
+        with pytest.raises(ValidationError, match=rf"experts \['b'\] ask for a gate .* kind {kind} has no gates"):
+            ModelConfig.model_validate({"experts": experts, "fusion": {"kind": kind}})
+    gated = ModelConfig.model_validate({"experts": experts, "fusion": {"gate": {"activation": "sigmoid"}}})
+    assert gated.experts[1].gate == "own"
+
+
 def test_training_layers_that_a_prefix_decoder_lacks_is_refused():
     with pytest.raises(ValidationError, match="no such layers"):
         DecoderConfig(kind="prefix", train="cross-attention")

@@ -146,7 +146,9 @@ class FusionConfig(Frozen):
     residual: Annotated[float, Field(gt=0)] = Field(
         default=0.5, description="rms of the residual in units of the rms of v, at the start"
     )
-    rule: Rule = Field(default="zero", description="how an expert is switched off: zero or renormalise")
+    rule: Rule = Field(
+        default="zero", description="how an expert is switched off: zero or, where there is a softmax, renormalise"
+    )
     replace: bool = Field(
         default=False,
         description="v' is what the experts give, without v: an ablation. It starts at the rms of v; `residual` does "
@@ -166,6 +168,13 @@ class FusionConfig(Frozen):
                 "kind clip-mlp, which has no experts" if self.kind == "clip-mlp" else "init zero, which leaves nothing"
             )
             raise ValueError(f"replace puts what experts give in place of v, but it stands beside {told}; drop one")
+        return self
+
+    @model_validator(mode="after")
+    def _rule_of_a_softmax(self) -> Self:
+        if self.rule == "renormalise" and (self.kind != "gate" or self.gate.activation != "softmax"):
+            told = f"kind {self.kind}" if self.kind != "gate" else f"gate.activation {self.gate.activation}"
+            raise ValueError(f"rule renormalise needs a softmax, and {told} has none; use rule zero")
         return self
 
 
@@ -275,6 +284,15 @@ class ModelConfig(Frozen):
     @classmethod
     def _distinct(cls, value: tuple[ExpertConfig, ...]) -> tuple[ExpertConfig, ...]:
         return _each_once(value)
+
+    @model_validator(mode="after")
+    def _gates_of_their_own(self) -> Self:
+        if self.fusion.kind != "gate" and (apart := [one.key for one in self.experts if one.gate == "own"]):
+            raise ValueError(
+                f"experts {apart} ask for a gate of their own, and fusion kind {self.fusion.kind} has no gates; leave "
+                "it out, or set fusion.kind gate"
+            )
+        return self
 
 
 class GrowthConfig(Frozen):
