@@ -105,7 +105,7 @@ def test_a_loop_of_ones_own_explores_as_training_does(toy: Any) -> None:
         mask = sample_mask(keys, len(model.fusion.experts), 0.4)
         fused = model.fuse(features, mask=mask, keys=keys, noise=0.3)
         loss = model.decoder(fused.tokens, prompts, targets).loss_sum
-    assert not mask.all() and torch.equal(fused.gates, wanted.gates) and torch.equal(loss, wanted.loss)
+    assert not mask.all() and torch.equal(loss, wanted.loss)
     assert torch.equal(fused.gates.sum((0, 1)), wanted.mass)
 
 

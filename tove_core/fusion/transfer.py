@@ -160,6 +160,14 @@ class Transfer(nn.Module):
         share = 1.0 if self.config.replace else self.config.residual
         self.second.weight.mul_(share * tokens.float().square().mean().sqrt() / residual)
 
+    def weights(self, tokens: Tensor) -> Tensor | None:
+        """Return what the gate gives every expert that is on, [B, N, K] without gradient; None: there is no gate.
+
+        These are the weights of an ordinary forward pass, without noise and with no expert left out of a sample. Only
+        v [B, N, D] is looked at, so it costs next to nothing.
+        """
+        return None
+
     def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
         """Return, for each active expert of a gated fusion, its name, gate [B, N] and hidden tokens [B, N, H]."""
         return []
