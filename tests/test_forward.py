@@ -120,6 +120,29 @@ def test_no_image_is_an_error(model: Any) -> None:
         model([])
 
 
+@pytest.mark.parametrize(("decoder", "off"), [(None, False), ("", False), (None, True)])
+def test_distributed_data_parallel_takes_many_steps_where_it_knows_what_gets_no_gradient(
+    toy: Any, tmp_path: Path, decoder: Any, off: bool
+) -> None:
+    model = toy.build(decoder=decoder)
+    model.calibrate(toy.pictures(4))
+    if off:
+        model.detach("toy-wide")
+    steps = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    told = decoder is not None or off
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=told)
+        before = model.fusion.second.weight.clone()
+        for _ in range(3):
+            steps.zero_grad()
+            parallel(batch()).square().mean().backward()
+            steps.step()
+        assert not torch.equal(model.fusion.second.weight, before)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_distributed_data_parallel_calls_it(model: Any, toy: Any, tmp_path: Path) -> None:
     pixels = batch()
     model(pixels).square().mean().backward()

@@ -146,7 +146,9 @@ class ToveModel(nn.Module):
         """Return enhanced tokens v' [B, N, D], float32, as `tokens` does; gradients flow to the fusion in grad mode.
 
         The decoder is not run. The frozen parts give no gradient, nor do the images. For `DistributedDataParallel` and
-        trainers that call a model; a loop of one's own saves work by `encode` once and `fuse` in each step.
+        trainers that call a model; a loop of one's own saves work by `encode` once and `fuse` in each step. A decoder,
+        and experts that are off, get no gradient here, of which `DistributedDataParallel` must be told by
+        `find_unused_parameters=True`; with `decoder=None` and every expert on it need not be.
 
         Args:
             images: B of them: a list, an array [B, H, W, 3], a tensor [B, 3, H, W], or what `preprocessor().see` gave.
