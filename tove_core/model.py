@@ -332,7 +332,7 @@ class ToveModel(nn.Module):
         """Write a checkpoint folder: what was trained, and the rest by reference or, with `full`, inside."""
         from tove_core.checkpoint import save
 
-        return save(self, Path(folder), full=full)
+        return save(self, folder, full=full)
 
     @classmethod
     def from_pretrained(
