@@ -48,6 +48,32 @@ def test_hidden_and_parameters_exclude_each_other():
         FusionConfig(hidden=8, parameters=1000)
 
 
+def test_sigmoid_gates_refuse_what_only_a_softmax_can_have():
+    with pytest.raises(ValidationError, match=r"null adds an entry to a softmax, but with activation sigmoid"):
+        GateConfig(activation="sigmoid", null=True)
+    with pytest.raises(ValidationError, match=r"balance 0.5 compares those in a softmax, .*; leave it out"):
+        GateConfig(activation="sigmoid", balance=0.5)
+    for gate in (GateConfig(activation="sigmoid"), GateConfig(activation="sigmoid", balance=0)):
+        assert GateConfig.model_validate(gate.model_dump()) == gate, "a resolved configuration can be read back"
+
+
+def test_a_rule_for_a_softmax_is_refused_where_there_is_none():
+    for told in ({"kind": "uniform"}, {"kind": "concat"}, {"kind": "clip-mlp"}, {"gate": {"activation": "sigmoid"}}):
+        with pytest.raises(ValidationError, match=r"renormalise needs a softmax, and (kind|gate).* has none; use rule"):
+            FusionConfig.model_validate({"rule": "renormalise"} | told)
+        assert FusionConfig.model_validate(told).rule == "zero"
+    assert FusionConfig(rule="renormalise").kind == "gate"
+
+
+def test_a_gate_of_its_own_is_refused_where_experts_have_no_gates():
+    experts = ["a", {"name": "b", "gate": "own"}]
+    for kind in ("uniform", "concat"):
+        with pytest.raises(ValidationError, match=rf"experts \['b'\] ask for a gate .* kind {kind} has no gates"):
+            ModelConfig.model_validate({"experts": experts, "fusion": {"kind": kind}})
+    gated = ModelConfig.model_validate({"experts": experts, "fusion": {"gate": {"activation": "sigmoid"}}})
+    assert gated.experts[1].gate == "own"
+
+
 def test_training_layers_that_a_prefix_decoder_lacks_is_refused():
     with pytest.raises(ValidationError, match="no such layers"):
         DecoderConfig(kind="prefix", train="cross-attention")

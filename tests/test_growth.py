@@ -149,7 +149,7 @@ def test_a_grown_model_is_merged_like_any_other(toy: Any, trained: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "concat"])
-def test_fusions_without_a_gate_grow_too(toy: Any, kind: str) -> None:
+def test_fusions_without_a_gate_grow_too(toy: Any, kind: str, tmp_path: Path) -> None:
     model = toy.build(["toy-wide"], fusion=kind)
     fit(model, toy.examples(model), FEW, quiet=True)
     tokens, before = model.tokens(toy.pictures()), state(model)
@@ -158,6 +158,9 @@ def test_fusions_without_a_gate_grow_too(toy: Any, kind: str) -> None:
     fit(model, toy.examples(model), FEW, quiet=True, only=["toy-whole"])
     assert all(torch.equal(state(model)[name], tensor) for name, tensor in before.items())
     assert not torch.equal(model.tokens(toy.pictures()), tokens)
+    again = ToveModel.from_pretrained(model.save_pretrained(tmp_path / "grown"))
+    assert torch.equal(again.tokens(toy.pictures()), model.tokens(toy.pictures()))
+    assert {expert.gate for expert in again.config.experts} == {"shared"}, "there is no gate to own"
 
 
 def test_an_expert_of_a_configuration_may_have_a_gate_of_its_own_from_the_start(toy: Any) -> None:

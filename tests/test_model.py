@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -199,6 +200,18 @@ def test_answers_are_one_per_image_and_do_not_depend_on_the_batch(toy: Any, mode
     assert together == alone and len(set(together)) > 1
     with pytest.raises(ConfigError, match="2 questions were given for 3 images"):
         model.answer(toy.pictures(), asked[:2])
+
+
+@pytest.mark.filterwarnings("ignore:this model was never trained")
+def test_one_text_is_not_taken_for_a_prompt_per_letter(toy: Any, model: Any) -> None:
+    tokens = model.tokens(toy.pictures())
+    for given in ("abc", b"abc", None, 3):
+        with pytest.raises(DataError, match=f"prompts are {given!r}; give a list with one text for each image"):
+            model.generate(tokens, given)
+    assert model.generate(tokens, iter("abc")) == model.generate(tokens, np.array(["a", "b", "c"]))
+    assert model.answer(toy.pictures(), np.array(["a", "b", "c"])) == model.generate(tokens, ["a", "b", "c"])
+    with pytest.raises(DataError, match="questions are 3; give a list"):
+        model.answer(toy.pictures(), 3)
 
 
 @pytest.mark.filterwarnings("ignore:this model was never trained")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from tove_core import plugins
+from tove_core.checks import path_given, seed_given
 from tove_core.config import ClipConfig, DecoderConfig, ExpertConfig, FusionConfig, ModelConfig
 from tove_core.errors import ConfigError, WeightsError
 from tove_core.fusion import build_transfer
@@ -85,6 +86,8 @@ def model_config(
     """
     if isinstance(experts, str):
         raise ConfigError(f"experts is the text {experts!r}; give a list of names, [{experts!r}]")
+    if not isinstance(experts, Iterable):
+        raise ConfigError(f"experts is {experts!r:.60}; give a list of names, [] for none")
     parts = {
         "clip": as_config(ClipConfig, clip, "name"),
         "experts": tuple(as_config(ExpertConfig, expert, "name") for expert in experts),
@@ -115,6 +118,7 @@ def assemble(
         decoder_device: where the decoder waits until it is divided among processes; None: `device`.
     """
     usable_device(device or "cpu", "the model")
+    seed = seed_given(seed)
     source = weights_choice(weights)
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
@@ -155,7 +159,7 @@ def assemble(
 
 def weights_choice(text: WeightsChoice | str) -> WeightsChoice:
     """Return `pinned` or `random` as they are, anything else as the folder it names."""
-    return text if text in ("pinned", "random") else Path(text)  # type: ignore[return-value]
+    return text if text in ("pinned", "random") else path_given(text, "weights")  # type: ignore[return-value]
 
 
 def _load_experts(

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tove_core.builder import assemble, state_file
+from tove_core.checks import path_given
 from tove_core.config import ModelConfig, Rule
 from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
 from tove_core.folders import new_folder
@@ -44,7 +45,7 @@ class Manifest(Frozen):
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of every other file, by relative path")
 
 
-def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
+def save(model: ToveModel, folder: str | Path, *, full: bool = False) -> Path:
     """Write a checkpoint; an existing checkpoint at that place is replaced once the new one is complete.
 
     A merged model is always saved in full: its tower is nowhere else.
@@ -52,6 +53,7 @@ def save(model: ToveModel, folder: Path, *, full: bool = False) -> Path:
     Raises:
         CheckpointError: something that is not a checkpoint is in the way, or the folder cannot be written.
     """
+    folder = path_given(folder, "the folder of the checkpoint")
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
     full = full or model.origin.own_tower

@@ -105,11 +105,30 @@ class GateConfig(Frozen):
         default=None,
         description="temperature at the start of training, from where it goes to `temperature`; None: same",
     )
-    null: bool = Field(default=False, description="one more entry in the softmax that stands for no expert")
+    null: bool = Field(
+        default=False, description="one more entry in the softmax that stands for no expert; not with sigmoid"
+    )
     noise: NonNegative = Field(default=0.3, description="standard deviation added to the logits in training")
-    balance: NonNegative = Field(default=0.01, description="weight of the importance loss (squared CV of gate mass)")
+    balance: NonNegative = Field(
+        default=0.01,
+        description="weight of the importance loss (squared CV of gate mass) over the experts that share the softmax; "
+        "with sigmoid there is none",
+    )
     balance_warmup: Annotated[int, Field(ge=0)] = Field(default=50, description="steps before that loss counts")
     expert_dropout: Fraction = Field(default=0.1, description="chance that a sample trains without a given expert")
+
+    @model_validator(mode="after")
+    def _competing(self) -> Self:
+        if self.activation == "sigmoid":
+            # The default is no wish: it stands in every resolved configuration, which is read back.
+            balanced = self.balance not in (0, type(self).model_fields["balance"].default)
+            told = "null adds an entry to" if self.null else f"balance {self.balance:g} compares those in" * balanced
+            if told:
+                raise ValueError(
+                    f"{told} a softmax, but with activation sigmoid each expert is for itself; leave it out, or set "
+                    "activation softmax"
+                )
+        return self
 
 
 class FusionConfig(Frozen):
@@ -127,7 +146,9 @@ class FusionConfig(Frozen):
     residual: Annotated[float, Field(gt=0)] = Field(
         default=0.5, description="rms of the residual in units of the rms of v, at the start"
     )
-    rule: Rule = Field(default="zero", description="how an expert is switched off: zero or renormalise")
+    rule: Rule = Field(
+        default="zero", description="how an expert is switched off: zero or, where there is a softmax, renormalise"
+    )
     replace: bool = Field(
         default=False,
         description="v' is what the experts give, without v: an ablation. It starts at the rms of v; `residual` does "
@@ -147,6 +168,13 @@ class FusionConfig(Frozen):
                 "kind clip-mlp, which has no experts" if self.kind == "clip-mlp" else "init zero, which leaves nothing"
             )
             raise ValueError(f"replace puts what experts give in place of v, but it stands beside {told}; drop one")
+        return self
+
+    @model_validator(mode="after")
+    def _rule_of_a_softmax(self) -> Self:
+        if self.rule == "renormalise" and (self.kind != "gate" or self.gate.activation != "softmax"):
+            told = f"kind {self.kind}" if self.kind != "gate" else f"gate.activation {self.gate.activation}"
+            raise ValueError(f"rule renormalise needs a softmax, and {told} has none; use rule zero")
         return self
 
 
@@ -258,6 +286,15 @@ class ModelConfig(Frozen):
     @classmethod
     def _distinct(cls, value: tuple[ExpertConfig, ...]) -> tuple[ExpertConfig, ...]:
         return _each_once(value)
+
+    @model_validator(mode="after")
+    def _gates_of_their_own(self) -> Self:
+        if self.fusion.kind != "gate" and (apart := [one.key for one in self.experts if one.gate == "own"]):
+            raise ValueError(
+                f"experts {apart} ask for a gate of their own, and fusion kind {self.fusion.kind} has no gates; leave "
+                "it out, or set fusion.kind gate"
+            )
+        return self
 
 
 class GrowthConfig(Frozen):

@@ -38,7 +38,8 @@ def add_expert(
         ConfigError: the model has no experts to join, holds this one already, or images are needed.
         ToveError: the name is unknown, or weights are missing or differ from what is recorded.
     """
-    wanted = as_config(ExpertConfig, expert, "name").model_copy(update={"gate": "own"})
+    gate = "own" if model.config.fusion.kind == "gate" else "shared"  # in a fusion without gates there is none to own
+    wanted = as_config(ExpertConfig, expert, "name").model_copy(update={"gate": gate})
     key, fusion = wanted.key, model.fusion
     if fusion is None:
         raise ConfigError(f"there is no fusion for {key!r} to join; build a model with it and train that")

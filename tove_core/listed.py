@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tove_core.errors import ConfigError, ImageError
+from tove_core.checks import whole
+from tove_core.errors import ImageError
 
 
 def listed(images: Any) -> list[Any]:
@@ -30,8 +31,7 @@ def in_batches(counts: Sequence[int], size: int) -> Iterator[list[int]]:
         ConfigError: the size is below 1.
         ImageError: there is no sample.
     """
-    if size < 1:
-        raise ConfigError(f"batch_size is {size}; give at least 1")
+    size = whole(size, "batch_size", least=1)
     if not counts:
         raise ImageError("no image was given; give at least one")
     for count in sorted(set(counts)):

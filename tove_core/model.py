@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.config import ExpertConfig, ModelConfig, Rule
-from tove_core.errors import ConfigError, DataError, UnknownExpertError
+from tove_core.errors import ConfigError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
+from tove_core.fusion.checks import clip_tokens
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.streams import run_beside
 from tove_core.hub.transfer import arrived, sent
 from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
-from tove_core.language.marks import wrong_marks
+from tove_core.language.given import questions_about
 from tove_core.language.randomness import seeded
 from tove_core.listed import in_batches, listed
 from tove_core.naming import CLIP
@@ -138,15 +139,16 @@ class ToveModel(nn.Module):
 
     def fuse(self, features: Mapping[str, Tensor], **options: Any) -> Fused:
         """Enhance CLIP's tokens by the experts' features; options as for `Transfer.forward`. Gradients flow."""
-        if self.fusion is None:
-            return Fused(features[CLIP], None)
-        return self.fusion(features[CLIP], features, **options)
+        tokens = clip_tokens(features)
+        return Fused(tokens, None) if self.fusion is None else self.fusion(tokens, features, **options)
 
     def forward(self, images: ImageSource | Sequence[ImageSource | Seen], **options: Any) -> Tensor:
         """Return enhanced tokens v' [B, N, D], float32, as `tokens` does; gradients flow to the fusion in grad mode.
 
         The decoder is not run. The frozen parts give no gradient, nor do the images. For `DistributedDataParallel` and
-        trainers that call a model; a loop of one's own saves work by `encode` once and `fuse` in each step.
+        trainers that call a model; a loop of one's own saves work by `encode` once and `fuse` in each step. A decoder,
+        and experts that are off, get no gradient here, of which `DistributedDataParallel` must be told by
+        `find_unused_parameters=True`; with `decoder=None` and every expert on it need not be.
 
         Args:
             images: B of them: a list, an array [B, H, W, 3], a tensor [B, 3, H, W], or what `preprocessor().see` gave.
@@ -214,16 +216,9 @@ class ToveModel(nn.Module):
             DataError: a question marks the places of more or fewer images than it is asked about.
         """
         shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in listed(images)]
-        asked = [questions] * len(shown) if isinstance(questions, str) else list(questions or [])
-        self._decoder()  # or there is none, which is said before images are seen
-        if len(asked) != len(shown):
-            raise ConfigError(f"{len(asked)} questions were given for {len(shown)} images; wanted one for each")
         counts = [len(one) for one in shown]
-        for question, count in zip(asked, counts, strict=True):
-            if count == 0:
-                raise ConfigError(f"the question {question!r} is about no image; give at least one")
-            if (fault := wrong_marks(question, count)) is not None:
-                raise DataError(fault)
+        self._decoder()  # or there is none, which is said before images are seen
+        asked = questions_about(counts, questions)
         said = [""] * len(shown)
         # Draws go on from batch to batch: seeded anew in each, every batch would draw the same.
         with seeded(generation.pop("seed", None), self.device):
@@ -243,7 +238,7 @@ class ToveModel(nn.Module):
                 "this model was never trained: what it says has nothing to do with the image; run 'tove train' first",
                 stacklevel=3,
             )
-        return decoder.generate(tokens, list(prompts), **generation)
+        return decoder.generate(tokens, prompts, **generation)
 
     # Switching experts
 
@@ -316,7 +311,7 @@ class ToveModel(nn.Module):
         """Write a checkpoint folder: what was trained, and the rest by reference or, with `full`, inside."""
         from tove_core.checkpoint import save
 
-        return save(self, Path(folder), full=full)
+        return save(self, folder, full=full)
 
     @classmethod
     def from_pretrained(

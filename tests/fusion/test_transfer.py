@@ -26,8 +26,7 @@ def test_with_every_expert_off_the_tokens_are_clips_own_bit_for_bit(make, drawn,
     assert torch.equal(transfer(v, {}).tokens, v)
 
 
-@pytest.mark.parametrize("rule", ["zero", "renormalise"])
-@pytest.mark.parametrize("kind", ["gate", "uniform", "concat"])
+@pytest.mark.parametrize(("kind", "rule"), CASES)
 def test_a_sample_whose_experts_are_all_masked_keeps_its_tokens_bit_for_bit(make, drawn, optimise, kind, rule):
     v, u = drawn
     transfer = make(kind, rule=rule)
@@ -55,6 +54,19 @@ def test_the_gated_fusion_is_what_its_formula_says(make, drawn):
     fused = transfer(v, u)
     torch.testing.assert_close(fused.tokens, want)
     torch.testing.assert_close(fused.gates, weights)
+
+
+@pytest.mark.parametrize("given", [{}, {"gate_activation": "sigmoid"}, {"gate_null": True}])
+def test_the_gates_own_weights_are_those_of_a_plain_pass(make, drawn, given):
+    v, u = drawn
+    transfer = make(**given)
+    assert not transfer(v, u).gates.eq(1).any()
+    for off in ([], [("b", "zero")], [("b", "zero"), ("a", "zero")]):
+        for name, rule in off:
+            transfer.switch_off(name, rule)
+        torch.testing.assert_close(transfer.weights(v), transfer(v, u).gates)
+        assert not transfer.weights(v).requires_grad
+    assert make("concat").weights(v) is None and torch.equal(make("uniform").weights(v), torch.ones(3, 11, 3))
 
 
 def test_at_the_start_all_gates_are_one_and_the_gate_equals_the_uniform_sum(make, drawn):

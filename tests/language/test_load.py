@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tove_core.config import DecoderConfig
-from tove_core.errors import WeightsError
-from tove_core.language.load import load_decoder
+from tove_core.errors import CheckpointError, WeightsError
+from tove_core.language.load import load_decoder, save_decoder
 from tove_core.language.outline import DecoderOutline
 
 CODE = {"auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
@@ -41,6 +41,16 @@ def test_a_decoder_that_brings_code_is_refused_with_the_reason_and_its_code_is_n
 def test_a_decoder_that_transformers_knows_is_loaded_although_code_lies_beside_it(saved: Path) -> None:
     assert load_decoder(changed(saved, **CODE), width=11).width == 11
     assert not (saved.parent / "ran").exists()
+
+
+def test_a_language_model_is_not_written_where_a_file_stands(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", str(tmp_path / "file" / "below")):
+        with pytest.raises(CheckpointError, match=r"file.* cannot be written"):
+            save_decoder(make("llama"), place)
+    assert (tmp_path / "file").read_text() == "kept"
+    save_decoder(make("llama"), str(tmp_path / "new" / "folder"))
+    assert load_decoder(DecoderConfig(name=str(tmp_path / "new" / "folder")), width=11).width == 11
 
 
 def test_other_faults_of_a_folder_keep_their_own_reason(saved: Path) -> None:

@@ -128,7 +128,7 @@ def test_bad_batches_are_refused(make, tokens, prompts, targets):
         decoder(tokens, prompts[:2], targets[:2])
     with pytest.raises(DataError, match="list of prompts is empty"):
         decoder(tokens[:0], [], [])
-    with pytest.raises(DataError, match="one string"):
+    with pytest.raises(DataError, match=r"prompts are .how many"):
         decoder(tokens, "how many?", targets)
     with pytest.raises(DataError, match="no target to learn"):
         decoder(tokens, prompts)

@@ -35,3 +35,18 @@ def test_a_model_without_gates_makes_no_picture(toy: Any, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="no gates"):
         write_gate_maps(toy.build([], decoder=None), toy.pictures(1), tmp_path / "maps.png")
     assert not (tmp_path / "maps.png").exists()
+
+
+def test_one_image_and_a_path_as_text_will_do(toy: Any, tmp_path: Path) -> None:
+    model = toy.build(decoder=None)
+    one = write_gate_maps(model, toy.pictures(1)[0], str(tmp_path / "one.png"))
+    assert one.read_bytes() == write_gate_maps(model, toy.pictures(1), tmp_path / "list.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["", "maps", "maps.xyz", "maps.psd", None])
+def test_what_no_picture_can_be_written_to_is_refused(toy: Any, tmp_path: Path, name: str | None) -> None:
+    place = None if name is None else tmp_path / name
+    told = "the picture is None" if name is None else r"is no file of a picture; give one that ends in .png"
+    with pytest.raises(ConfigError, match=told):
+        write_gate_maps(toy.build(decoder=None), toy.pictures(1), place)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ EXAMPLES = 24
 
 def diagnose(
     model: ToveModel,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     against: Mapping[str, str] | None = None,
     *,
     names: tuple[str, str] = ("run", "other"),
@@ -64,6 +64,7 @@ def diagnose(
         ConfigError: nothing is asked about, the task is unknown, or there is no expert to switch off.
         DataError: the other's predictions are not about these samples, or the data are another task's.
     """
+    samples = list(samples)  # gone through more than once
     if against is None and not model.active_experts:
         raise ConfigError(
             f"{names[0]} has no expert on, so it cannot be compared with itself without experts; name another run"

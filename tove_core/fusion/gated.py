@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tove_kernels import gated_activation_mix_and_weights
+from tove_kernels import gate_weights, gated_activation_mix_and_weights
 
 from tove_core.config import FusionConfig, Rule
 from tove_core.fusion.gate import Gate
@@ -117,6 +117,19 @@ class GatedTransfer(Transfer):
         layers: list[nn.Linear] = [self.first[name] for name in names]  # type: ignore[misc]  # all are Linear
         hidden = [F.linear(features[name], layer.weight) for name, layer in zip(names, layers, strict=True)]
         return hidden, [layer.bias for layer in layers]
+
+    @torch.no_grad()
+    def weights(self, tokens: Tensor) -> Tensor:
+        """Return the weights [B, N, K] that the gate gives every expert that is on, as `Transfer.weights` says."""
+        apart = self.apart
+        shared = [name for name in self.active if name not in apart]
+        own = [name for name in self.active if name in apart]
+        kind = self.config.gate.activation if self.gate is not None else "softmax"
+        tokens = self.own(tokens)
+        found = [gate_weights(self.logits(tokens), len(shared), activation=kind)] if shared else []
+        if own and self.gate is not None:
+            found.append(gate_weights(self.gate.own_logits(tokens, own), len(own), activation="sigmoid"))
+        return self._all_columns(torch.cat(found, -1), [*shared, *own])
 
     @torch.no_grad()
     def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tove_core.config import FusionConfig, Rule
 from tove_core.errors import ConfigError, ContractError, UnknownExpertError
+from tove_core.fusion.checks import check_options, described
 from tove_core.fusion.size import projector_hidden
 
 
@@ -96,7 +97,7 @@ class Transfer(nn.Module):
             tokens: v [B, N, D].
             features: u_k [B, N, C_k] by expert name; those of experts that are off are not read.
             mask: [B, K] over `experts`, False where a sample goes without an expert; switched off by `config.rule`.
-            keys: [B], the samples' keys for noise.
+            keys: [B], the samples' keys for noise, integers.
             noise: standard deviation of the gate's noise.
 
         Returns:
@@ -105,11 +106,12 @@ class Transfer(nn.Module):
 
         Raises:
             ContractError: features of an expert that is on are missing or of another shape.
-            ConfigError: the mask has another shape.
+            ConfigError: the mask or the keys have another shape or type, or noise is below 0 or comes without keys.
         """
         if not self.active:
             return Fused(tokens, None)
-        self._check(tokens, features, mask)
+        check_options(mask, keys, noise, len(tokens), self.experts)
+        self._check(tokens, features)
         mix, gates = self._mix(self.own(tokens), self._own_all(features), mask, keys, noise)
         added = self.second(mix).to(tokens.dtype)
         return Fused(added if self.config.replace else tokens + added, gates)
@@ -121,19 +123,13 @@ class Transfer(nn.Module):
     def _own_all(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self.own(features[name]) for name in self.active}
 
-    def _check(self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None) -> None:
+    def _check(self, tokens: Tensor, features: Mapping[str, Tensor]) -> None:
         for name in self.active:
-            wanted = (*tokens.shape[:2], self.first[name].in_features)
-            given = tuple(features[name].shape) if name in features else None
-            if given != wanted:
+            wanted, given = (*tokens.shape[:2], self.first[name].in_features), features.get(name)
+            if not isinstance(given, Tensor) or tuple(given.shape) != wanted:
                 raise ContractError(
-                    f"features of expert {name!r} are {given or 'missing'}; wanted aligned tokens {list(wanted)}"
+                    f"features of expert {name!r} are {described(given)}; wanted aligned tokens {list(wanted)}"
                 )
-        if mask is not None and tuple(mask.shape) != (len(tokens), len(self.experts)):
-            raise ConfigError(
-                f"the mask has shape {tuple(mask.shape)}; wanted [{len(tokens)}, {len(self.experts)}], a column for "
-                f"each of {', '.join(self.experts)}"
-            )
 
     def _mix(
         self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
@@ -163,6 +159,14 @@ class Transfer(nn.Module):
             )
         share = 1.0 if self.config.replace else self.config.residual
         self.second.weight.mul_(share * tokens.float().square().mean().sqrt() / residual)
+
+    def weights(self, tokens: Tensor) -> Tensor | None:
+        """Return what the gate gives every expert that is on, [B, N, K] without gradient; None: there is no gate.
+
+        These are the weights of an ordinary forward pass, without noise and with no expert left out of a sample. Only
+        v [B, N, D] is looked at, so it costs next to nothing.
+        """
+        return None
 
     def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
         """Return, for each active expert of a gated fusion, its name, gate [B, N] and hidden tokens [B, N, H]."""

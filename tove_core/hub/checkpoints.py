@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
+from tove_core.checks import path_given
 from tove_core.errors import CheckpointError, ConfigError, WeightsError
 from tove_core.hub.download import commit_at, fetch_file, list_files, on_disk, pin_name
 from tove_core.hub.lock import Lock
@@ -60,7 +61,7 @@ def open_checkpoint(place: str | Path, revision: str | None = None, lock: Lock |
         return _fetched(repo, named or revision, lock or Lock())
     if revision is not None:
         raise ConfigError(f"revision {revision!r} is one of a hub repository, and {place} is a folder; leave it out")
-    return Path(place)
+    return path_given(place, "the checkpoint")
 
 
 def _fetched(repo: str, revision: str | None, lock: Lock) -> Path:

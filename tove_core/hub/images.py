@@ -42,6 +42,10 @@ def read_image(source: ImageSource) -> Tensor:
         path = Path(source)
         try:
             return _open(path.read_bytes(), str(path))
+        except ImageError:
+            raise
+        except ValueError as error:  # such as a null character, which no name has
+            raise ImageError(f"{str(source)!r:.80} is no path ({error}); give a path to an image file") from error
         except OSError as error:
             scheme, _, rest = str(path).partition(":/")  # of `://` a path keeps one slash
             if scheme.lower() in _REMOTE:

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
+from tove_core.language.given import check_tokens, listed_texts
 from tove_core.language.lora import adapted, add_lora
 from tove_core.language.options import check_options, check_values, refused_by_transformers
 from tove_core.language.positions import first_position, position_ids
@@ -278,12 +279,11 @@ class Decoder(nn.Module, ABC):
         return position_ids(batch.attention_mask, self._first)
 
     def _texts(self, tokens: Tensor, prompts: Texts, targets: Sequence[str] | None) -> list[EncodedText]:
-        if tokens.ndim != 3 or tokens.shape[2] != self.width or not tokens.shape[1]:
-            raise ConfigError(f"tokens have shape {list(tokens.shape)}; this decoder wants [B, N, {self.width}]")
-        if isinstance(prompts, str) or isinstance(targets, str):
-            raise DataError("prompts or targets are one string; give a list with one for each image")
-        encoded = [p for p in prompts if isinstance(p, EncodedText)]
-        strings = [p for p in prompts if not isinstance(p, EncodedText)]  # what is no text is told by `encode`
+        check_tokens(tokens, self.width)
+        given = listed_texts(prompts, "prompts")
+        targets = None if targets is None else listed_texts(targets, "targets")
+        encoded = [p for p in given if isinstance(p, EncodedText)]
+        strings = [p for p in given if not isinstance(p, EncodedText)]  # what is no text is told by `encode`
         if encoded and (strings or targets is not None):
             raise DataError("encoded texts came with strings; give either encoded texts alone or prompts and targets")
         texts = encoded or self.encode(strings, targets)

@@ -20,6 +20,7 @@ from transformers import (
 from tove_core.config import DecoderConfig
 from tove_core.environment import offline
 from tove_core.errors import CheckpointError, WeightsError
+from tove_core.folders import require_writable
 from tove_core.hub.digest import sha256
 from tove_core.language.bars import without_bars
 from tove_core.language.base import Decoder, DecoderIdentity
@@ -75,7 +76,7 @@ def load_decoder(
     return decoder.to(device or "cpu").eval()
 
 
-def save_decoder(decoder: Decoder, folder: Path, *, merged: bool = False) -> None:
+def save_decoder(decoder: Decoder, folder: str | Path, *, merged: bool = False) -> None:
     """Write the language model and its tokenizer as an ordinary Hugging Face folder (safetensors).
 
     The projector is not in it: it belongs to the transfer that was trained, not to the language model.
@@ -87,13 +88,15 @@ def save_decoder(decoder: Decoder, folder: Path, *, merged: bool = False) -> Non
             those the adapters stand beside, as a checkpoint wants them.
 
     Raises:
-        CheckpointError: the language model is held in few bits, which is not how it can be deployed.
+        CheckpointError: the language model is held in few bits, which is not how it can be deployed, or the folder
+            cannot be written.
     """
     if decoder.config.quantize is not None:
         raise CheckpointError(
             f"the language model is held in {decoder.config.quantize}, which cannot be written out in full; "
             "load it with decoder.quantize left out first"
         )
+    require_writable(folder)  # transformers only logs that a file stands there
     model = decoder.language_model
     state = plain_state(model, merged=merged) if adapted(model) else None
     with without_bars():

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from tove_core.checks import whole
+
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
@@ -15,10 +17,14 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
     Args:
         seed: None changes nothing; the block then draws from the global generators.
         device: a CUDA or MPS device whose generator is seeded too; None or the CPU: only the CPU's.
+
+    Raises:
+        ConfigError: the seed is no whole number that torch takes.
     """
     if seed is None:
         yield
         return
+    seed = whole(seed, "seed", least=-(2**63), most=2**64 - 1)  # what torch takes
     if device is not None and device.type == "mps":
         with _seeded_mps(seed), seeded(seed):
             yield

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tove_core.checks import path_given
+from tove_core.errors import ConfigError
 from tove_core.hub.images import ImageSource, read_image
 from tove_core.hub.view import View, resample
+from tove_core.listed import listed
 from tove_core.model import ToveModel
 from tove_core.spec import Input
 
@@ -20,7 +23,7 @@ HEAD = 22
 _STOPS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64)
 
 
-def write_gate_maps(model: ToveModel, images: Sequence[ImageSource], path: Path) -> Path:
+def write_gate_maps(model: ToveModel, images: ImageSource | Sequence[ImageSource], path: str | Path) -> Path:
     """Write one picture: a row per image, the image itself and then the gate of each expert over it.
 
     All maps share one scale, from no weight to the largest weight in the picture; the head names the experts, the
@@ -28,9 +31,16 @@ def write_gate_maps(model: ToveModel, images: Sequence[ImageSource], path: Path)
 
     Args:
         images: as `ToveModel.gates` takes them.
-        path: of a PNG.
+        path: of a PNG, or of another kind of picture that Pillow writes, named by its suffix.
+
+    Raises:
+        ConfigError: the model has no gate, or the path is a folder or that of no picture.
+        ImageError: there is no image, or one cannot be read.
     """
-    gates = model.gates(list(images))
+    path, images = path_given(path, "the picture"), listed(images)
+    if path.is_dir() or Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ConfigError(f"{path} is no file of a picture; give one that ends in .png")
+    gates = model.gates(images)
     largest = max(float(grid.max()) for grid in gates.values())
     width = (len(gates) + 1) * (CELL + GAP) + GAP
     height = HEAD + len(images) * (CELL + GAP) + HEAD

@@ -65,7 +65,7 @@ class Report:
     balance: float
     """Importance, as weighted in the loss."""
     shares: dict[str, float] | None
-    """Of the gate mass, by expert."""
+    """Of the mass of the gate's own weights, by expert; whom samples went without does not count."""
     spread: float | None
     """Mean entropy of the gates, 1 where all are equal; None with fewer than two experts."""
     bad: list[int]
@@ -245,7 +245,9 @@ class Engine:
     def _competing(self) -> list[int]:
         """Columns of experts that share a softmax: a gate that stands apart has nothing to be balanced with."""
         fusion = self.model.fusion
-        return [] if fusion is None else [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
+        if fusion is None or not fusion.has_softmax:
+            return []
+        return [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
 
     def _summed(self, value: Tensor) -> Tensor:
         """Add a tensor over processes."""
@@ -270,11 +272,11 @@ class _Tally:
     def add(self, output: StepOutput) -> None:
         rows: Sequence[Tensor] = [output.loss.detach().float().reshape(1)]
         zero = rows[0] * 0
-        if output.gates is None or output.mass is None:
+        if output.gates is None:
             rows = [*rows, zero, zero]
         else:
             positions = zero + output.gates.shape[0] * output.gates.shape[1]
-            rows = [*rows, entropy(output.gates).reshape(1), positions, output.mass.detach()]
+            rows = [*rows, entropy(output.gates).reshape(1), positions, output.gates.sum((0, 1))]
         vector = torch.cat(list(rows))
         self._values = vector if self._values is None else self._values + vector
 

@@ -11,6 +11,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from tove_core.checks import whole
 from tove_core.config import DataConfig, TrainingConfig
 from tove_core.data.ahead import ReadAhead
 from tove_core.data.broken import BrokenImages, try_image, usable
@@ -92,6 +93,7 @@ class Examples:
         Args:
             order: what they are sorted by first, of a sample's number; None: the data set's order.
         """
+        whole(size, "batch_size", least=1)
         every = sorted(range(len(self)), key=lambda i: (order(i) if order else 0, len(self.rows[i])))
         for start in range(0, len(every), size):
             some = every[start : start + size]

@@ -55,7 +55,10 @@ def diagnosis(shares: Mapping[str, float], spread: float | None, gate: GateConfi
     else:
         return None
     balance, noise = max(10 * gate.balance, 0.01), max(2 * gate.noise, 0.3)
+    cures = [f"gate.noise to {noise:g} (it is {gate.noise:g})"]
+    if gate.activation == "softmax":  # where experts do not compete, nothing balances them
+        cures.insert(0, f"gate.balance to {balance:g} (it is {gate.balance:g})")
     return (
-        f"{seen}; set model.fusion.gate.balance to {balance:g} (it is {gate.balance:g}), gate.noise to {noise:g} "
-        f"(it is {gate.noise:g}) or gate.temperature above {gate.temperature:g}, or detach what is not used"
+        f"{seen}; set model.fusion.{', '.join(cures)} or gate.temperature above {gate.temperature:g}, or detach what "
+        "is not used"
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tove_core.calibration import require_calibrated
+from tove_core.checks import path_given, seed_given
 from tove_core.config import TrainingConfig
 from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.errors import CheckpointError, ConfigError, ToveError
@@ -29,6 +30,7 @@ from tove_core.training.metrics import Reporter
 from tove_core.training.only import only_experts
 from tove_core.training.optimise import schedule, set_rates
 from tove_core.training.processes import all_told, tell
+from tove_core.training.refusals import require_targets
 from tove_core.training.shard import require_even
 from tove_core.training.shares import Shares
 from tove_core.training.state import STATE, load_state, restore_statistics, save_state
@@ -42,7 +44,7 @@ def fit(
     config: TrainingConfig,
     *,
     seed: int = 0,
-    output: Path | None = None,
+    output: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
     label: str = "train",
@@ -76,6 +78,8 @@ def fit(
     """
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
+    require_targets(examples.samples)
+    seed, output = seed_given(seed), None if output is None else path_given(output, "output")
     run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
     with only_experts(model, only), listening() as request:
         run.go(request, resume)

@@ -9,7 +9,7 @@ from tove_core import plugins
 from tove_core.checkpoint import Manifest, read_manifest
 from tove_core.config import GrowthConfig, RunConfig, TrainingConfig
 from tove_core.data.sample import Sample
-from tove_core.errors import ConfigError
+from tove_core.errors import ConfigError, DataError
 from tove_core.training.optimise import inexact
 from tove_core.training.shard import require_even
 
@@ -53,6 +53,17 @@ def require_fitting(samples: Sequence[Sample], config: TrainingConfig) -> None:
     """
     if config.shard == "full":
         require_even(len({len(sample.images) for sample in samples}) > 1)
+
+
+def require_targets(samples: Sequence[Sample]) -> None:
+    """Refuse samples of which one has no text to learn.
+
+    Raises:
+        DataError: there is one; it is named.
+    """
+    bare = next((sample.id for sample in samples if not sample.targets), None)
+    if bare is not None:
+        raise DataError(f"sample {bare!r} has no target, so nothing can be learnt from it; give it one or leave it out")
 
 
 def warn_of_schedule(steps: int, warmup: int, prefix: str = "training.") -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tove_core.builder import assemble
 from tove_core.calibration import drawn
 from tove_core.checkpoint import load, start_from
+from tove_core.checks import path_given
 from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
 from tove_core.data.broken import try_image
@@ -64,7 +65,9 @@ def train(
     return _run(config, resume=False, device=own_device(device), quiet=quiet)
 
 
-def resume(folder: Path, *, device: str | None = None, quiet: bool = False, processes: int | None = None) -> ToveModel:
+def resume(
+    folder: str | Path, *, device: str | None = None, quiet: bool = False, processes: int | None = None
+) -> ToveModel:
     """Go on with a stopped run from its last whole state, exactly as if it had not stopped; arguments as for `train`.
 
     A run that was stopped before it saved a state begins anew, with a warning.
@@ -72,6 +75,7 @@ def resume(folder: Path, *, device: str | None = None, quiet: bool = False, proc
     Raises:
         CheckpointError: the folder holds no run, or one that is finished.
     """
+    folder = path_given(folder, "the run")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder} holds no run to resume ({CONFIG} is missing)")
     config = read_config(RunConfig, folder / CONFIG).model_copy(update={"output": folder})
@@ -307,13 +311,13 @@ def within(data: DataConfig, limit: int | None) -> int | None:
     return min((one for one in (limit, data.limit) if one is not None), default=None)
 
 
-def run_samples(folder: Path, limit: int | None, *, train: bool = False) -> list[Sample]:
+def run_samples(folder: str | Path, limit: int | None, *, train: bool = False) -> list[Sample]:
     """Read what `run_data` names.
 
     Raises:
         CheckpointError: the folder holds no run.
     """
-    return read(run_data(folder, limit, train=train))
+    return read(run_data(path_given(folder, "the run"), limit, train=train))
 
 
 def run_examples(

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from tove_core.checks import path_given
 from tove_core.config import RunConfig
 from tove_core.data.broken import BrokenImages, try_image, usable
 from tove_core.data.cache.folder import SOURCE, LackingImages
@@ -38,7 +39,7 @@ class Offer(Stored):
     """A cache that nobody asked for by name: read where it serves; where it does not, the reason is told."""
 
 
-Cache = Path | bool | Stored
+Cache = str | Path | bool | Stored
 """A cache to read from (an offered one: where it serves); true: features are kept in memory; false: in no place."""
 
 
@@ -117,8 +118,8 @@ def cached_examples(
     """
     if isinstance(cache, bool):
         return None
-    if isinstance(cache, Path):
-        cache = Stored(cache)
+    if not isinstance(cache, Stored):
+        cache = Stored(path_given(cache, "cache"))
     if not isinstance(cache, Offer):
         table, samples = _opened(model, samples, cache, max_broken)
     else:

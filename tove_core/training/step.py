@@ -22,9 +22,9 @@ class StepOutput(NamedTuple):
     tokens: Tensor
     """How many answer tokens there were."""
     mass: Tensor | None
-    """Gate mass per expert [K], summed over samples and tokens; None without a gate."""
+    """Gate mass per expert [K] as it was mixed, summed over samples and tokens; None without a gate."""
     gates: Tensor | None = None
-    """The gates themselves [B, N, K], without gradient."""
+    """The gate's own weights [B, N, K]: without noise and with no expert left out, without gradient."""
     per_sample: Tensor | None = None
     """The loss of each sample [B], without gradient."""
 
@@ -59,8 +59,15 @@ class TransferStep(nn.Module):
         fused = self._fuse(features, keys, noise, dropout)
         output = self.decoder(fused.tokens, prompts, targets)
         mass = None if fused.gates is None else _mass(fused.gates)
-        gates = None if fused.gates is None else fused.gates.detach().float()
+        gates = None if fused.gates is None else self._own_weights(features[CLIP], fused.gates, noise, dropout)
         return StepOutput(output.loss_sum, output.token_count, mass, gates, output.loss_per_sample.detach())
+
+    @torch.no_grad()
+    def _own_weights(self, tokens: Tensor, gates: Tensor, noise: float, dropout: float) -> Tensor | None:
+        # Samples that go without an expert say nothing about what the gate chooses: its weights are asked for anew.
+        explored = self.fusion is not None and (noise > 0 or dropout > 0) and bool(self.fusion.active)
+        own = self.fusion.weights(tokens) if explored and self.fusion is not None else gates.detach()
+        return None if own is None else own.float()
 
     @torch.no_grad()
     def mass(self, features: Mapping[str, Tensor], keys: Tensor, noise: float, dropout: float) -> Tensor | None:
