@@ -8,7 +8,10 @@ from tove_core.export.compare import difference, probe_ids, probe_pixels
 
 
 def test_the_largest_difference_and_value_are_reported():
-    assert difference("image embeddings", torch.tensor([[-8.0, 2.0]]), torch.tensor([[-8.0, 2.0 + 2**-16]])) == (2**-16, 8.0)
+    assert difference("image embeddings", torch.tensor([[-8.0, 2.0]]), torch.tensor([[-8.0, 2.0 + 2**-16]])) == (
+        2**-16,
+        8.0,
+    )
 
 
 @pytest.mark.parametrize("other", [[1.0, 2.001], [1.0, float("nan")], [1.0]])

@@ -111,8 +111,8 @@ def require_plain(model: ToveModel) -> None:
     """
     if model.experts:
         raise ConfigError(
-            f"the model sees through {len(model.experts)} experts ({', '.join(model.experts)}), which no format of others "
-            "holds; move what they know into the tower first, with 'tove merge'"
+            f"the model sees through {len(model.experts)} experts ({', '.join(model.experts)}), which no format "
+            "of others holds; move what they know into the tower first, with 'tove merge'"
         )
     if model.fusion is not None:
         raise ConfigError(

@@ -94,8 +94,8 @@ def vision_part(tower: Tower) -> tuple[PretrainedConfig, dict[str, Tensor]]:
             return CLIPVisionConfig(**vision_settings(visual, tower.reference)), vision_state(visual)
         difference = found
     raise ConfigError(
-        f"the tower {tower.reference!r} cannot be a LLaVA's, whose image tower is transformers' CLIP or SigLIP, because "
-        f"{difference}; train with a tower of OpenAI's form, or with a transformers one ('hf:...' as clip.name)"
+        f"the tower {tower.reference!r} cannot be a LLaVA's, whose image tower is transformers' CLIP or SigLIP, "
+        f"because {difference}; train with a tower of OpenAI's form, or with a transformers one ('hf:...' as clip.name)"
     )
 
 
@@ -128,6 +128,7 @@ def language_part(
     embedding = f"{named[model.get_input_embeddings()].removeprefix(prefix)}.weight"
     tied = bool(config.tie_word_embeddings) and embedding == _TIED and torch.equal(head, text[embedding])
     text[embedding], head = widened(text[embedding], size), widened(head, size)
+    config.name_or_path = ""  # a place on this machine
     config.update({"vocab_size": len(head), "tie_word_embeddings": tied, "dtype": dtype})
     return config, text, head
 
@@ -164,8 +165,8 @@ def refuse_language(decoder: Decoder, difference: str) -> None:
         ConfigError: always.
     """
     raise ConfigError(
-        f"the {decoder.identity.architecture} {decoder.identity.name!r} cannot be a LLaVA's, which is a transformer with "
-        f"one linear head, because {difference}; train with a language model such as Llama, Qwen2 or Mistral"
+        f"the {decoder.identity.architecture} {decoder.identity.name!r} cannot be a LLaVA's, which is a transformer "
+        f"with one linear head, because {difference}; train with a language model such as Llama, Qwen2 or Mistral"
     )
 
 
@@ -185,6 +186,6 @@ def _require_same(part: nn.Module, state: dict[str, Tensor]) -> None:
     given = {name: value.shape for name, value in state.items()}
     if odd := sorted({name for name, _ in wanted.items() ^ given.items()}):
         raise ConfigError(
-            f"transformers' {type(part).__name__} inside a Llava has other parameters than the model, first {odd[0]!r}; "
-            "choose another tower or language model, or report this as a bug"
+            f"transformers' {type(part).__name__} inside a Llava has other parameters than the model, first "
+            f"{odd[0]!r}; choose another tower or language model, or report this as a bug"
         )

@@ -58,15 +58,16 @@ def llava_tokenizer(decoder: Decoder) -> PreTrainedTokenizerBase:
     tokenizer: Any = copy.deepcopy(decoder.tokenizer)
     if IMAGE not in tokenizer.get_vocab():
         tokenizer.add_tokens([IMAGE], special_tokens=True)
-    for name in ("add_bos_token", "add_eos_token"):
-        if getattr(tokenizer, name, None):
-            setattr(tokenizer, name, False)
+    settings: dict[str, Any] = {name: False for name in ("add_bos_token", "add_eos_token") if hasattr(tokenizer, name)}
+    settings["padding_side"] = "left"  # of a batch that is generated from
+    for name, value in settings.items():
+        setattr(tokenizer, name, value)
+        tokenizer.init_kwargs[name] = value  # else it would not be saved
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         backend.post_processor = None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(decoder.pad)
-    tokenizer.padding_side = "left"  # of a batch that is generated from
     return tokenizer
 
 

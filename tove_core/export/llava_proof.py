@@ -114,12 +114,11 @@ def _compared_ids(tower: Tower, decoder: Decoder, processor: Any, prompts: list[
         said = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
         )
-        start = decoder.layout.start if text.before[: len(decoder.layout.start)] != decoder.layout.start else ()
-        wanted = [*start, *text.before, *[processor.image_token_id] * tower.tokens, *text.after]
+        wanted = [*text.before, *[processor.image_token_id] * tower.tokens, *text.after]
         if said["input_ids"][0] != wanted:
             raise CheckpointError(
-                f"transformers' processor makes ids {said['input_ids'][0][:8]}... of the prompt {prompt!r:.60} where the "
-                f"model was trained on {wanted[:8]}...; set decoder.prompt to a template that begins with {{image}}"
+                f"transformers' processor makes ids {said['input_ids'][0][:8]}... of the prompt {prompt!r:.60} where "
+                f"the model was trained on {wanted[:8]}...; set decoder.prompt to a template that begins with {{image}}"
             )
         found.append(wanted)
     return found

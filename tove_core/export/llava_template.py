@@ -75,7 +75,7 @@ def chat_template(layout: PromptLayout) -> str:
         SHOWN_TAIL=_shown(tail),
         HEAD=_quoted(bare_head),
         TAIL=_quoted(bare_tail),
-        START=_quoted(start),
+        START=_quoted("" if head.startswith(start) else start),
         GAP=_quoted(form.gap),
         END=_quoted(str(layout.tokenizer.convert_ids_to_tokens(layout.end))),
     )
