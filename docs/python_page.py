@@ -210,17 +210,19 @@ print(write_gate_maps(model, ["photo.jpg"], Path("gates.png")))
     ),
     Section(
         "Merge and export",
-        "`merge` gives a model without experts, `write_merged` a folder that open_clip or transformers loads.",
+        "`merge` gives a model without experts, `write_merged` a folder that open_clip or transformers loads,\n"
+        "`write_llava` a whole LLaVA.",
         """
 from tove_core.config import MergeConfig
 from tove_core.export.hf_dir import write_hf
+from tove_core.export.llava import write_llava
 from tove_core.merging import merge
 from tove_core.merging.write import write_merged
 
 merged = merge(model, examples, MergeConfig(steps=2, batch_size=8), quiet=True)
 write_merged(merged, Path("merged"))
 print(merged.active_experts, tove_core.ToveModel.from_pretrained("merged").trained)
-print(write_hf(merged.tower, "merged-hf").format)
+print(write_hf(merged.tower, "merged-hf").format, write_llava(merged, "merged-llava").format)
 """,
         (
             "tove_core.merging:merge",
@@ -229,6 +231,9 @@ print(write_hf(merged.tower, "merged-hf").format)
             "tove_core.export.open_clip_dir:write_open_clip",
             "tove_core.export.hf_dir:write_hf",
             "tove_core.export.compare:ExportReport",
+            "tove_core.export.clip:write_clip",
+            "tove_core.export.llava:write_llava",
+            "tove_core.export.llava:LlavaReport",
             "tove_core.language.load:save_decoder",
         ),
     ),

@@ -8,19 +8,22 @@ from tove_core.export.compare import difference, probe_ids, probe_pixels
 
 
 def test_the_largest_difference_and_value_are_reported():
-    assert difference("image", torch.tensor([[-8.0, 2.0]]), torch.tensor([[-8.0, 2.0 + 2**-16]])) == (2**-16, 8.0)
+    assert difference("image embeddings", torch.tensor([[-8.0, 2.0]]), torch.tensor([[-8.0, 2.0 + 2**-16]])) == (
+        2**-16,
+        8.0,
+    )
 
 
 @pytest.mark.parametrize("other", [[1.0, 2.001], [1.0, float("nan")], [1.0]])
 def test_differences_of_value_shape_and_nan_are_errors(other):
     with pytest.raises(CheckpointError, match="image embeddings"):
-        difference("image", torch.tensor([[1.0, 2.0]]), torch.tensor([other]))
+        difference("image embeddings", torch.tensor([[1.0, 2.0]]), torch.tensor([other]))
 
 
 def test_a_source_that_is_not_finite_is_an_error():
     values = torch.tensor([[float("nan")]])
     with pytest.raises(CheckpointError):
-        difference("image", values, values)
+        difference("image embeddings", values, values)
 
 
 @pytest.mark.parametrize("length", [1, 2, 9])

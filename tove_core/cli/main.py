@@ -22,6 +22,7 @@ from tove_core.cli import (
     experts,
     experts_check,
     experts_new,
+    export,
     lifecycle,
     plan,
     push,
@@ -48,6 +49,7 @@ app.command()(lifecycle.contributions)
 app.command()(diagnose.diagnose)
 app.command()(lifecycle.detach)
 app.command()(lifecycle.merge)
+app.command()(export.export)
 app.command()(push.push)
 app.command()(demo.demo)
 app.command()(doctor.doctor)

@@ -72,23 +72,27 @@ def probe_ids(length: int, vocabulary: int, end: int) -> Tensor:
     return ids
 
 
-def difference(what: str, source: Tensor, loaded: Tensor) -> tuple[float, float]:
+def difference(what: str, source: Tensor, loaded: Tensor, tolerance: float = RELATIVE_TOLERANCE) -> tuple[float, float]:
     """Return the largest absolute difference and the largest absolute value of `source`.
+
+    Args:
+        what: the values in words, for errors.
+        tolerance: the largest difference allowed, relative to the largest value.
 
     Raises:
         CheckpointError: the shapes differ, a value is not finite, or the difference is above the tolerance.
     """
     if source.shape != loaded.shape:
         raise CheckpointError(
-            f"the export gives {what} embeddings {list(loaded.shape)} where the source gives {list(source.shape)}; "
+            f"the export gives {what} {list(loaded.shape)} where the source gives {list(source.shape)}; "
             "the configuration written does not describe the model, report this as a bug"
         )
     scale = float(source.abs().max())
     apart = float((source - loaded).abs().max())
     # Written so that not-a-number fails.
-    if not apart <= RELATIVE_TOLERANCE * scale:
+    if not apart <= tolerance * scale:
         raise CheckpointError(
-            f"the export's {what} embeddings differ from the source by {apart:.3g} (largest value {scale:.3g}); "
+            f"the export's {what} differ from the source by {apart:.3g} (largest value {scale:.3g}); "
             "nothing was written, check that activation and normalisation of the model are what its configuration says"
         )
     return apart, scale

@@ -18,6 +18,7 @@ _BLOCK_PARTS = (
     ("mlp.c_fc", "mlp.fc1"),
     ("mlp.c_proj", "mlp.fc2"),
 )
+_BLOCKS = "its blocks are not the plain ones"
 _ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
@@ -29,15 +30,13 @@ def check_form(model: nn.Module, reference: str) -> None:
     """
     visual: Any = model.visual
     text: Any = getattr(model, "text", model)
-    native = isinstance(visual, VisionTransformer)
     # `model` itself is the text tower of the class CLIP, whose attributes have other names.
     own_text = text is model or isinstance(text, TextTransformer)
+    if difference := vision_difference(visual):
+        _refuse(reference, difference)
     checks = (
-        (native, f"its image tower is a {type(getattr(visual, 'trunk', visual)).__name__}"),
-        (native and visual.pool_type == "tok" and visual.attn_pool is None, "it does not pool at the class token"),
-        (native and isinstance(visual.ln_pre, nn.LayerNorm), "it has no norm before its blocks"),
-        (native and len(set(visual.image_size)) == 1, "its images are not square"),
-        (native and visual.proj is not None, "it has no image projection"),
+        (visual.pool_type == "tok" and visual.attn_pool is None, "it does not pool at the class token"),
+        (visual.proj is not None, "it has no image projection"),
         (own_text, "its text tower is not open_clip's"),
         (own_text and _text_pool(model) in {"argmax", "eos"}, "its texts are not pooled at their end"),
         (own_text and text.attn_mask is not None, "its text tower is not causal"),
@@ -49,11 +48,27 @@ def check_form(model: nn.Module, reference: str) -> None:
     for fine, difference in checks:
         if not fine:
             _refuse(reference, difference)
-    for block in [*visual.transformer.resblocks, *text.transformer.resblocks]:
-        if type(block) is not ResidualAttentionBlock or not isinstance(block.ls_1, nn.Identity):
-            _refuse(reference, "its blocks are not the plain ones")
+    if not _plain(text.transformer):
+        _refuse(reference, _BLOCKS)
     if isinstance(text.text_projection, nn.Linear) and text.text_projection.bias is not None:
         _refuse(reference, "its text projection has a bias")
+
+
+def vision_difference(visual: nn.Module) -> str | None:
+    """Say what keeps an image tower's tokens from being those of a `CLIPVisionModel`; None: nothing."""
+    tower: Any = visual
+    if not isinstance(visual, VisionTransformer):
+        return f"its image tower is a {type(getattr(visual, 'trunk', visual)).__name__}"
+    checks = (
+        (isinstance(tower.ln_pre, nn.LayerNorm), "it has no norm before its blocks"),
+        (len(set(tower.image_size)) == 1, "its images are not square"),
+        (_plain(tower.transformer), _BLOCKS),
+    )
+    return next((difference for fine, difference in checks if not fine), None)
+
+
+def _plain(transformer: Any) -> bool:
+    return all(type(b) is ResidualAttentionBlock and isinstance(b.ls_1, nn.Identity) for b in transformer.resblocks)
 
 
 def to_config(model: nn.Module, reference: str) -> CLIPConfig:
@@ -65,13 +80,7 @@ def to_config(model: nn.Module, reference: str) -> CLIPConfig:
     visual: Any = model.visual
     text: Any = getattr(model, "text", model)
     shared: dict[str, Any] = {"projection_dim": int(visual.proj.shape[1])}
-    vision_config = {
-        **_stack(visual.transformer, reference),
-        "image_size": int(visual.image_size[0]),
-        "patch_size": int(visual.patch_size[0]),
-        "layer_norm_eps": visual.ln_post.eps,
-        **shared,
-    }
+    vision_config = vision_settings(visual, reference) | shared
     text_config = {
         **_stack(text.transformer, reference),
         "max_position_embeddings": int(text.positional_embedding.shape[0]),
@@ -86,6 +95,21 @@ def to_config(model: nn.Module, reference: str) -> CLIPConfig:
     return CLIPConfig(vision_config=vision_config, text_config=text_config, **shared)
 
 
+def vision_settings(visual: nn.Module, reference: str) -> dict[str, Any]:
+    """Return what a `CLIPVisionConfig` says of an image tower without `vision_difference`.
+
+    Raises:
+        ConfigError: its activation is one that `CLIPVisionModel` lacks.
+    """
+    tower: Any = visual
+    return {
+        **_stack(tower.transformer, reference),
+        "image_size": int(tower.image_size[0]),
+        "patch_size": int(tower.patch_size[0]),
+        "layer_norm_eps": tower.ln_post.eps,
+    }
+
+
 def to_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's parameters under `CLIPModel`'s names, detached on the CPU."""
     visual: Any = model.visual
@@ -96,20 +120,32 @@ def to_state(model: nn.Module) -> dict[str, Tensor]:
         "logit_scale": model.logit_scale.reshape(()),  # type: ignore[operator, union-attr]
         "visual_projection.weight": visual.proj.T,
         "text_projection.weight": text_projection,
-        "vision_model.embeddings.class_embedding": visual.class_embedding,
-        "vision_model.embeddings.patch_embedding.weight": visual.conv1.weight,
-        "vision_model.embeddings.position_embedding.weight": visual.positional_embedding,
         "text_model.embeddings.token_embedding.weight": text.token_embedding.weight,
         "text_model.embeddings.position_embedding.weight": text.positional_embedding,
     }
-    for norm, name in (
-        (visual.ln_pre, "vision_model.pre_layrnorm"),  # transformers' spelling
-        (visual.ln_post, "vision_model.post_layernorm"),
-        (text.ln_final, "text_model.final_layer_norm"),
-    ):
-        out |= {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
-    out |= _blocks(visual.transformer, "vision_model") | _blocks(text.transformer, "text_model")
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in out.items()}
+    out |= _norms({"text_model.final_layer_norm": text.ln_final}) | _blocks(text.transformer, "text_model.")
+    return _alone(out) | {f"vision_model.{name}": tensor for name, tensor in vision_state(visual).items()}
+
+
+def vision_state(visual: nn.Module) -> dict[str, Tensor]:
+    """Return an image tower's parameters under the names that transformers has inside its own, detached on the CPU."""
+    tower: Any = visual
+    out: dict[str, Tensor] = {
+        "embeddings.class_embedding": tower.class_embedding,
+        "embeddings.patch_embedding.weight": tower.conv1.weight,
+        "embeddings.position_embedding.weight": tower.positional_embedding,
+    }
+    # The first name is transformers' spelling.
+    out |= _norms({"pre_layrnorm": tower.ln_pre, "post_layernorm": tower.ln_post})
+    return _alone(out | _blocks(tower.transformer, ""))
+
+
+def _norms(norms: dict[str, Any]) -> dict[str, Tensor]:
+    return {f"{name}.{part}": getattr(norm, part) for name, norm in norms.items() for part in ("weight", "bias")}
+
+
+def _alone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _stack(transformer: Any, reference: str) -> dict[str, Any]:
@@ -129,7 +165,7 @@ def _stack(transformer: Any, reference: str) -> dict[str, Any]:
 def _blocks(transformer: Any, prefix: str) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for i, block in enumerate(transformer.resblocks):
-        name = f"{prefix}.encoder.layers.{i}"
+        name = f"{prefix}encoder.layers.{i}"
         weights, biases = block.attn.in_proj_weight.chunk(3), block.attn.in_proj_bias.chunk(3)
         for letter, weight, bias in zip("qkv", weights, biases, strict=True):
             out |= {

@@ -56,7 +56,8 @@ def write_hf(
         )
     with new_folder(folder, overwrite=overwrite) as inside:
         model = _own(tower, inside) if isinstance(tower, HfTower) else _converted(tower, inside)
-        processor = _processor(tower, mode, siglip=type(model).__name__.startswith("Siglip"))
+        siglip = type(model).__name__.startswith("Siglip")
+        processor = processor_settings(tower, mode, "SiglipImageProcessor" if siglip else "CLIPImageProcessor")
         (inside / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
         report = _load_back(tower, inside)
         report.save(inside)
@@ -111,11 +112,12 @@ def clip_tokenizer(tokenizer: SimpleTokenizer) -> CLIPTokenizer:
     )
 
 
-def _processor(tower: Tower, mode: ResizeMode, *, siglip: bool) -> dict[str, Any]:
+def processor_settings(tower: Tower, mode: ResizeMode, kind: str) -> dict[str, Any]:
+    """Return what an image processor of transformers, of that kind, is told of a tower's images."""
     height, width = tower.input.size
     squash = mode == "squash"
     return {
-        "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",
+        "image_processor_type": kind,
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": height, "width": width} if squash else {"shortest_edge": height},
@@ -136,10 +138,10 @@ def _load_back(tower: HfTower | OpenClipTower, inside: Path) -> ExportReport:
     source = copy.deepcopy(tower).to(device="cpu", dtype=torch.float32).eval()
     pixels, ids = probe_pixels(tower.input.size), _text_ids(source)
     with torch.no_grad():
-        image = difference("patch token", source(pixels).patches, loaded(pixels).patches)
+        image = difference("patch tokens", source(pixels).patches, loaded(pixels).patches)
         if source.embed_width is not None:
-            image = max(image, difference("image", source.embed(pixels), loaded.embed(pixels)))
-        text = None if ids is None else difference("text", _embed_ids(source, ids), _embed_ids(loaded, ids))
+            image = max(image, difference("image embeddings", source.embed(pixels), loaded.embed(pixels)))
+        text = None if ids is None else difference("text embeddings", _embed_ids(source, ids), _embed_ids(loaded, ids))
     return ExportReport(
         format="transformers",
         reference=tower.reference,

@@ -140,8 +140,8 @@ def _load_back(source: nn.Module, tower: OpenClipTower, inside: Path) -> ExportR
         ) from error
     pixels, ids = probe_pixels(tower.input.size), text_probe(tower)
     with torch.no_grad():
-        image, image_scale = difference("image", _image(source, pixels), _image(loaded, pixels))
-        text, text_scale = difference("text", _text(source, ids), _text(loaded, ids))
+        image, image_scale = difference("image embeddings", _image(source, pixels), _image(loaded, pixels))
+        text, text_scale = difference("text embeddings", _text(source, ids), _text(loaded, ids))
     return ExportReport(
         format="open_clip",
         reference=tower.reference,

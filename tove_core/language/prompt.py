@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,11 @@ PLAIN = "{image}\n{prompt}\n"
 """What `auto` means for a tokenizer without a chat template."""
 _PROBE, _REPLY = "tove prompt probe", "tove reply probe"
 _PLACE = re.compile(r"(?<!\S)\{image\}\s?|\{image\}")
+
+
+def without_place(template: str) -> str:
+    """Return a template without its image's place and one of the blanks around it."""
+    return _PLACE.sub("", template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,17 @@ class EncodedText:
     def places(self) -> int:
         """How many places there are for images."""
         return len(self.between) + 1
+
+
+class TemplateForm(NamedTuple):
+    """What `PromptLayout.render` goes by, beside the tokenizer's chat template where it uses that."""
+
+    template: str
+    """Text with {image} and {prompt}; of no meaning with a chat template."""
+    parts: bool
+    """Whether the chat template takes messages as lists of parts."""
+    gap: str
+    """What separates prompt and answer."""
 
 
 class PromptLayout:
@@ -78,9 +94,14 @@ class PromptLayout:
         if not self.chat:
             # One pass: braces inside the prompt stay as they are.
             marked = IMAGE in prompt
-            head, tail = (_PLACE.sub("", self._template) if marked else self._template).split("{prompt}")
+            head, tail = (without_place(self._template) if marked else self._template).split("{prompt}")
             return head.replace("{image}", IMAGE) + prompt + tail.replace("{image}", IMAGE)
         return self._chat(prompt, self._parts)
+
+    @property
+    def form(self) -> TemplateForm:
+        """How a prompt is laid out, for those who write it down in another language."""
+        return TemplateForm(self._template, self._parts, self._gap)
 
     def encode(self, prompts: Sequence[str], targets: Sequence[str] | None = None) -> list[EncodedText]:
         """Return ids for each prompt, with the ids of its target and the end token where targets are given.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -253,9 +254,9 @@ def _grown(growth: GrowthConfig, samples: list[Sample], device: str | None, wait
     return model
 
 
-def prepare(model: ToveModel, samples: list[Sample]) -> None:
+def prepare(model: ToveModel, samples: Iterable[Sample]) -> None:
     """Calibrate a model on a draw of the distinct images of its training samples, the same for the same data."""
-    model.calibrate(calibration_images(samples))
+    model.calibrate(calibration_images(list(samples)))
 
 
 def calibration_images(samples: list[Sample]) -> list[Tensor]:

@@ -27,6 +27,10 @@ class TimmBackbone(nn.Module):
             norm: whether features pass the last norm; a few backbones have none that fits.
         """
         super().__init__()
+        if not timm.is_model(architecture):
+            raise ImportError(
+                f"timm {timm.__version__} has no model {architecture!r}; run 'pip install --upgrade timm'"
+            )
         trunk = timm.create_model(architecture, pretrained=False, **arguments)
         whole = set(trunk.state_dict())
         trunk.prune_intermediate_layers(indices=1, prune_norm=False, prune_head=True)  # type: ignore[operator]
