@@ -20,6 +20,7 @@ from tove_core.config import ModelConfig, Rule
 from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
 from tove_core.folders import new_folder
 from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint, open_checkpoint
+from tove_core.hub.lock import pins_once_accepted
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.model import ToveModel
 from tove_core.provenance import Origin, Provenance
@@ -99,19 +100,21 @@ def load(
     manifest = verified(folder)
     config = _described(manifest, folder)
     recorded, origin = manifest.provenance, manifest.origin
-    model = assemble(
-        config,
-        weights="pinned" if manifest.full else origin.weights,
-        device=device,
-        seed=origin.seed,
-        recorded=recorded,
-        states=folder / FROZEN / "experts" if manifest.full else None,
-        ghosts=manifest.ghosts,
-        decoder_device=decoder_device,
-    )
+    with pins_once_accepted():
+        model = assemble(
+            config,
+            weights="pinned" if manifest.full else origin.weights,
+            device=device,
+            seed=origin.seed,
+            recorded=recorded,
+            states=folder / FROZEN / "experts" if manifest.full else None,
+            ghosts=manifest.ghosts,
+            decoder_device=decoder_device,
+        )
+        if not manifest.full and (found := recorded.differences(model.provenance)):
+            parts = "; ".join(found)
+            raise CheckpointError(f"{folder} was trained on other frozen parts: {parts}; restore those weights")
     model.origin = origin
-    if not manifest.full and (found := recorded.differences(model.provenance)):
-        raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; restore those weights")
     warn_of_other_versions(recorded.experts, model.provenance.experts, stacklevel=3)
     model.config, model.provenance = manifest.config, recorded
     _restore(model, read_safetensors(folder / TENSORS), folder)

@@ -70,7 +70,7 @@ def fetch_file(
         known.sha256 if known else sha256,
         said_by=f"{lock.path}" if known else "its spec or checkpoint",
         # The blob must go: the client would link an existing one again without looking at it.
-        advice=f"delete {path.resolve()} to fetch it again, or if it is to change run 'tove weights update {repo}'",
+        advice=f"delete {path.resolve()} to fetch it again, or {_other_commit(repo, stated=sha256 is not None)}",
     )
     if revision is None and lock.record_pin(repo, commit) != commit:
         # Another process pinned the repository while this one was downloading: its commit holds.
@@ -78,6 +78,13 @@ def fetch_file(
     if sha256 is None and known is None:
         lock.record(repo, file, commit, found, path.stat().st_size)
     return path
+
+
+def _other_commit(repo: str, stated: bool) -> str:
+    """Say how another commit is taken: a hash that spec or checkpoint states does not change with the lock file."""
+    if not stated:
+        return f"if it is to change run 'tove weights update {repo}'"
+    return f"name the commit of {repo} that has that file, as revision in the spec or in commits of the tove.json"
 
 
 def pinned_revision(repo: str, lock: Lock | None = None) -> str:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,9 @@ from tove_core import environment
 from tove_core.errors import WeightsError
 
 FORMAT = 1
+
+_pending: ContextVar[dict[tuple[Path, str], str] | None] = ContextVar("pending pins", default=None)
+"""Pins that are written only once what they were for was accepted, by lock file and repository."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Lock:
 
     def pin(self, repo: str) -> str | None:
         """Return the commit a repository is pinned to, or None."""
-        return self._read()["pins"].get(repo)
+        return self._read()["pins"].get(repo) or (_pending.get() or {}).get((self.path, repo))
 
     def pins(self) -> dict[str, str]:
         """Return the pinned commit of every repository."""
@@ -65,6 +69,9 @@ class Lock:
 
     def record_pin(self, repo: str, revision: str) -> str:
         """Pin a repository unless it is pinned already; return the commit that now holds."""
+        pending = _pending.get()
+        if pending is not None:
+            return self.pin(repo) or pending.setdefault((self.path, repo), revision)
         with self._writing() as content:
             return content["pins"].setdefault(repo, revision)
 
@@ -147,6 +154,22 @@ class Lock:
         return WeightsError(
             f"{self.path} cannot be written ({error.strerror}); set {environment.HOME} to a folder you own"
         )
+
+
+@contextmanager
+def pins_once_accepted() -> Iterator[None]:
+    """Hold the pins of the block to the commits it asks for, but write them only if it does not raise.
+
+    So a checkpoint that is refused leaves no repository pinned to the commit it was refused for.
+    """
+    pending: dict[tuple[Path, str], str] = {}
+    token = _pending.set(pending)
+    try:
+        yield
+    finally:
+        _pending.reset(token)
+    for (path, repo), revision in pending.items():
+        Lock(path).record_pin(repo, revision)
 
 
 def _entries(content: dict[str, Any]) -> list[Entry]:

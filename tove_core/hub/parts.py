@@ -14,6 +14,8 @@ from tove_core.hub.lock import Lock
 from tove_core.hub.weights import WeightsSource, locate, read_safetensors
 from tove_core.spec import ExpertSpec
 
+__all__ = ["at_commits", "commits_of", "digest_of", "locate_files", "read_files"]
+
 
 def locate_files(
     spec: ExpertSpec,
@@ -51,6 +53,38 @@ def locate_files(
             f"{expected_sha256[:16]}..., restore its files"
         )
     return found
+
+
+def at_commits(spec: ExpertSpec, commits: Mapping[str, str]) -> ExpertSpec:
+    """Return the spec with its weight files at given commits, by hub id, whatever it states itself.
+
+    Args:
+        spec: the expert, its variant applied.
+        commits: as `commits_of` gave them when a checkpoint was made. What they do not name stays.
+    """
+    if spec.weights is None or not commits:
+        return spec
+    files = {
+        key: part.model_copy(update={"revision": commits.get(part.repo or "", part.revision)})
+        for key, part in spec.weights.files().items()
+    }
+    first = files.pop("")
+    return spec.model_copy(update={"weights": first.model_copy(update={"more": files})})
+
+
+def commits_of(spec: ExpertSpec, weights: WeightsSource = "pinned", lock: Lock | None = None) -> dict[str, str]:
+    """Return the commit of every hub repository that files were taken from, by hub id; after `locate_files`.
+
+    A repository from which a spec takes files of two commits is left out: the spec itself says which.
+    """
+    if spec.weights is None or weights != "pinned":
+        return {}
+    lock, found = lock or Lock(), {}
+    for part in spec.weights.files().values():
+        commit = part.revision or lock.pin(part.repo or "")
+        if part.repo is not None and commit is not None:
+            found.setdefault(part.repo, set()).add(commit)
+    return {repo: commits.pop() for repo, commits in found.items() if len(commits) == 1}
 
 
 def read_files(files: Mapping[str, Path]) -> dict[str, Tensor]:
