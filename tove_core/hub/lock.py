@@ -39,10 +39,15 @@ class Entry:
     """When it was recorded, ISO 8601 in UTC."""
 
 
+class UnwritableLockError(WeightsError):
+    """The lock file cannot be written, as in a container whose home is read-only."""
+
+
 class Lock:
     """The lock file: commits and hashes that were unknown at first and are held to from then on.
 
-    Readers see either the old or the new file, never half of one; writers wait for each other.
+    Readers see either the old or the new file, never half of one; writers wait for each other. What is recorded already
+    is not written again, so a file that holds all that is needed may be read-only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -63,15 +68,22 @@ class Lock:
         revision = revision or content["pins"].get(repo)
         return next((e for e in _entries(content) if (e.repo, e.file, e.revision) == (repo, file, revision)), None)
 
+    def pins_without_files(self) -> dict[str, str]:
+        """Return the pins of which no file is recorded, as of what a library downloaded by itself."""
+        recorded = {(entry.repo, entry.revision) for entry in self.entries()}
+        return {pin: commit for pin, commit in self.pins().items() if (pin.partition("@")[0], commit) not in recorded}
+
     def entries(self) -> tuple[Entry, ...]:
         """Return every recorded file, sorted by repository and name."""
         return tuple(sorted(_entries(self._read()), key=lambda e: (e.repo, e.file, e.revision)))
 
     def record_pin(self, repo: str, revision: str) -> str:
         """Pin a repository unless it is pinned already; return the commit that now holds."""
+        if known := self.pin(repo):
+            return known
         pending = _pending.get()
         if pending is not None:
-            return self.pin(repo) or pending.setdefault((self.path, repo), revision)
+            return pending.setdefault((self.path, repo), revision)
         with self._writing() as content:
             return content["pins"].setdefault(repo, revision)
 
@@ -82,18 +94,23 @@ class Lock:
             WeightsError: another hash is recorded for the same file and commit.
         """
         entry = Entry(repo, revision, file, sha256, size, datetime.now(UTC).isoformat(timespec="seconds"))
+        if known := self._known(self._read(), entry):
+            return known
         with self._writing() as content:
-            for known in _entries(content):
-                if (known.repo, known.file, known.revision) != (repo, file, revision):
-                    continue
-                if known.sha256 != sha256:
-                    raise WeightsError(
-                        f"{repo} {file} has sha256 {sha256[:16]}..., {self.path} says {known.sha256[:16]}...; "
-                        f"if the change is wanted run 'tove weights update {repo}'"
-                    )
+            if known := self._known(content, entry):  # another process may have been faster
                 return known
             content["files"].append(asdict(entry))
         return entry
+
+    def _known(self, content: dict[str, Any], wanted: Entry) -> Entry | None:
+        key = (wanted.repo, wanted.file, wanted.revision)
+        known = next((e for e in _entries(content) if (e.repo, e.file, e.revision) == key), None)
+        if known is not None and known.sha256 != wanted.sha256:
+            raise WeightsError(
+                f"{wanted.repo} {wanted.file} has sha256 {wanted.sha256[:16]}..., {self.path} says "
+                f"{known.sha256[:16]}...; if the change is wanted run 'tove weights update {wanted.repo}'"
+            )
+        return known
 
     def forget(self, repo: str) -> bool:
         """Remove a repository's pin and hashes, so that the next use pins it afresh; tell whether there were any."""
@@ -111,7 +128,7 @@ class Lock:
                     f"{self.path} has format {content['format']}, this version reads {FORMAT}; upgrade tove-core"
                 )
             _ = content["pins"].items(), _entries(content)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {"format": FORMAT, "pins": {}, "files": []}
         except WeightsError:
             raise
@@ -150,8 +167,8 @@ class Lock:
                 Path(temporary).unlink(missing_ok=True)
             raise self._unwritable(error) from error
 
-    def _unwritable(self, error: OSError) -> WeightsError:
-        return WeightsError(
+    def _unwritable(self, error: OSError) -> UnwritableLockError:
+        return UnwritableLockError(
             f"{self.path} cannot be written ({error.strerror}); set {environment.HOME} to a folder you own"
         )
 
