@@ -26,6 +26,7 @@ from tove_core.language.base import Decoder
 from tove_core.language.load import load_decoder
 from tove_core.licenses import LicensePolicy, check_licenses, combined
 from tove_core.model import ToveModel
+from tove_core.places import absolute, with_absolute_member, with_absolute_places
 from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
 from tove_core.recall import find_again
 from tove_core.settings import describe
@@ -116,7 +117,7 @@ def assemble(
         decoder_device: where the decoder waits until it is divided among processes; None: `device`.
     """
     usable_device(device or "cpu", "the model")
-    source = weights_choice(weights)
+    config, source = with_absolute_places(config), weights_choice(weights)
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
     known = recorded.experts if recorded else {}
@@ -130,6 +131,9 @@ def assemble(
         found.to_build()
     for unchecked in check_licenses(config, resolved):
         warnings.warn(unchecked, stacklevel=3)
+    pairs = [with_absolute_member(wanted, resolved[wanted.key]) for wanted in config.experts]
+    config = config.model_copy(update={"experts": tuple(wanted for wanted, _ in pairs)})
+    resolved = {wanted.key: found for wanted, found in pairs}
     placements = {wanted.key: Placement.of(wanted, device) for wanted in config.experts}
     held = recorded.clip.revision if recorded else None
     tower = load_tower(config.clip, weights=choice, seed=seed, device=device, revision=held)
@@ -159,8 +163,8 @@ def assemble(
 
 
 def weights_choice(text: WeightsChoice | str) -> WeightsChoice:
-    """Return `pinned` or `random` as they are, anything else as the folder it names."""
-    return text if text in ("pinned", "random") else Path(text)  # type: ignore[return-value]
+    """Return `pinned` or `random` as they are, anything else as the folder it names, from the root on."""
+    return text if text in ("pinned", "random") else Path(absolute(str(text)))  # type: ignore[return-value]
 
 
 def _load_experts(

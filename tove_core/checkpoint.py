@@ -23,6 +23,7 @@ from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint
 from tove_core.hub.lock import pins_once_accepted
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.model import ToveModel
+from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
 from tove_core.settings import describe
@@ -100,7 +101,9 @@ def load(
     manifest = verified(folder)
     config = _described(manifest, folder)
     recorded, origin = manifest.provenance, manifest.origin
-    with pins_once_accepted():
+    # A family also reads configurations of its member's repository, which must be those of the recorded commit.
+    held = {repo: commit for expert in recorded.experts.values() for repo, commit in expert.commits.items()}
+    with pins_once_accepted(held):
         model = assemble(
             config,
             weights="pinned" if manifest.full else origin.weights,
@@ -114,9 +117,10 @@ def load(
         if not manifest.full and (found := recorded.differences(model.provenance)):
             parts = "; ".join(found)
             raise CheckpointError(f"{folder} was trained on other frozen parts: {parts}; restore those weights")
-    model.origin = origin
+    model.origin = origin if manifest.full else origin.model_copy(update={"weights": model.origin.weights})
     warn_of_other_versions(recorded.experts, model.provenance.experts, stacklevel=3)
-    model.config, model.provenance = manifest.config, recorded
+    model.config = manifest.config if manifest.full else with_absolute_places(manifest.config)
+    model.provenance = recorded
     _restore(model, read_safetensors(folder / TENSORS), folder)
     _switch_off(model, manifest, folder)
     model.calibrated, model.trained = manifest.calibrated, manifest.trained

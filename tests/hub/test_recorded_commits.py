@@ -193,3 +193,6 @@ def test_pins_of_a_block_that_fails_are_forgotten_and_hold_inside_it(lock: Lock)
     assert lock.pin("o/n") is None and not lock.path.exists()
     pin(fail=False)
     assert Lock(lock.path).pins() == {"o/n": A}
+    with pins_once_accepted({"o/n": B, "o/held": A}):
+        assert lock.pin("o/n") == B and lock.record_pin("o/held", B) == A
+    assert lock.pin("o/n") == A and Lock(lock.path).pins() == {"o/n": A}

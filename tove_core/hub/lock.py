@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
@@ -20,6 +21,9 @@ from tove_core.errors import WeightsError
 
 FORMAT = 1
 
+_NO_PINS: Mapping[str, str] = MappingProxyType({})
+_held: ContextVar[Mapping[str, str]] = ContextVar("held pins", default=_NO_PINS)
+"""Commits that come before those of any lock file and are never written, by repository."""
 _pending: ContextVar[dict[tuple[Path, str], str] | None] = ContextVar("pending pins", default=None)
 """Pins that are written only once what they were for was accepted, by lock file and repository."""
 
@@ -56,6 +60,8 @@ class Lock:
 
     def pin(self, repo: str) -> str | None:
         """Return the commit a repository is pinned to, or None."""
+        if repo in _held.get():
+            return _held.get()[repo]
         return self._read()["pins"].get(repo) or (_pending.get() or {}).get((self.path, repo))
 
     def pins(self) -> dict[str, str]:
@@ -174,17 +180,21 @@ class Lock:
 
 
 @contextmanager
-def pins_once_accepted() -> Iterator[None]:
+def pins_once_accepted(held: Mapping[str, str] = _NO_PINS) -> Iterator[None]:
     """Hold the pins of the block to the commits it asks for, but write them only if it does not raise.
 
     So a checkpoint that is refused leaves no repository pinned to the commit it was refused for.
+
+    Args:
+        held: commits by repository that hold in the block, whatever is pinned, and are not written.
     """
     pending: dict[tuple[Path, str], str] = {}
-    token = _pending.set(pending)
+    tokens = _pending.set(pending), _held.set(held)
     try:
         yield
     finally:
-        _pending.reset(token)
+        _pending.reset(tokens[0])
+        _held.reset(tokens[1])
     for (path, repo), revision in pending.items():
         Lock(path).record_pin(repo, revision)
 

@@ -14,7 +14,7 @@ from tove_core.errors import ConfigError, WeightsError
 from tove_core.hub.digest import sha256, verify
 from tove_core.hub.download import PICKLED, SAFETENSORS, fetch
 from tove_core.hub.lock import Lock
-from tove_core.hub.reference import package_path
+from tove_core.hub.reference import here, package_path
 from tove_core.spec import ExpertSpec, Weights
 
 WeightsSource = Literal["pinned", "random"] | Path
@@ -74,10 +74,14 @@ def _in_folder(spec: ExpertSpec, declared: Weights, folder: Path, expected: str 
     names = [f"{spec.name}{SAFETENSORS}", declared.file]
     if expected is not None:
         names.insert(0, f"{expected}{SAFETENSORS}")
-    folder = folder.expanduser()
+    place, folder = here(folder), folder.expanduser()
     for name in names:
         if (folder / name).is_file():
             return folder / name
+    if not folder.is_dir():
+        raise WeightsError(
+            f"there are no weights for expert '{spec.name}', since there is no folder {folder}{place}; give its path"
+        )
     raise WeightsError(f"{folder} has no weights for expert '{spec.name}'; put one of {', '.join(names)} there")
 
 

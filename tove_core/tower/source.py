@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.errors import ConfigError, WeightsError
+from tove_core.hub.reference import here
 
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -153,7 +154,7 @@ def local_folder(path: str) -> Files:
     """
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
-        raise ConfigError(f"folder {path!r} does not exist; give the folder of a saved model")
+        raise ConfigError(f"folder {path!r} does not exist{here(path)}; give the folder of a saved model")
     return Files(folder=folder)
 
 
@@ -164,7 +165,9 @@ def hub_repository(repo: str, revision: str | None = None) -> Files:
         ConfigError: `repo` does not have the form OWNER/NAME.
     """
     if not _HUB_ID.fullmatch(repo):
-        raise ConfigError(f"{repo!r} is neither a hub id OWNER/NAME nor a folder that exists; check the spelling")
+        raise ConfigError(
+            f"{repo!r} is neither a hub id OWNER/NAME nor a folder that exists{here(repo)}; check the spelling"
+        )
     return Files(repo=repo, revision=revision)
 
 
