@@ -36,7 +36,7 @@ def find_again(registry: Registry, key: str, known: ExpertProvenance) -> Resolve
             ) from error
         raise CheckpointError(
             f"expert {key!r} was recorded as {known.request} {known.version}, which is not installed "
-            f"({_seen(registry, known)}); {_cure(known)}, or build a model with another expert and train it"
+            f"({_seen(registry, known)}); {_cure(known)}, or take it out with 'tove detach'"
         ) from error
     if found.variant != known.variant:
         raise CheckpointError(
