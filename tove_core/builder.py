@@ -28,7 +28,7 @@ from tove_core.licenses import LicensePolicy, check_licenses, combined
 from tove_core.model import ToveModel
 from tove_core.places import absolute, with_absolute_member, with_absolute_places
 from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
-from tove_core.recall import find_again
+from tove_core.recall import find_again, same_weights
 from tove_core.settings import describe
 from tove_core.spec import ExpertSpec
 from tove_core.tower.base import Tower
@@ -214,6 +214,7 @@ def load_one(
         dtype=DTYPES[wanted.dtype],
         seed=seed,
         expected_sha256=recorded.sha256 if recorded else None,
+        cure=same_weights(recorded) if recorded else None,
         state=state,
     )
     commits = {} if state else commits_of(spec, weights)

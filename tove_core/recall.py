@@ -83,6 +83,14 @@ def _variant(known: ExpertProvenance) -> str:
     return f" with a variant {known.variant!r}" if known.variant else ""
 
 
+def same_weights(known: ExpertProvenance) -> str:
+    """Say how the weights are had that a plugin shipped when an expert of it was recorded."""
+    return (
+        f"it was recorded with {known.distribution} {known.version}: {_cure(known)}, or use a checkpoint that was "
+        "saved with full=True"
+    )
+
+
 def _cure(known: ExpertProvenance) -> str:
     if known.distribution == IN_PROCESS:
         return "register the spec it was saved with"

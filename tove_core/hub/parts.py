@@ -22,6 +22,7 @@ def locate_files(
     weights: WeightsSource = "pinned",
     *,
     expected_sha256: str | None = None,
+    cure: str | None = None,
     lock: Lock | None = None,
 ) -> dict[str, Path]:
     """Return the verified weight files of an expert by their names in `Weights.files`; none where none are loaded.
@@ -31,6 +32,7 @@ def locate_files(
         weights: see `tove_core.hub.weights.locate`. In a folder a further file is found as if it belonged to an
             expert named `<expert>-<file's name>`.
         expected_sha256: what `digest_of` gave when a checkpoint was made.
+        cure: see `locate`.
         lock: the lock file; None: the user's.
 
     Raises:
@@ -38,7 +40,7 @@ def locate_files(
         ConfigError: `weights` is none of the three forms.
     """
     if spec.weights is None or not spec.weights.more or weights == "random":
-        path = locate(spec, weights, expected_sha256=expected_sha256, lock=lock)
+        path = locate(spec, weights, expected_sha256=expected_sha256, cure=cure, lock=lock)
         return {} if path is None else {"": path}
     found: dict[str, Path] = {}
     for key, part in spec.weights.files().items():
@@ -50,7 +52,7 @@ def locate_files(
     if expected_sha256 is not None and seen != expected_sha256:
         raise WeightsError(
             f"the weights of expert '{spec.name}' have sha256 {str(seen)[:16]}... together; the checkpoint says "
-            f"{expected_sha256[:16]}..., restore its files"
+            f"{expected_sha256[:16]}...; restore its files{f', or {cure}' if cure else ''}"
         )
     return found
 
