@@ -81,6 +81,6 @@ def test_an_expert_whose_plugin_is_gone_can_be_detached(toy: Any, tove: Any, tmp
         ToveModel.from_pretrained(gone)
     done = tove("detach", gone, "toy-whole", "--out", tmp_path / "less")
     assert done.code == 0 and done.out.endswith("with toy-wide\n")
-    less = ToveModel.from_pretrained(tmp_path / "less")
+    less: Any = ToveModel.from_pretrained(tmp_path / "less")
     assert torch.equal(less.tokens(toy.pictures()), model.tokens(toy.pictures()))
     assert list(less.experts) == ["toy-wide"] and less.fusion.ghosts == ["toy-whole"]

@@ -162,7 +162,7 @@ def test_the_recorded_commit_beats_the_one_a_newer_spec_states(
     moving.move()
     registered(Weights(repo="owner/expert", revision=B, license="MIT"))
     with pytest.warns(UserWarning, match="registered with another spec"):
-        loaded = ToveModel.from_pretrained(folder)
+        loaded: Any = ToveModel.from_pretrained(folder)
     assert torch.equal(loaded.experts["hubbed"].module.conv.bias, load(expert(1))["conv.bias"])
 
 

@@ -64,7 +64,8 @@ def detach(
     require_writable(out)
     place = opened(run)
     saved = read_manifest(place)
-    model = load(place, without=saved.off | dict.fromkeys(experts, chosen or saved.config.fusion.rule))
+    gone = saved.off | dict.fromkeys(experts, chosen or saved.config.fusion.rule)
+    model = load(place, without=gone)  # type: ignore[arg-type]
     model.save_pretrained(out)
     describe_run(place, out, model)
     print(f"wrote {out} with {', '.join(model.active_experts) or 'no experts'}")

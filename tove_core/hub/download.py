@@ -66,11 +66,11 @@ def fetch_file(
     commit = _commit(repo, revision, lock)
     path = _download(repo, file, commit)
     known = lock.get(repo, file, commit)
-    by_lock = known is not None and sha256 is None
+    held_to = known if sha256 is None else None
     found = verify(
         path,
-        known.sha256 if by_lock else sha256,
-        said_by=f"{lock.path}" if by_lock else "its spec or checkpoint",
+        held_to.sha256 if held_to else sha256,
+        said_by=f"{lock.path}" if held_to else "its spec or checkpoint",
         # The blob must go: the client would link an existing one again without looking at it.
         advice=f"delete {path.resolve()} to fetch it again, or {_other_commit(repo, stated=sha256 is not None)}",
     )
