@@ -255,7 +255,9 @@ def test_an_experts_weights_that_changed_under_a_reference_are_refused(toy: Any,
     before = file.read_bytes()
     try:
         file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        assert "toy-wide" in refused(copied, WeightsError)
+        told = refused(copied, WeightsError)
+        assert "expert 'toy-wide' ships other weights" in told and "recorded with toy-experts 1.0" in told
+        assert "install toy-experts==1.0, or use a checkpoint that was saved with full=True" in told
     finally:
         file.write_bytes(before)
 

@@ -19,6 +19,7 @@ from tove_core.fusion import build_transfer
 from tove_core.fusion.align import aligned_width
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.load import load_expert
+from tove_core.hub.parts import at_commits, commits_of
 from tove_core.hub.placement import Placement, usable_device
 from tove_core.hub.reference import package_path
 from tove_core.hub.weights import read_safetensors
@@ -26,8 +27,9 @@ from tove_core.language.base import Decoder
 from tove_core.language.load import load_decoder
 from tove_core.licenses import LicensePolicy, check_licenses, combined
 from tove_core.model import ToveModel
+from tove_core.places import absolute, with_absolute_member, with_absolute_places
 from tove_core.provenance import ExpertProvenance, Origin, PartProvenance, Provenance
-from tove_core.recall import find_again
+from tove_core.recall import find_again, same_weights
 from tove_core.settings import describe
 from tove_core.spec import ExpertSpec
 from tove_core.tower.base import Tower
@@ -112,14 +114,14 @@ def assemble(
 
     Args:
         recorded: provenance of a checkpoint; its experts are found by the distribution and variant it names, and its
-            hashes win over specs and lock file.
+            commits and hashes win over specs and lock file.
         states: folder of a complete checkpoint with the experts' own states, which no recorded hash is of.
         ghosts: detached experts whose gate rows still count.
         decoder_device: where the decoder waits until it is divided among processes; None: `device`.
     """
     usable_device(device or "cpu", "the model")
     seed = seed_given(seed)
-    source = weights_choice(weights)
+    config, source = with_absolute_places(config), weights_choice(weights)
     choice = "random" if source == "random" else "pinned"
     registry = plugins.registry()
     known = recorded.experts if recorded else {}
@@ -133,8 +135,12 @@ def assemble(
         found.to_build()
     for unchecked in check_licenses(config, resolved):
         warnings.warn(unchecked, stacklevel=3)
+    pairs = [with_absolute_member(wanted, resolved[wanted.key]) for wanted in config.experts]
+    config = config.model_copy(update={"experts": tuple(wanted for wanted, _ in pairs)})
+    resolved = {wanted.key: found for wanted, found in pairs}
     placements = {wanted.key: Placement.of(wanted, device) for wanted in config.experts}
-    tower = load_tower(config.clip, weights=choice, seed=seed, device=device)
+    held = recorded.clip.revision if recorded else None
+    tower = load_tower(config.clip, weights=choice, seed=seed, device=device, revision=held)
     # Before any expert is fetched: one that gives text needs a CLIP with a text tower.
     widths = {key: aligned_width(found.spec, TextVectors(tower)) for key, found in resolved.items()}
     loaded, origins = _load_experts(config, resolved, placements, source, seed, recorded, states)
@@ -145,7 +151,10 @@ def assemble(
     decoder = None
     if config.decoder is not None:
         place = decoder_device or device
-        decoder = load_decoder(config.decoder, width=tower.width, weights=choice, seed=seed, device=place)
+        held = recorded.decoder.revision if recorded and recorded.decoder else None
+        decoder = load_decoder(
+            config.decoder, width=tower.width, weights=choice, seed=seed, device=place, revision=held
+        )
         if config.decoder.projector is not None:
             start_projector(decoder.projector, config.decoder.projector)
     if fusion is not None:
@@ -158,8 +167,10 @@ def assemble(
 
 
 def weights_choice(text: WeightsChoice | str) -> WeightsChoice:
-    """Return `pinned` or `random` as they are, anything else as the folder it names."""
-    return text if text in ("pinned", "random") else path_given(text, "weights")  # type: ignore[return-value]
+    """Return `pinned` or `random` as they are, anything else as the folder it names, from the root on."""
+    if text in ("pinned", "random"):
+        return text  # type: ignore[return-value]
+    return Path(absolute(str(path_given(text, "weights"))))
 
 
 def _load_experts(
@@ -180,7 +191,7 @@ def _load_experts(
             weights=weights,
             placement=placements[wanted.key],
             seed=seed,
-            expected_sha256=known.sha256 if known and not states else None,
+            recorded=known if not states else None,
             state=state_file(states, wanted.key) if states else None,
         )
     return loaded, origins
@@ -193,23 +204,31 @@ def load_one(
     weights: WeightsChoice,
     placement: Placement,
     seed: int,
-    expected_sha256: str | None = None,
+    recorded: ExpertProvenance | None = None,
     state: Path | None = None,
 ) -> tuple[FrozenExpert, ExpertProvenance]:
-    """Load one expert as configured, with where it came from; arguments as for `load_expert`."""
+    """Load one expert as configured, with where it came from; arguments as for `load_expert`.
+
+    What a checkpoint `recorded` of its files, hash and commits, wins over the spec.
+    """
+    spec = at_commits(found.spec.variant(), recorded.commits if recorded else {})
     expert, digest = load_expert(
-        found.spec,
+        spec,
         name=wanted.key,
         weights=weights,
         placement=placement,
         dtype=DTYPES[wanted.dtype],
         seed=seed,
-        expected_sha256=expected_sha256,
+        expected_sha256=recorded.sha256 if recorded else None,
+        cure=same_weights(recorded) if recorded else None,
         state=state,
     )
+    commits = {} if state else commits_of(spec, weights)
     origin = ExpertProvenance(
         reference=found.offer.qualified,
         sha256=digest,
+        revision=commits.get(spec.weights.repo or "") if spec.weights else None,
+        commits=commits,
         name=found.spec.name,
         variant=found.variant,
         distribution=found.offer.source.distribution,
@@ -250,7 +269,7 @@ def _provenance(tower: Tower, experts: dict[str, ExpertProvenance], decoder: Dec
     if decoder is not None:
         known = decoder.identity
         language = PartProvenance(reference=known.name, sha256=known.sha256, revision=known.revision)
-    clip = PartProvenance(reference=tower.reference, sha256=tower.weights_sha256)
+    clip = PartProvenance(reference=tower.reference, sha256=tower.weights_sha256, revision=tower.revision)
     return Provenance(tove=__version__, clip=clip, experts=experts, decoder=language)
 
 

@@ -21,8 +21,11 @@ from tove_core.config import ModelConfig, Rule
 from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
 from tove_core.folders import new_folder
 from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint, open_checkpoint
+from tove_core.hub.lock import pins_once_accepted
 from tove_core.hub.weights import read_safetensors, sha256
+from tove_core.leaving import manifest_without, tensors_without
 from tove_core.model import ToveModel
+from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
 from tove_core.settings import describe
@@ -85,38 +88,49 @@ def load(
     revision: str | None = None,
     device: str | torch.device | None = None,
     decoder_device: str | torch.device | None = None,
+    without: Mapping[str, Rule] | None = None,
 ) -> ToveModel:
     """Read a checkpoint; bit for bit what was saved. Devices as for `tove_core.builder.assemble`.
 
     Args:
         folder: of a checkpoint, or of a run or a merged model that holds one; or a hub id, see `open_checkpoint`.
         revision: of the hub's repository: a commit, a branch or a tag; None: its pin, else `main`.
+        without: experts that are detached by the given rule and unloaded; neither weights nor plugin of theirs is
+            needed.
 
     Raises:
+        UnknownExpertError: it is to be without an expert it does not hold.
+        ConfigError: the fusion has no softmax to renormalise.
         CheckpointError: it is not a checkpoint, the hub cannot give it, it was altered, its tensors do not fit the
             model it describes, or an expert it records is not installed, though another of its name may be.
         WeightsError: a frozen part it refers to is missing or has other weights, or a file of the hub was altered.
     """
     folder = find_checkpoint(open_checkpoint(folder, revision))
-    manifest = verified(folder)
+    gone = without or {}
+    manifest = manifest_without(verified(folder), gone)
     config = _described(manifest, folder)
     recorded, origin = manifest.provenance, manifest.origin
-    model = assemble(
-        config,
-        weights="pinned" if manifest.full else origin.weights,
-        device=device,
-        seed=origin.seed,
-        recorded=recorded,
-        states=folder / FROZEN / "experts" if manifest.full else None,
-        ghosts=manifest.ghosts,
-        decoder_device=decoder_device,
-    )
-    model.origin = origin
-    if not manifest.full and (found := recorded.differences(model.provenance)):
-        raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; restore those weights")
+    # A family also reads configurations of its member's repository, which must be those of the recorded commit.
+    held = {repo: commit for expert in recorded.experts.values() for repo, commit in expert.commits.items()}
+    with pins_once_accepted(held):
+        model = assemble(
+            config,
+            weights="pinned" if manifest.full else origin.weights,
+            device=device,
+            seed=origin.seed,
+            recorded=recorded,
+            states=folder / FROZEN / "experts" if manifest.full else None,
+            ghosts=manifest.ghosts,
+            decoder_device=decoder_device,
+        )
+        if not manifest.full and (found := recorded.differences(model.provenance)):
+            parts = "; ".join(found)
+            raise CheckpointError(f"{folder} was trained on other frozen parts: {parts}; restore those weights")
+    model.origin = origin if manifest.full else origin.model_copy(update={"weights": model.origin.weights})
     warn_of_other_versions(recorded.experts, model.provenance.experts, stacklevel=3)
-    model.config, model.provenance = manifest.config, recorded
-    _restore(model, read_safetensors(folder / TENSORS), folder)
+    model.config = manifest.config if manifest.full else with_absolute_places(manifest.config)
+    model.provenance = recorded
+    _restore(model, tensors_without(read_safetensors(folder / TENSORS), gone, manifest), folder)
     _switch_off(model, manifest, folder)
     model.calibrated, model.trained = manifest.calibrated, manifest.trained
     return model

@@ -19,6 +19,7 @@ from tove_core.hub.images import ImageSource
 from tove_core.hub.placement import Placement
 from tove_core.licenses import check_licenses
 from tove_core.model import ToveModel
+from tove_core.places import with_absolute_member
 
 
 @torch.no_grad()
@@ -47,6 +48,7 @@ def add_expert(
     fusion.check_joining(key)
     found = plugins.registry().resolve(wanted.name)
     found.to_build()
+    wanted, found = with_absolute_member(wanted, found)
     for unchecked in check_licenses(model.config.model_copy(update={"experts": (wanted,)}), {key: found}):
         warnings.warn(unchecked, stacklevel=3)
     aligned_width(found.spec, model.texts)  # before it is fetched: one that gives text needs a CLIP with a text tower

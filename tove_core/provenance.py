@@ -23,6 +23,9 @@ class ExpertProvenance(PartProvenance):
     distribution: str
     version: str
     license: str | None = None
+    commits: dict[str, str] = Field(
+        default_factory=dict, description="commit of every hub repository its weight files are from, by hub id"
+    )
 
     @property
     def request(self) -> str:
@@ -51,7 +54,8 @@ class Provenance(Frozen):
     def differences(self, other: Provenance) -> list[str]:
         """Name each part that differs between this record and another: who offers an expert, and weights.
 
-        Unknown hashes are not compared. Another version of a plugin is no difference; `recall.other_versions` tells it.
+        Unknown hashes are not compared, and commits only where there is no hash: another may hold the same file.
+        Another version of a plugin is no difference; `recall.other_versions` tells it.
         """
         found = [
             f"expert {key}: {theirs.request} where {mine.request} was recorded"
@@ -63,7 +67,9 @@ class Provenance(Frozen):
         for label, mine, theirs in pairs:
             if mine is None or theirs is None:
                 continue
-            for what, old, new in (("weights", mine.sha256, theirs.sha256), ("commit", mine.revision, theirs.revision)):
-                if old and new and old != new:
-                    found.append(f"{label}: {what} {new[:12]} where {old[:12]} was recorded")
+            what, old, new = "weights", mine.sha256, theirs.sha256
+            if not (old and new):
+                what, old, new = "commit", mine.revision, theirs.revision
+            if old and new and old != new:
+                found.append(f"{label}: {what} {new[:12]} where {old[:12]} was recorded")
         return found

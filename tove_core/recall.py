@@ -36,7 +36,7 @@ def find_again(registry: Registry, key: str, known: ExpertProvenance) -> Resolve
             ) from error
         raise CheckpointError(
             f"expert {key!r} was recorded as {known.request} {known.version}, which is not installed "
-            f"({_seen(registry, known)}); {_cure(known)}, or build a model with another expert and train it"
+            f"({_seen(registry, known)}); {_cure(known)}, or take it out with 'tove detach'"
         ) from error
     if found.variant != known.variant:
         raise CheckpointError(
@@ -81,6 +81,14 @@ def warn_of_other_versions(
 
 def _variant(known: ExpertProvenance) -> str:
     return f" with a variant {known.variant!r}" if known.variant else ""
+
+
+def same_weights(known: ExpertProvenance) -> str:
+    """Say how the weights are had that a plugin shipped when an expert of it was recorded."""
+    return (
+        f"it was recorded with {known.distribution} {known.version}: {_cure(known)}, or use a checkpoint that was "
+        "saved with full=True"
+    )
 
 
 def _cure(known: ExpertProvenance) -> str:

@@ -70,9 +70,37 @@ def test_a_stated_revision_is_used_and_pins_nothing_else(repo: Any, lock: Lock) 
     assert {(e.revision, e.sha256) for e in lock.entries()} == {(A, sha(OLD)), (B, sha(NEW))}
 
 
-def test_nothing_is_recorded_where_all_is_stated(repo: Any, lock: Lock) -> None:
+def test_every_file_is_recorded_also_where_all_is_stated(repo: Any, lock: Lock) -> None:
     fetch(REPO, FILE, A, sha(OLD), lock)
-    assert not lock.path.exists()
+    assert [(e.file, e.revision, e.sha256, e.size) for e in lock.entries()] == [(FILE, A, sha(OLD), len(OLD))]
+    assert lock.pins() == {}
+
+
+def unwritable(lock: Lock) -> None:
+    """Make the lock file one that can be read and not written, also by root: a folder is where its guard would be."""
+    guard = lock.path.with_name(lock.path.name + ".guard")
+    guard.unlink(missing_ok=True)
+    guard.mkdir(parents=True)
+
+
+def test_a_read_only_lock_that_holds_all_is_enough(repo: Any, lock: Lock) -> None:
+    fetch(REPO, FILE, lock=lock)
+    snapshot(REPO, lock=lock)
+    unwritable(lock)
+    repo.commit(REPO, B, {FILE: NEW})
+    assert fetch(REPO, FILE, lock=lock).read_bytes() == OLD
+    assert fetch(REPO, FILE, None, sha(OLD), lock).read_bytes() == OLD
+    assert (snapshot(REPO, lock=lock) / FILE).read_bytes() == OLD and pinned_revision(REPO, lock) == A
+    with pytest.raises(WeightsError, match="cannot be written"):
+        fetch(REPO, FILE, B, lock=lock)
+
+
+def test_a_read_only_lock_does_not_stop_what_is_stated_but_that_it_was_not_recorded_is_told(
+    repo: Any, lock: Lock
+) -> None:
+    unwritable(lock)
+    with pytest.warns(UserWarning, match=r"not recorded for 'tove weights verify'.*cannot be written"):
+        assert fetch(REPO, FILE, A, sha(OLD), lock).read_bytes() == OLD
 
 
 def test_tampered_bytes_are_refused_by_the_lock(repo: Any, lock: Lock) -> None:

@@ -143,6 +143,8 @@ def test_other_bytes_than_the_spec_or_checkpoint_says_are_refused(make_spec: Mak
         locate(make_spec(weights=pinned(sha256="0" * 64)), file.parent)
     with pytest.raises(WeightsError, match="the checkpoint says 1111"):
         locate(make_spec(weights=pinned(sha256=digest)), file.parent, expected_sha256="1" * 64)
+    with pytest.raises(WeightsError, match=f"put the file of that hash there for expert 'tiny', as {'1' * 64}"):
+        locate(make_spec(weights=pinned()), file.parent, expected_sha256="1" * 64)
     # A checkpoint's hash takes the place of the spec's.
     assert locate(make_spec(weights=pinned(sha256="0" * 64)), file.parent, expected_sha256=digest) == file
 
@@ -172,6 +174,10 @@ def test_weights_inside_a_package_are_found_and_verified(
     assert locate(make_spec(weights=pinned(**fields, sha256=sha256(shipped)))) == shipped
     with pytest.raises(WeightsError, match="the spec of expert 'tiny' says"):
         locate(make_spec(weights=pinned(**fields, sha256="0" * 64)))
+    with pytest.raises(WeightsError, match="install package 'given' again"):
+        locate(make_spec(weights=pinned(**fields, sha256="0" * 64)))
+    with pytest.raises(WeightsError, match="plugin of expert 'tiny' ships other weights than it did, install mine==1"):
+        locate(make_spec(weights=pinned(**fields)), expected_sha256="1" * 64, cure="install mine==1")
     with pytest.raises(WeightsError, match=r"'given' has no file data/absent\.safetensors"):
         locate(make_spec(weights=pinned(**fields | {"file": "data/absent.safetensors"})))
     with pytest.raises(WeightsError, match=r"without '\.\.'"):

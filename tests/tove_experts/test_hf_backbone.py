@@ -13,6 +13,7 @@ from PIL import Image
 from tove_core import plugins
 from tove_core.errors import ConfigError, WeightsError
 from tove_core.hub.load import load_expert
+from tove_core.hub.lock import Lock
 from tove_core.hub.view import resample
 from tove_core.model import ToveModel
 
@@ -252,3 +253,45 @@ def test_a_hub_id_is_read_from_the_cache_where_the_network_is_forbidden(
     with torch.no_grad():
         expected = features(model, pixels, prefix)
     torch.testing.assert_close(expert(pixels)["patches"], expected, rtol=1e-5, atol=1e-5)
+
+
+def as_main(place: Path, repo: Path, commit: str) -> None:
+    """Put a folder's files into the cache as the present `main` of a repository."""
+    (repo / "refs").mkdir(parents=True, exist_ok=True)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots").mkdir(exist_ok=True)
+    place.rename(repo / "snapshots" / commit)
+
+
+def test_a_member_of_the_hub_is_found_again_at_its_commit_configuration_and_weights(
+    write: Any, toy_parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOVE_OFFLINE", "1")
+    monkeypatch.setenv("TOVE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    repo = tmp_path / "cache" / "models--someone--seen"
+    as_main(write("vit")[0], repo, "a" * 40)
+    model = toy_parts.build(["hf-backbone:someone/seen"], decoder=None)
+    images = torch.rand(2, 3, 37, 53)
+    tokens = model.tokens(images)
+    model.save_pretrained(tmp_path / "saved")
+    as_main(write("dinov2")[0], repo, "b" * 40)
+    monkeypatch.setenv("TOVE_HOME", str(tmp_path / "another"))
+    assert torch.equal(ToveModel.from_pretrained(tmp_path / "saved").tokens(images), tokens)
+    assert Lock().pins() == {}
+
+
+def test_a_member_of_a_relative_folder_is_found_again_from_elsewhere(
+    write: Any, toy_parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write("vit")[0]
+    monkeypatch.chdir(place.parent)
+    model = toy_parts.build([f"hf-backbone:./{place.name}"], decoder=None)
+    (key,) = model.experts
+    images = torch.rand(2, 3, 37, 53)
+    tokens = model.tokens(images)
+    assert key == f"hf-backbone:./{place.name}".replace(".", "-")
+    model.save_pretrained(tmp_path / "saved")
+    monkeypatch.chdir("/")
+    loaded = ToveModel.from_pretrained(tmp_path / "saved")
+    assert list(loaded.experts) == [key] and torch.equal(loaded.tokens(images), tokens)

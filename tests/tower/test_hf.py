@@ -264,7 +264,7 @@ def test_a_hub_name_is_read_through_the_downloader(monkeypatch, hf_folder):
     folder, model = hf_folder(clip())
     asked = []
 
-    def fetch(repo, file):
+    def fetch(repo, file, revision):
         asked.append(file)
         return folder / file
 

@@ -118,7 +118,7 @@ def test_a_hub_name_is_read_through_the_downloader(monkeypatch, open_clip_folder
     folder, _ = open_clip_folder(preprocess={"mean": [0.1, 0.2, 0.3], "resize_mode": "squash"})
     asked = []
 
-    def fetch(repo, file):
+    def fetch(repo, file, revision):
         asked.append((repo, file))
         return folder / file
 
@@ -130,7 +130,7 @@ def test_a_hub_name_is_read_through_the_downloader(monkeypatch, open_clip_folder
 
 
 def test_a_tag_that_cannot_be_downloaded_says_what_to_do(monkeypatch):
-    def fetch(repo, file):
+    def fetch(repo, file, revision):
         raise WeightsError(f"{repo}/{file} is not there")
 
     monkeypatch.setattr(source, "fetch", fetch)

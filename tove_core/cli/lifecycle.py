@@ -56,18 +56,17 @@ def detach(
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
 ) -> None:
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
+    from tove_core.checkpoint import load, read_manifest
     from tove_core.folders import require_new, require_writable
-    from tove_core.model import ToveModel
     from tove_core.training.run import describe_run
 
     chosen = detach_rule(rule)
     require_new(out)
     require_writable(out)
     place = opened(run)
-    model = ToveModel.from_pretrained(place)
-    for name in experts:
-        model.detach(name, chosen)
-    model.prune()
+    saved = read_manifest(place)
+    gone = saved.off | dict.fromkeys(experts, chosen or saved.config.fusion.rule)
+    model = load(place, without=gone)  # type: ignore[arg-type]
     model.save_pretrained(out)
     describe_run(place, out, model)
     print(f"wrote {out} with {', '.join(model.active_experts) or 'no experts'}")

@@ -20,20 +20,22 @@ def lock(
     for name in experts or []:
         _pin(name, plugins.registry().resolve(name))
     if not experts:
-        entries = Lock().entries()
+        entries, bare = Lock().entries(), Lock().pins_without_files()
         for entry in entries:
             print(f"{entry.repo} {entry.revision[:12]} {entry.file} sha256 {entry.sha256[:16]} {entry.size:,} bytes")
-        print(f"{len(entries)} files pinned in {Lock().path}")
+        for pin, commit in bare.items():
+            print(f"{pin} {commit[:12]} the commit alone, no file of it is recorded")
+        print(f"{len(entries)} files pinned in {Lock().path}{_and_bare(bare)}")
 
 
 @app.command()
 def verify() -> None:
-    """Hash every pinned file again and compare; exit code 1 when one differs or is gone."""
+    """Hash every pinned file again and compare; exit code 1 when one differs or is gone, or there is none."""
     from tove_core.errors import WeightsError
     from tove_core.hub.download import fetch_file
     from tove_core.hub.lock import Lock
 
-    entries, bad = Lock().entries(), 0
+    entries, bare, bad = Lock().entries(), Lock().pins_without_files(), 0
     for entry in entries:
         try:
             fetch_file(entry.repo, entry.file, entry.revision, entry.sha256)
@@ -42,7 +44,13 @@ def verify() -> None:
             print(f"failed: {error}")
         else:
             print(f"ok: {entry.repo} {entry.file}")
-    print(f"{len(entries)} files checked, {bad} failed")
+    for pin, commit in bare.items():
+        print(f"not checked: {pin} is pinned to {commit[:12]}, and no hash of its files is recorded")
+    print(f"{len(entries)} files checked, {bad} failed{_and_bare(bare)}")
+    if not entries:
+        raise WeightsError(
+            f"nothing was checked, since {Lock().path} records no file; 'tove weights lock EXPERT' records those of one"
+        )
     if bad:
         raise typer.Exit(1)
 
@@ -56,6 +64,10 @@ def update(repo: Annotated[str, typer.Argument(help="hub id, owner/name")]) -> N
     if not Lock().forget(repo):
         raise WeightsError(f"{repo} is not pinned; 'tove weights lock' shows what is")
     print(f"forgot {repo}; its next use pins the present commit")
+
+
+def _and_bare(pins: dict[str, str]) -> str:
+    return f", {len(pins)} pinned without a file" if pins else ""
 
 
 def _pin(name: str, found) -> None:  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tove_core import environment
 from tove_core.errors import WeightsError
 from tove_core.hub.digest import verify
-from tove_core.hub.lock import Lock
+from tove_core.hub.lock import Lock, UnwritableLockError
 from tove_core.hub.reference import is_hub_id
 
 SAFETENSORS = ".safetensors"
@@ -40,7 +41,7 @@ def fetch(
         repo: hub id, `owner/name`.
         file: path of a `.safetensors` file in the repository.
         revision: commit, 40 hex digits. None: the one in the lock file, else the present `main`, which is then pinned.
-        sha256: expected hash. None: the one in the lock file, else the hash found now, which is then recorded.
+        sha256: expected hash. None: the one in the lock file, else the hash found now. What was found is recorded.
         lock: the lock file; None: the user's.
 
     Raises:
@@ -64,20 +65,39 @@ def fetch_file(
     lock = lock or Lock()
     commit = _commit(repo, revision, lock)
     path = _download(repo, file, commit)
-    known = lock.get(repo, file, commit) if sha256 is None else None
+    known = lock.get(repo, file, commit)
+    held_to = known if sha256 is None else None
     found = verify(
         path,
-        known.sha256 if known else sha256,
-        said_by=f"{lock.path}" if known else "its spec or checkpoint",
+        held_to.sha256 if held_to else sha256,
+        said_by=f"{lock.path}" if held_to else "its spec or checkpoint",
         # The blob must go: the client would link an existing one again without looking at it.
-        advice=f"delete {path.resolve()} to fetch it again, or if it is to change run 'tove weights update {repo}'",
+        advice=f"delete {path.resolve()} to fetch it again, or {_other_commit(repo, stated=sha256 is not None)}",
     )
     if revision is None and lock.record_pin(repo, commit) != commit:
         # Another process pinned the repository while this one was downloading: its commit holds.
         return fetch_file(repo, file, None, sha256, lock)
-    if sha256 is None and known is None:
-        lock.record(repo, file, commit, found, path.stat().st_size)
+    if known is None:
+        _record(lock, repo, file, commit, found, path.stat().st_size, needed=sha256 is None)
     return path
+
+
+def _record(lock: Lock, repo: str, file: str, commit: str, found: str, size: int, *, needed: bool) -> None:
+    """Record a file; where its hash is stated elsewhere, the record only serves later checks and may fail."""
+    try:
+        lock.record(repo, file, commit, found, size)
+    except UnwritableLockError as error:
+        if needed:
+            raise
+        told = f"{repo} {file} is as stated, but was not recorded for 'tove weights verify': {error}"
+        warnings.warn(told, stacklevel=4)
+
+
+def _other_commit(repo: str, stated: bool) -> str:
+    """Say how another commit is taken: a hash that spec or checkpoint states does not change with the lock file."""
+    if not stated:
+        return f"if it is to change run 'tove weights update {repo}'"
+    return f"name the commit of {repo} that has that file, as revision in the spec or in commits of the tove.json"
 
 
 def pinned_revision(repo: str, lock: Lock | None = None) -> str:

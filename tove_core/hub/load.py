@@ -30,6 +30,7 @@ def load_expert(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     expected_sha256: str | None = None,
+    cure: str | None = None,
     state: Path | None = None,
     lock: Lock | None = None,
     placement: Placement | None = None,
@@ -44,6 +45,7 @@ def load_expert(
         dtype: precision it computes in.
         seed: of random weights, which depend on it and on the expert's own name only.
         expected_sha256: the hash a checkpoint was made with; it takes the place of the spec's and the lock file's.
+        cure: see `tove_core.hub.weights.locate`.
         state: a file with the built module's own state, as a checkpoint holds it: loaded as it is, without conversion,
             in place of whatever `weights` says.
         lock: the lock file; None: the user's.
@@ -54,7 +56,7 @@ def load_expert(
         WeightsError: the weights are not there, not as expected, or do not fit the architecture.
     """
     spec = spec.variant()
-    files = {"": state} if state else locate_files(spec, weights, expected_sha256=expected_sha256, lock=lock)
+    files = {"": state} if state else locate_files(spec, weights, expected_sha256=expected_sha256, cure=cure, lock=lock)
     with isolated(spec.name, seed):
         factory = import_function(spec.factory, name)
     # A fresh seed: what a first import draws must not change the weights that follow.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
@@ -18,6 +20,12 @@ from tove_core import environment
 from tove_core.errors import WeightsError
 
 FORMAT = 1
+
+_NO_PINS: Mapping[str, str] = MappingProxyType({})
+_held: ContextVar[Mapping[str, str]] = ContextVar("held pins", default=_NO_PINS)
+"""Commits that come before those of any lock file and are never written, by repository."""
+_pending: ContextVar[dict[tuple[Path, str], str] | None] = ContextVar("pending pins", default=None)
+"""Pins that are written only once what they were for was accepted, by lock file and repository."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,15 @@ class Entry:
     """When it was recorded, ISO 8601 in UTC."""
 
 
+class UnwritableLockError(WeightsError):
+    """The lock file cannot be written, as in a container whose home is read-only."""
+
+
 class Lock:
     """The lock file: commits and hashes that were unknown at first and are held to from then on.
 
-    Readers see either the old or the new file, never half of one; writers wait for each other.
+    Readers see either the old or the new file, never half of one; writers wait for each other. What is recorded already
+    is not written again, so a file that holds all that is needed may be read-only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -47,7 +60,9 @@ class Lock:
 
     def pin(self, repo: str) -> str | None:
         """Return the commit a repository is pinned to, or None."""
-        return self._read()["pins"].get(repo)
+        if repo in _held.get():
+            return _held.get()[repo]
+        return self._read()["pins"].get(repo) or (_pending.get() or {}).get((self.path, repo))
 
     def pins(self) -> dict[str, str]:
         """Return the pinned commit of every repository."""
@@ -59,12 +74,22 @@ class Lock:
         revision = revision or content["pins"].get(repo)
         return next((e for e in _entries(content) if (e.repo, e.file, e.revision) == (repo, file, revision)), None)
 
+    def pins_without_files(self) -> dict[str, str]:
+        """Return the pins of which no file is recorded, as of what a library downloaded by itself."""
+        recorded = {(entry.repo, entry.revision) for entry in self.entries()}
+        return {pin: commit for pin, commit in self.pins().items() if (pin.partition("@")[0], commit) not in recorded}
+
     def entries(self) -> tuple[Entry, ...]:
         """Return every recorded file, sorted by repository and name."""
         return tuple(sorted(_entries(self._read()), key=lambda e: (e.repo, e.file, e.revision)))
 
     def record_pin(self, repo: str, revision: str) -> str:
         """Pin a repository unless it is pinned already; return the commit that now holds."""
+        if known := self.pin(repo):
+            return known
+        pending = _pending.get()
+        if pending is not None:
+            return pending.setdefault((self.path, repo), revision)
         with self._writing() as content:
             return content["pins"].setdefault(repo, revision)
 
@@ -75,18 +100,23 @@ class Lock:
             WeightsError: another hash is recorded for the same file and commit.
         """
         entry = Entry(repo, revision, file, sha256, size, datetime.now(UTC).isoformat(timespec="seconds"))
+        if known := self._known(self._read(), entry):
+            return known
         with self._writing() as content:
-            for known in _entries(content):
-                if (known.repo, known.file, known.revision) != (repo, file, revision):
-                    continue
-                if known.sha256 != sha256:
-                    raise WeightsError(
-                        f"{repo} {file} has sha256 {sha256[:16]}..., {self.path} says {known.sha256[:16]}...; "
-                        f"if the change is wanted run 'tove weights update {repo}'"
-                    )
+            if known := self._known(content, entry):  # another process may have been faster
                 return known
             content["files"].append(asdict(entry))
         return entry
+
+    def _known(self, content: dict[str, Any], wanted: Entry) -> Entry | None:
+        key = (wanted.repo, wanted.file, wanted.revision)
+        known = next((e for e in _entries(content) if (e.repo, e.file, e.revision) == key), None)
+        if known is not None and known.sha256 != wanted.sha256:
+            raise WeightsError(
+                f"{wanted.repo} {wanted.file} has sha256 {wanted.sha256[:16]}..., {self.path} says "
+                f"{known.sha256[:16]}...; if the change is wanted run 'tove weights update {wanted.repo}'"
+            )
+        return known
 
     def forget(self, repo: str) -> bool:
         """Remove a repository's pin and hashes, so that the next use pins it afresh; tell whether there were any."""
@@ -104,7 +134,7 @@ class Lock:
                     f"{self.path} has format {content['format']}, this version reads {FORMAT}; upgrade tove-core"
                 )
             _ = content["pins"].items(), _entries(content)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {"format": FORMAT, "pins": {}, "files": []}
         except WeightsError:
             raise
@@ -143,10 +173,30 @@ class Lock:
                 Path(temporary).unlink(missing_ok=True)
             raise self._unwritable(error) from error
 
-    def _unwritable(self, error: OSError) -> WeightsError:
-        return WeightsError(
+    def _unwritable(self, error: OSError) -> UnwritableLockError:
+        return UnwritableLockError(
             f"{self.path} cannot be written ({error.strerror}); set {environment.HOME} to a folder you own"
         )
+
+
+@contextmanager
+def pins_once_accepted(held: Mapping[str, str] = _NO_PINS) -> Iterator[None]:
+    """Hold the pins of the block to the commits it asks for, but write them only if it does not raise.
+
+    So a checkpoint that is refused leaves no repository pinned to the commit it was refused for.
+
+    Args:
+        held: commits by repository that hold in the block, whatever is pinned, and are not written.
+    """
+    pending: dict[tuple[Path, str], str] = {}
+    tokens = _pending.set(pending), _held.set(held)
+    try:
+        yield
+    finally:
+        _pending.reset(tokens[0])
+        _held.reset(tokens[1])
+    for (path, repo), revision in pending.items():
+        Lock(path).record_pin(repo, revision)
 
 
 def _entries(content: dict[str, Any]) -> list[Entry]:

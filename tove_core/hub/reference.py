@@ -27,6 +27,11 @@ LEGACY = {
 """Hub ids of the models that had no owner once, by the names that old code has for them."""
 
 
+def here(path: str | Path) -> str:
+    """Return the end of a message about a path: the working directory it was looked for in, where it is relative."""
+    return "" if Path(path).expanduser().is_absolute() else f" in the working directory {Path.cwd()}"
+
+
 def is_hub_id(reference: str) -> bool:
     """Tell whether a reference has the form of a hub id, `owner/name`."""
     return _HUB_ID.fullmatch(reference) is not None
@@ -60,8 +65,8 @@ def resolve_folder(reference: str) -> Path | None:
             f"{reference!r} is neither a folder nor a hub id; hub ids are owner/name, write {LEGACY[reference]!r}"
         )
     raise ConfigError(
-        f"{reference!r} is neither a folder nor a hub id; give a folder, 'package:MODULE/FOLDER' or 'owner/name', "
-        "such as 'openai-community/gpt2'"
+        f"{reference!r} is neither a folder nor a hub id{here(reference)}; give a folder, 'package:MODULE/FOLDER' or "
+        "'owner/name', such as 'openai-community/gpt2'"
     )
 
 

@@ -14,7 +14,7 @@ from tove_core.errors import ConfigError, WeightsError
 from tove_core.hub.digest import sha256, verify
 from tove_core.hub.download import PICKLED, SAFETENSORS, fetch
 from tove_core.hub.lock import Lock
-from tove_core.hub.reference import package_path
+from tove_core.hub.reference import here, package_path
 from tove_core.spec import ExpertSpec, Weights
 
 WeightsSource = Literal["pinned", "random"] | Path
@@ -22,14 +22,13 @@ WeightsSource = Literal["pinned", "random"] | Path
 
 __all__ = ["WeightsSource", "locate", "read_safetensors", "sha256", "verify"]
 
-_ELSEWHERE = "take weights from a source you trust, or build with weights='random'"
-
 
 def locate(
     spec: ExpertSpec,
     weights: WeightsSource = "pinned",
     *,
     expected_sha256: str | None = None,
+    cure: str | None = None,
     lock: Lock | None = None,
 ) -> Path | None:
     """Return the verified weight file of an expert, or None where nothing is to be loaded.
@@ -39,6 +38,7 @@ def locate(
         weights: where to look. In a folder the file is `<sha256>.safetensors`, `<name>.safetensors` or the name the
             spec gives, the first that exists.
         expected_sha256: the hash a checkpoint was made with; it takes the place of the spec's and the lock file's.
+        cure: how the plugin of the checkpoint is had, for the message where the one that is here ships other weights.
         lock: the lock file; None: the user's.
 
     Raises:
@@ -52,21 +52,24 @@ def locate(
         reason = "it is to be built with random ones" if weights == "random" else "it declares none"
         raise WeightsError(
             f"expert '{spec.name}' was saved with weights {expected_sha256[:16]}... but {reason}; "
-            f"use the plugin version and the weights of the checkpoint"
+            f"{cure or 'use the plugin version and the weights of the checkpoint'}"
         )
     if declared is None or weights == "random":
         return None
     expected = expected_sha256 or declared.sha256
     if isinstance(weights, Path):
-        path = _in_folder(spec, declared, weights, expected)
+        path, advice = _in_folder(spec, declared, weights, expected), _another_file(spec, expected)
     elif declared.repo is not None:
         return _sized(fetch(declared.repo, declared.file, declared.revision, expected, lock), declared, expected)
     elif declared.folder is not None:
-        path = _in_folder(spec, declared, Path(declared.folder), expected)
+        path, advice = _in_folder(spec, declared, Path(declared.folder), expected), _another_file(spec, expected)
     else:
-        path = _in_package(spec, declared)
+        path, advice = _in_package(spec, declared), f"install package '{declared.package}' again"
+        if expected_sha256 is not None:
+            told = f"the plugin of expert '{spec.name}' ships other weights than it did"
+            advice = f"{told}, {cure or 'install the version that the checkpoint was made with'}"
     said_by = "the checkpoint" if expected_sha256 else f"the spec of expert '{spec.name}'"
-    verify(path, expected, said_by=said_by, advice=_ELSEWHERE)
+    verify(path, expected, said_by=said_by, advice=advice)
     return _sized(path, declared, expected)
 
 
@@ -74,11 +77,19 @@ def _in_folder(spec: ExpertSpec, declared: Weights, folder: Path, expected: str 
     names = [f"{spec.name}{SAFETENSORS}", declared.file]
     if expected is not None:
         names.insert(0, f"{expected}{SAFETENSORS}")
-    folder = folder.expanduser()
+    place, folder = here(folder), folder.expanduser()
     for name in names:
         if (folder / name).is_file():
             return folder / name
+    if not folder.is_dir():
+        raise WeightsError(
+            f"there are no weights for expert '{spec.name}', since there is no folder {folder}{place}; give its path"
+        )
     raise WeightsError(f"{folder} has no weights for expert '{spec.name}'; put one of {', '.join(names)} there")
+
+
+def _another_file(spec: ExpertSpec, expected: str | None) -> str:
+    return f"put the file of that hash there for expert '{spec.name}', as {expected}{SAFETENSORS}"
 
 
 def _in_package(spec: ExpertSpec, declared: Weights) -> Path:

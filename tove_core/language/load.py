@@ -41,6 +41,7 @@ def load_decoder(
     weights: Literal["pinned", "random"] = "pinned",
     seed: int = 0,
     device: torch.device | str | None = None,
+    revision: str | None = None,
 ) -> Decoder:
     """Return the decoder a configuration names, in evaluation mode.
 
@@ -51,12 +52,13 @@ def load_decoder(
             and the tokenizer, and draws the language model from `seed`.
         seed: of all parameters that are not loaded: the projector, and cross-attention layers the files do not hold.
         device: where it goes; None: the CPU.
+        revision: commit, where the name is a hub id; None: the one that is pinned, else `main`.
 
     Raises:
         ConfigError: there is no such folder, or the model is not of the wanted kind.
         WeightsError: files are missing, not safetensors, do not fit, or cannot be reached.
     """
-    source, revision = _source(config.name)
+    source, revision = _source(config.name, revision)
     where: dict[str, Any] = {"revision": revision} if revision else {}
     where |= {"trust_remote_code": False, "local_files_only": offline() or revision is None}
     try:
@@ -104,7 +106,7 @@ def save_decoder(decoder: Decoder, folder: str | Path, *, merged: bool = False) 
     decoder.tokenizer.save_pretrained(folder)
 
 
-def _source(name: str) -> tuple[str, str | None]:
+def _source(name: str, revision: str | None) -> tuple[str, str | None]:
     """Return what transformers loads from, and the revision where that is a hub id."""
     if Path(name).is_dir():
         return name, None
@@ -115,7 +117,7 @@ def _source(name: str) -> tuple[str, str | None]:
         return str(folder), None
     from tove_core.hub.download import pinned_revision
 
-    return name, pinned_revision(name)
+    return name, revision or pinned_revision(name)
 
 
 def _digest(source: str) -> str | None:

@@ -43,6 +43,7 @@ class Tower(nn.Module):
         blocks: number of blocks of the image tower.
         activation: what the built blocks compute, measured rather than read from a configuration.
         weights_sha256: of the file the weights came from; None for random weights.
+        revision: commit of the hub repository it came from; None where it came from none.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Tower(nn.Module):
         blocks: int,
         activation: Activation,
         weights_sha256: str | None,
+        revision: str | None = None,
     ) -> None:
         super().__init__()
         self.reference = reference
@@ -71,6 +73,7 @@ class Tower(nn.Module):
         self.block = block_index(layer, blocks, reference)
         self.activation: Activation = activation
         self.weights_sha256 = weights_sha256
+        self.revision = revision
         self._frozen = False
         self._constant: frozenset[str] = frozenset()
         self._tokenizer: Any = None

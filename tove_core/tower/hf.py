@@ -156,6 +156,7 @@ def build_tower(
         blocks=len(inner.encoder.layers),
         activation=activation_of(block.mlp.activation_fn for block in inner.encoder.layers),
         weights_sha256=sha256_of(paths) if paths else None,
+        revision=files.commit,
     )
     return tower.to(device=device, dtype=dtype).freeze()
 

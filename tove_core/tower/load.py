@@ -19,6 +19,7 @@ def load_tower(
     weights: Literal["pinned", "random"] = "pinned",
     seed: int = 0,
     device: str | torch.device | None = None,
+    revision: str | None = None,
 ) -> Tower:
     """Load the CLIP tower `config.name`, frozen, in `config.dtype`.
 
@@ -30,6 +31,7 @@ def load_tower(
         weights: "random" builds the architecture alone and downloads no weights; for tests and counting.
         seed: decides random weights.
         device: where it goes; None: the CPU.
+        revision: commit, where the name means a hub repository; None: the one that is pinned, else `main`.
 
     Raises:
         ConfigError: the name, layer or size is not one the model has.
@@ -42,9 +44,9 @@ def load_tower(
         case "local-dir":
             files, layout = local_folder(rest), "open_clip"
         case "hf-hub":
-            files, layout = hub_repository(rest), "open_clip"
+            files, layout = hub_repository(rest, revision), "open_clip"
         case "hf":
-            files, layout = _folder_or_repository(rest), "transformers"
+            files, layout = _folder_or_repository(rest, revision), "transformers"
         case "package":
             files = package_folder(rest)
             layout = "open_clip" if files.has("open_clip_config.json") else "transformers"
@@ -55,7 +57,7 @@ def load_tower(
         from tove_core.tower import open_clip, open_clip_source
 
         source = (
-            open_clip_source.from_tag(config.name, weights)
+            open_clip_source.from_tag(config.name, weights, revision)
             if files is None
             else open_clip_source.from_files(config.name, files, weights)
         )
@@ -75,7 +77,9 @@ def load_tower(
     )
 
 
-def _folder_or_repository(reference: str) -> Files:
+def _folder_or_repository(reference: str, revision: str | None) -> Files:
     from pathlib import Path
 
-    return local_folder(reference) if Path(reference).expanduser().is_dir() else hub_repository(reference)
+    if Path(reference).expanduser().is_dir():
+        return local_folder(reference)
+    return hub_repository(reference, revision)

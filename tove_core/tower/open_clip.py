@@ -50,6 +50,7 @@ class OpenClipTower(Tower):
             blocks=len(blocks),
             activation=block_activation(blocks),
             weights_sha256=None if source.weights is None else sha256_of([source.weights]),
+            revision=source.revision,
         )
         self.model = model
         self.model_cfg = source.model_cfg

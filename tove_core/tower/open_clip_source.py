@@ -48,6 +48,7 @@ class Source:
         preprocess_cfg: mean, std, interpolation and resize_mode; open_clip's defaults where a file is silent.
         files: the folder or repository of the model's files; None for a built-in architecture.
         weights: the safetensors file; None for random weights.
+        revision: the commit of the hub repository it is from; None where it is from none.
     """
 
     reference: str
@@ -55,6 +56,7 @@ class Source:
     preprocess_cfg: dict[str, Any]
     files: Files | None
     weights: Path | None
+    revision: str | None = None
 
 
 def with_defaults(preprocess_cfg: dict[str, Any]) -> dict[str, Any]:
@@ -63,8 +65,8 @@ def with_defaults(preprocess_cfg: dict[str, Any]) -> dict[str, Any]:
     return _PREPROCESS_DEFAULT | merged
 
 
-def from_tag(name: str, weights: Literal["pinned", "random"]) -> Source:
-    """Resolve `MODEL/TAG` of open_clip's registry; the tag `random` means no weights.
+def from_tag(name: str, weights: Literal["pinned", "random"], revision: str | None = None) -> Source:
+    """Resolve `MODEL/TAG` of open_clip's registry; the tag `random` means no weights. `revision`: see `load_tower`.
 
     Raises:
         ConfigError: there is no such model or tag.
@@ -86,8 +88,11 @@ def from_tag(name: str, weights: Literal["pinned", "random"]) -> Source:
     # The architecture file of ViT-B-16 says GELU although its openai weights were trained with QuickGELU.
     if "quick_gelu" in published:
         cfg["quick_gelu"] = bool(published["quick_gelu"])
-    path = None if weights == "random" else _tag_weights(name, str(published.get("hf_hub") or ""))
-    return Source(name, cfg, with_defaults(published), None, path)
+    if weights == "random":
+        return Source(name, cfg, with_defaults(published), None, None)
+    repository = hub_repository(_repository(name, str(published.get("hf_hub") or "")), revision)
+    path = _tag_weights(name, repository)
+    return Source(name, cfg, with_defaults(published), None, path, repository.commit)
 
 
 def _no_model(name: str) -> str:
@@ -144,7 +149,7 @@ def from_files(reference: str, files: Files, weights: Literal["pinned", "random"
             "write it with open_clip or tove's export"
         )
     path = None if weights == "random" else files.weights(WEIGHTS_FILE)
-    return Source(reference, copy.deepcopy(cfg), with_defaults(preprocess), files, path)
+    return Source(reference, copy.deepcopy(cfg), with_defaults(preprocess), files, path, files.commit)
 
 
 def tag_repository(name: str) -> str | None:
@@ -168,10 +173,9 @@ def _repository(name: str, hub: str) -> str:
     return repo
 
 
-def _tag_weights(name: str, hub: str) -> Path:
-    repo = _repository(name, hub)
+def _tag_weights(name: str, repository: Files) -> Path:
     try:
-        return hub_repository(repo).get(WEIGHTS_FILE)
+        return repository.get(WEIGHTS_FILE)
     except WeightsError as error:
         raise WeightsError(
             f"the weights of {name!r} cannot be had: {error}; or give a copy as 'local-dir:FOLDER'"

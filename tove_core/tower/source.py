@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.errors import ConfigError, WeightsError
+from tove_core.hub.reference import here
 
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -28,15 +29,20 @@ VOCABULARY_FILES = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def fetch(repo: str, file: str) -> Path:
+def fetch(repo: str, file: str, revision: str | None = None) -> Path:
     """Return the local path of a hub file, downloaded, pinned and verified by the hub's downloader.
+
+    Args:
+        repo: hub id, `owner/name`.
+        file: path in the repository.
+        revision: commit; None: the one that is pinned, else the present `main`, which is then pinned.
 
     Raises:
         WeightsError: the file is not there, is not what was pinned, or the network is forbidden.
     """
     from tove_core.hub import download
 
-    return download.fetch_file(repo, file)
+    return download.fetch_file(repo, file, revision)
 
 
 def pinned_revision(repo: str) -> str:
@@ -51,16 +57,24 @@ def pinned_revision(repo: str) -> str:
 
 
 class Files:
-    """A model's files by name, in a local `folder` or in hub repository `repo`."""
+    """A model's files by name, in a local `folder`, or in hub repository `repo` at commit `revision`, else its pin."""
 
-    def __init__(self, *, folder: Path | None = None, repo: str | None = None) -> None:
+    def __init__(self, *, folder: Path | None = None, repo: str | None = None, revision: str | None = None) -> None:
         self.folder = folder
         self.repo = repo
+        self.revision = revision
 
     @property
     def where(self) -> str:
         """The place in words, for messages."""
         return f"folder {str(self.folder)!r}" if self.folder is not None else f"repository {self.repo!r}"
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that files of the repository were taken at; None: a folder, or none was taken yet."""
+        from tove_core.hub.lock import Lock
+
+        return self.revision or (Lock().pin(self.repo) if self.repo is not None else None)
 
     def has(self, name: str) -> bool:
         """Tell whether a local folder holds file `name`; a repository is always asked."""
@@ -73,7 +87,7 @@ class Files:
             WeightsError: it is not there.
         """
         if self.folder is None:
-            return fetch(str(self.repo), name)
+            return fetch(str(self.repo), name, self.revision)
         path = self.folder / name
         if not path.is_file():
             raise WeightsError(f"{self.where} has no file {name!r}; give a folder that holds it")
@@ -140,19 +154,21 @@ def local_folder(path: str) -> Files:
     """
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
-        raise ConfigError(f"folder {path!r} does not exist; give the folder of a saved model")
+        raise ConfigError(f"folder {path!r} does not exist{here(path)}; give the folder of a saved model")
     return Files(folder=folder)
 
 
-def hub_repository(repo: str) -> Files:
-    """Return the files of a hub repository.
+def hub_repository(repo: str, revision: str | None = None) -> Files:
+    """Return the files of a hub repository, at a commit; None: the one it is pinned to.
 
     Raises:
         ConfigError: `repo` does not have the form OWNER/NAME.
     """
     if not _HUB_ID.fullmatch(repo):
-        raise ConfigError(f"{repo!r} is neither a hub id OWNER/NAME nor a folder that exists; check the spelling")
-    return Files(repo=repo)
+        raise ConfigError(
+            f"{repo!r} is neither a hub id OWNER/NAME nor a folder that exists{here(repo)}; check the spelling"
+        )
+    return Files(repo=repo, revision=revision)
 
 
 def package_folder(reference: str) -> Files:
