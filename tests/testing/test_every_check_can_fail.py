@@ -189,6 +189,43 @@ def boxes(*box: float):
     return lambda ctx: Finds()
 
 
+class Detects(nn.Module):
+    """Finds the brightest quarter of each image; `spoil` changes its lists of boxes and of labels, one per image."""
+
+    def __init__(self, spoil=lambda pixels, boxes, labels: None, slots=3) -> None:
+        super().__init__()
+        self.spoil, self.slots = spoil, slots
+
+    def forward(self, pixels):
+        quarters = nn.functional.adaptive_avg_pool2d(pixels.mean(1), 2).flatten(1).argmax(1).tolist()
+        boxes = [[0.5 * (q % 2), 0.25 * q, 0.5 * (q % 2) + 0.4, 0.25 * q + 0.2] for q in quarters]
+        labels = [f"{level:.6f}" for level in pixels.mean((1, 2, 3)).tolist()]
+        self.spoil(pixels, boxes, labels)
+        valid = (torch.arange(self.slots) < 1).expand(len(pixels), -1)
+        return {
+            "things": RegionBatch(
+                boxes=pixels.new_tensor(boxes)[:, None].repeat(1, self.slots, 1),
+                scores=pixels.new_full(valid.shape, 0.5),
+                valid=valid,
+                text=[[label] * self.slots for label in labels],
+            )
+        }
+
+
+def of_the_first(pixels, boxes, labels):
+    boxes[:], labels[:] = boxes[:1] * len(boxes), labels[:1] * len(labels)
+
+
+def of_the_brightest(pixels, boxes, labels):
+    best = int(pixels.mean((1, 2, 3)).argmax())
+    boxes[:] = [[0.1 * best, 0.2, 0.5, 0.6]] * len(boxes)
+    labels[:] = ["a cat"] * len(labels)
+
+
+def of_the_last(pixels, boxes, labels):
+    labels[:] = labels[-1:] * len(labels)
+
+
 MIT = {"repo": "owner/name", "license": "MIT"}
 BROKEN = [
     ("spec-valid", {"options": {"dtype": torch.float32}}, "cannot be written as JSON"),
@@ -243,6 +280,38 @@ def test_a_check_finds_its_fault(id, fields, says, offer, verdict):
     assert result.status == "failed", result
     assert re.search(says, result.detail), result.detail
     assert "\n" not in result.detail
+
+
+THINGS = {"outputs": {"things": Regions(limit=3, text=True)}, "cost": None}
+
+
+@pytest.mark.parametrize("spoil", [of_the_first, of_the_brightest, of_the_last])
+def test_a_detector_that_gives_one_image_what_it_found_in_another_is_found(spoil, offer, verdict):
+    result = verdict("batch-independent", offer(lambda ctx: Detects(spoil), **THINGS))
+    assert result.status == "failed"
+    assert re.search(r"things\.(boxes|text) differs by", result.detail), result.detail
+    assert verdict("batch-independent", offer(lambda ctx: Detects(), **THINGS)).status == "passed"
+
+
+class Pads(Detects):
+    """Has as many slots as the image of the batch needs in which most is found."""
+
+    def forward(self, pixels):
+        self.slots = 1 + len(pixels)
+        return super().forward(pixels)
+
+
+class FindsNothing(Detects):
+    """Has no slots at all."""
+
+    def __init__(self) -> None:
+        super().__init__(slots=0)
+
+
+@pytest.mark.parametrize("detector", [Pads, FindsNothing])
+def test_a_detector_may_have_as_many_slots_as_it_likes(detector, offer, everything):
+    results = everything(offer(lambda ctx: detector(), **THINGS))
+    assert [r for r in results.values() if not r.ok] == []
 
 
 class Fixed(nn.Module):
