@@ -169,6 +169,47 @@ class Standardises(Patches):
         return super().forward((pixels - pixels.mean()) / pixels.std((1, 2, 3), keepdim=True))
 
 
+class Remembers(Patches):
+    """Gives the mean of this map and the last."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+        self.last = None
+
+    def forward(self, pixels):
+        found = super().forward(pixels)["map"]
+        last = found if self.last is None or self.last.shape != found.shape else self.last
+        self.last = found
+        return {"map": (found + last) / 2}
+
+
+class Tires(Patches):
+    """Is another expert from its seventh call on."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, pixels):
+        self.calls += 1
+        return {"map": super().forward(pixels)["map"] + (self.calls > 6)}
+
+
+class Reuses(Patches):
+    """Writes each map over the last one of its size."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+        self.out = None
+
+    def forward(self, pixels):
+        found = super().forward(pixels)["map"]
+        if self.out is None or self.out.shape != found.shape or self.out.device != found.device:
+            self.out = torch.empty_like(found)
+        self.out.copy_(found)
+        return {"map": self.out}
+
+
 def scattered(found):
     return found.flatten(2).mT.reshape(found.shape)
 
@@ -265,6 +306,8 @@ BROKEN = [
     ("finite", {"factory": Standardises}, "'map' is not finite for black and white"),
     ("batch-independent", {"factory": with_map(lambda found: found - found.mean(0))}, "when the image is alone"),
     ("bf16-close", {"factory": with_map(lambda found: (found + 1000) - 1000)}, "in bfloat16"),
+    ("outputs-unchanged", {"factory": Reuses}, "map of one image is another after the next image"),
+    ("calls-independent", {"factory": Remembers}, "map differs by .* after another image"),
     ("grid-follows-image", {"factory": with_map(scattered)}, "spread over the whole map"),
 ]
 
@@ -280,6 +323,16 @@ def test_a_check_finds_its_fault(id, fields, says, offer, verdict):
     assert result.status == "failed", result
     assert re.search(says, result.detail), result.detail
     assert "\n" not in result.detail
+
+
+def test_a_counter_that_only_later_calls_pass_is_found_after_all_other_checks(offer, everything):
+    results = everything(offer(Tires))
+    assert list(results)[-1] == "calls-independent"
+    assert results["calls-independent"].status == "failed"
+
+
+def test_outputs_that_share_memory_fail_their_own_check_alone(offer, everything):
+    assert [id for id, result in everything(offer(Reuses)).items() if not result.ok] == ["outputs-unchanged"]
 
 
 THINGS = {"outputs": {"things": Regions(limit=3, text=True)}, "cost": None}

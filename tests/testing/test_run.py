@@ -29,7 +29,7 @@ NOT_INSTALLED = {"entry-point-canonical", "light-import"}
 
 def test_a_grid_runs_every_check(offer, everything):
     results = everything(offer())
-    assert len(results) == len(CATALOGUE) == 27
+    assert len(results) == len(CATALOGUE) == 29
     assert [r for r in results.values() if not r.ok] == []
     assert not_applicable(results) == NO_WEIGHTS | NOT_INSTALLED | {"regions-in-range"}
     assert results["params-exact"].detail == "params=6_369"
@@ -53,7 +53,7 @@ def test_a_vector_has_no_grid_to_follow(offer, everything):
     assert [r for r in results.values() if not r.ok] == []
     nothing = NO_WEIGHTS | NOT_INSTALLED | {"regions-in-range", "grid-follows-image"}
     assert not_applicable(results) == nothing
-    assert statuses(results) == {"passed": 27 - len(nothing), "not applicable": len(nothing)}
+    assert statuses(results) == {"passed": 29 - len(nothing), "not applicable": len(nothing)}
 
 
 class NeedsValues(nn.Module):
@@ -134,7 +134,7 @@ def test_variants_are_all_checked_and_the_smallest_is_built(offer, patches):
     results = list(run_checks(expert))
     assert [r for r in results if not r.ok] == []
     by_subject = Counter(result.check.subject.name for result in results)
-    assert by_subject == {"probe:small": 27, "probe:large": sum(d.tier != "module" for d in CATALOGUE)}
+    assert by_subject == {"probe:small": 29, "probe:large": sum(d.tier != "module" for d in CATALOGUE)}
     assert {r.check.subject.name for r in results if r.check.definition.tier == "module"} == {"probe:small"}
     broken = expert.model_copy(
         update={"variants": {**expert.variants, "large": size(77).model_copy(update={"cost": Cost(params=1)})}}
@@ -245,7 +245,7 @@ def test_the_count_names_every_kind(offer):
         )
     )
     assert count(results) == (
-        "27 checks: 15 passed, 1 failed, 1 expected to fail, 1 failed as expected, 9 not applicable"
+        "29 checks: 17 passed, 1 failed, 1 expected to fail, 1 failed as expected, 9 not applicable"
     )
 
 

@@ -190,14 +190,14 @@ def _said_once() -> Iterator[None]:
 
 
 def run(expert: FrozenExpert, images: Tensor) -> Outputs:
-    """Return an expert's outputs for normalised images [B, 3, H, W].
+    """Return an expert's outputs for normalised images [B, 3, H, W], in memory that no later call writes to.
 
     Raises:
         ContractError: they are not what the spec promises.
         ForwardFailed: the forward pass raises something else.
     """
     try:
-        return cast(Outputs, dict(expert(images)))
+        return {name: _own(value) for name, value in expert(images).items()}
     except ContractError:
         raise
     except Exception as error:
@@ -205,6 +205,12 @@ def run(expert: FrozenExpert, images: Tensor) -> Outputs:
         raise ForwardFailed(
             f"forward raised {type(cause).__name__} for pixels {list(images.shape)}: {' '.join(str(cause).split())}"
         ) from error
+
+
+def _own(value: Tensor | RegionBatch) -> Tensor | RegionBatch:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return RegionBatch(**{part: t.clone() if isinstance(t, Tensor) else t for part, t in vars(value).items()})
 
 
 def fitted(expert: FrozenExpert, images: Tensor) -> FrozenExpert:
