@@ -10,8 +10,9 @@ import difflib
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -250,7 +251,8 @@ def _accept(registry: Registry, source: Source, load: Callable[[], object], *, s
     try:
         if source.distribution == IN_PROCESS:
             raise PluginError(f"the distribution name {IN_PROCESS!r} stands for experts registered in a process")
-        specs = read(load, source.entry_point)
+        with redirect_stdout(sys.stderr):  # stdout is for what was asked for, such as JSON
+            specs = read(load, source.entry_point)
         _refuse_twins(registry, source, specs)
     except (Exception, SystemExit) as error:
         if strict:
@@ -297,7 +299,8 @@ def _member(offer: Offer, text: str) -> ExpertSpec:
     """Return the spec of one member of an expert's family."""
     module, _, attribute = (offer.spec.family or "").partition(":")
     try:
-        variant = getattr(importlib.import_module(module), attribute)(text)
+        with redirect_stdout(sys.stderr):
+            variant = getattr(importlib.import_module(module), attribute)(text)
         if not isinstance(variant, Variant):
             raise PluginError(f"it returned {type(variant).__name__}, wanted Variant")
         return offer.spec.member(variant)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ def expert_seed(name: str, seed: int) -> int:
 def isolated(name: str, seed: int) -> Iterator[None]:
     """Run a block on the CPU in float32 with random generators seeded for one expert, and restore everything after.
 
-    Generators are expected to be used; a block that changes the default dtype, the gradient mode, the number of
-    threads or the matmul precision is a fault of its author and is reported as a RuntimeWarning.
+    What it prints goes to stderr: stdout is for what a command was asked for, such as JSON. Generators are expected to
+    be used; a block that changes the default dtype, the gradient mode, the number of threads or the matmul precision
+    is a fault of its author and is reported as a RuntimeWarning.
 
     Args:
         name: the expert, for the seed and the report.
@@ -38,7 +40,7 @@ def isolated(name: str, seed: int) -> Iterator[None]:
     random.seed(own)
     before = _state()
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu"), redirect_stdout(sys.stderr):
             yield
     finally:
         changed = [key for key, value in _state().items() if value != before[key]]

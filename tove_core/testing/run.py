@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +50,8 @@ class Check:
             NotApplicable: there is nothing to check.
         """
         try:
-            return self.definition.verdict(self.subject)
+            with redirect_stdout(sys.stderr):  # what the expert prints; the results of checks may be JSON
+                return self.definition.verdict(self.subject)
         except (CheckFailed, NotApplicable):
             raise
         except Exception as error:  # a plugin may raise anything
