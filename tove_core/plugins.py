@@ -20,6 +20,7 @@ from importlib import metadata
 from pydantic import ValidationError
 
 from tove_core import environment
+from tove_core.contained import contained
 from tove_core.errors import AmbiguousExpertError, ConfigError, PluginError, UnknownExpertError, WeightsError
 from tove_core.in_process import IN_PROCESS, REGISTERED, Registered
 from tove_core.offered import describe, read
@@ -248,10 +249,11 @@ def _entry_points() -> Iterable[tuple[Source, metadata.EntryPoint]]:
 
 
 def _accept(registry: Registry, source: Source, load: Callable[[], object], *, strict: bool) -> None:
+    changed: list[str] = []
     try:
         if source.distribution == IN_PROCESS:
             raise PluginError(f"the distribution name {IN_PROCESS!r} stands for experts registered in a process")
-        with redirect_stdout(sys.stderr):  # stdout is for what was asked for, such as JSON
+        with contained() as changed:
             specs = read(load, source.entry_point)
         _refuse_twins(registry, source, specs)
     except (Exception, SystemExit) as error:
@@ -262,6 +264,9 @@ def _accept(registry: Registry, source: Source, load: Callable[[], object], *, s
         registry.offers += [Offer(spec, source) for spec in specs]
         if not specs:
             registry.empty.append(source)
+    if changed:
+        what = " and ".join(changed)
+        registry.notes.append(f"{source} changed {what} when it was imported; put back, tell its author")
 
 
 def _accept_registered(registry: Registry, plugin: Registered) -> Offer:
