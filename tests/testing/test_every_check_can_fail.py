@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 
@@ -88,6 +89,16 @@ def sets_threads(ctx):
 def sets_cudnn(ctx):
     torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
     return Patches()
+
+
+def sets_a_variable(ctx):
+    os.environ["TOVE_ODD"] = "1"
+    return Patches()
+
+
+def threaded(found):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return found
 
 
 def hides_a_tensor(ctx):
@@ -245,6 +256,8 @@ BROKEN = [
     ("no-uninitialised-tensors", {"factory": with_map(lambda m: m + torch.empty(m.shape) * 0)}, "forward pass holds"),
     ("no-global-state", {"factory": sets_threads}, "the factory changed torch's number of threads"),
     ("no-global-state", {"factory": sets_cudnn}, "the factory changed cudnn.benchmark"),
+    ("no-global-state", {"factory": sets_a_variable}, "the factory changed the environment variable TOVE_ODD"),
+    ("no-global-state", {"factory": with_map(threaded)}, "forward changed torch's number of threads"),
     ("no-global-state", {"factory": with_map(nn.functional.dropout)}, "forward changed torch's random generator"),
     ("state-dict-roundtrip", {"factory": hides_a_tensor}, "map differs by .* after loading the state dict"),
     ("convert-is-pure", {"convert": pops}, "the state dict it was given is another one"),

@@ -369,21 +369,6 @@ def test_a_check_that_was_not_run_is_no_pass_in_pytest_and_meets_no_expectation(
     assert re.search(r"\d+ passed, 1 failed, \d+ not run, \d+ not applicable$", count(found))
 
 
-def test_torch_is_left_as_it_was(offer, everything):
-    def spoil(ctx):
-        torch.set_default_dtype(torch.float64)
-        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
-        return nn.Identity()
-
-    before = torch.get_default_dtype(), torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    drawn = torch.get_rng_state()
-    results = everything(offer(spoil))
-    assert not results["no-global-state"].ok
-    after = torch.get_default_dtype(), torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
-    assert before == after
-    assert torch.equal(drawn, torch.get_rng_state())
-
-
 def test_the_words_of_every_check_are_sentences():
     assert len({definition.id for definition in CATALOGUE}) == len(CATALOGUE)
     for one in CATALOGUE:

@@ -15,6 +15,7 @@ from tove_core.testing.bench import Outputs, bench, run
 from tove_core.testing.definition import CheckFailed, ForwardFailed, NoMeta, NotApplicable, NotRun, defines
 from tove_core.testing.images import pixels
 from tove_core.testing.subject import Subject
+from tove_core.testing.watch import undone
 
 
 @defines(
@@ -139,7 +140,8 @@ def contract_nonsquare(subject: Subject) -> str:
 
 
 def _on_meta(subject: Subject, input: Input) -> Outputs:
-    return run(_meta(subject), torch.empty(2, 3, *input.size, device="meta"))
+    with undone():
+        return run(_meta(subject), torch.empty(2, 3, *input.size, device="meta"))
 
 
 def _meta(subject: Subject) -> FrozenExpert:
@@ -166,7 +168,7 @@ def _count(subject: Subject) -> tuple[int, Exception | None]:
     """Return what one image costs on meta, and what stopped the count; selecting regions needs values, at the end."""
     counter = FlopCounterMode(display=False)
     try:
-        with counter:
+        with undone(), counter:
             run(_meta(subject), torch.empty(1, 3, *subject.spec.input.size, device="meta"))
     except (ContractError, ForwardFailed, NoMeta) as error:
         return counter.get_total_flops(), error

@@ -88,9 +88,9 @@ def no_uninitialised(subject: Subject) -> str:
 @defines(
     "no-global-state",
     "module",
-    summary="leaves torch's settings and the random generators as they were",
-    cause="The factory or the forward pass calls `torch.set_*`, `torch.manual_seed` or `torch.backends.*`, or the "
-    "forward pass draws random numbers, as dropout does.",
+    summary="leaves torch's settings, the environment and the random generators as they were",
+    cause="The factory or the forward pass calls `torch.set_*`, `torch.manual_seed` or `torch.backends.*`, writes to "
+    "`os.environ`, or the forward pass draws random numbers, as dropout does.",
     cure="Leave settings to the application. In evaluation mode a forward pass draws nothing: pass "
     "`training=self.training` to functional dropout.",
 )

@@ -16,6 +16,7 @@ from tove_core.testing.bench import bench
 from tove_core.testing.catalogue import CATALOGUE
 from tove_core.testing.definition import CheckFailed, Definition, ForwardFailed, NoMeta, NotApplicable, NotRun, one_line
 from tove_core.testing.subject import Subject, subjects
+from tove_core.testing.watch import undone
 
 Status = Literal["passed", "failed", "not run", "not applicable", "failed as expected", "expected to fail"]
 """not run: what another check tells of kept this one from looking, which conforms as little as a failure does.
@@ -50,7 +51,8 @@ class Check:
             NotApplicable: there is nothing to check.
         """
         try:
-            with redirect_stdout(sys.stderr):  # what the expert prints; the results of checks may be JSON
+            # What the expert prints goes elsewhere, since the results of checks may be JSON.
+            with redirect_stdout(sys.stderr), undone():
                 return self.definition.verdict(self.subject)
         except (CheckFailed, NotApplicable):
             raise
