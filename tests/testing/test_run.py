@@ -305,6 +305,17 @@ class Patched(nn.Module):
         return {"map": self.after(self.conv(pixels))}
 
 
+class Halves(Patched):
+    """Computes in half precision without having said so, which meta takes for granted."""
+
+    def __init__(self, ctx):
+        super().__init__(torch.Tensor.float)
+        self.conv.weight.data = self.conv.weight.data.half()
+
+    def forward(self, pixels):
+        return {"map": self.conv(pixels.half())}
+
+
 def unused(pixels):
     raise ValueError("no depth")
 
@@ -314,6 +325,7 @@ ONE_FAULT = {
     "whole numbers": (lambda ctx: Patched(torch.Tensor.long), {"contract-shapes"}, "'map' is torch.int64"),
     "no mapping": (lambda ctx: nn.Identity(), {"contract-shapes", "params-exact"}, "returned Tensor; return a mapping"),
     "an error in forward": (lambda ctx: Patched(unused), {"contract-shapes"}, "forward raised ValueError .* no depth"),
+    "an error that meta does not see": (Halves, {"contract-shapes"}, "forward raised RuntimeError"),
     "an error in the factory": (raises, {"builds-offline"}, "failed \\(KeyError: 'depth'\\)"),
     "a factory of something else": (no_module, {"builds-offline"}, "must return a torch.nn.Module"),
     "pixels written into": (writes, {"input-unchanged"}, "wrote into its input"),

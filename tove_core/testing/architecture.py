@@ -91,8 +91,10 @@ def flops_close(subject: Subject) -> str:
     "architecture",
     summary="gives exactly the outputs its spec promises, in their shapes",
     cause="An output's `channels` or `stride` is another than the module's, class tokens are left in the map, "
-    "`forward` returns a tensor instead of a mapping or whole numbers such as labels, or it raises an error.",
-    cure="Compare the two shapes in the message; return `{name: tensor}` with grids as [B, C, H / stride, W / stride].",
+    "`forward` returns a tensor instead of a mapping or whole numbers such as labels, or it raises an error, as where "
+    "it asks for a precision by name and the weights have another.",
+    cure="Compare the two shapes in the message; return `{name: tensor}` with grids as [B, C, H / stride, W / stride]. "
+    "Leave the precision of weights and pixels to the hub, or repair what the message names.",
     owns=("outputs", "forward"),
 )
 def contract_shapes(subject: Subject) -> str:
@@ -104,8 +106,8 @@ def contract_shapes(subject: Subject) -> str:
         at = bench(subject)
         outputs = at.outputs
         where = f"{at.input.size[0]}x{at.input.size[1]}, {at.size}; not on meta, where {_line(error)}"
-    if subject.spec.tiny is not None:
-        _ = bench(subject).outputs  # the small architecture keeps its promises too
+    if subject.spec.tiny is not None or subject.builds:
+        _ = bench(subject).outputs  # the module that computes keeps its promises too: meta takes any kind of number
     shown = ", ".join(f"{key} {_shape(value)}" for key, value in outputs.items())
     return f"{shown} for {where}"
 
