@@ -186,6 +186,18 @@ def test_global_state_a_factory_changes_is_restored_and_reported(
     assert read() == before
 
 
+def test_a_variable_that_libraries_set_themselves_is_no_doing_of_a_factory(
+    make_spec: MakeSpec, write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # put back after the test
+    code = "import os, torch\ndef build(ctx):\n    os.environ['TORCHINDUCTOR_CACHE_DIR'] = '/x'\n    return {}\n"
+    write_module("library", code.format("torch.nn.Linear(1, 1)"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_expert(make_spec(factory="library:build"), name="tiny")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/x"
+
+
 def test_a_well_behaved_factory_is_not_reported(make_spec: MakeSpec) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

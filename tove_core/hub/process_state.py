@@ -9,6 +9,18 @@ from typing import Any
 import torch
 
 ENVIRONMENT = "the environment variable"
+LIBRARIES_OWN = frozenset(
+    {
+        "CUBLAS_WORKSPACE_CONFIG",
+        "DISABLE_CUPTI_LAZY_REINIT",
+        "KMP_DUPLICATE_LIB_OK",
+        "TEARDOWN_CUPTI",
+        "TOKENIZERS_PARALLELISM",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
+    }
+)
+"""Variables that torch, transformers and open_clip set by themselves when a part of them is first imported or used."""
 MIXED = "set for some operators alone"
 """A setting of TF32 that torch cannot tell in one word, nor be given back; one word in its place can be undone."""
 
@@ -52,9 +64,9 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 def process_state() -> dict[str, object]:
-    """Return torch's process-wide settings by name, and every environment variable."""
+    """Return torch's process-wide settings by name, and the environment but for what libraries set themselves."""
     found: dict[str, object] = {name: read() for name, (read, _) in _SETTINGS.items()}
-    return found | {f"{ENVIRONMENT} {name}": value for name, value in os.environ.items()}
+    return found | {f"{ENVIRONMENT} {name}": value for name, value in os.environ.items() if name not in LIBRARIES_OWN}
 
 
 def changes(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
