@@ -35,8 +35,8 @@ def contained() -> Iterator[list[str]]:
                     changed.append("the warning filters")
     finally:
         for action, message, category, module, line in reversed(own):
-            texts = {"message": message.pattern if message else "", "module": module.pattern if module else ""}
-            warnings.filterwarnings(action, category=category, lineno=line, **texts)
+            text, place = message.pattern if message else "", module.pattern if module else ""
+            warnings.filterwarnings(action, text, category, place, line)
         if (root.handlers, root.level, root.manager.disable) != logger:
             changed.append("the root logger")
             root.handlers[:] = logger[0]

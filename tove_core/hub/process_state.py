@@ -71,7 +71,7 @@ def process_state() -> dict[str, object]:
 
 def changes(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
     """Return the names of what differs, or is in one of the two alone."""
-    return [key for key in before | after if key not in before or key not in after or before[key] != after[key]]
+    return [key for key in {**before, **after} if key not in before or key not in after or before[key] != after[key]]
 
 
 def put_back(before: Mapping[str, object]) -> list[str]:

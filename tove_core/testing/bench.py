@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -211,7 +212,7 @@ def run(expert: FrozenExpert, images: Tensor) -> Outputs:
 def _own(value: Tensor | RegionBatch) -> Tensor | RegionBatch:
     if isinstance(value, Tensor):
         return value.clone()
-    return RegionBatch(**{part: t.clone() if isinstance(t, Tensor) else t for part, t in vars(value).items()})
+    return replace(value, **{part: t.clone() for part, t in vars(value).items() if isinstance(t, Tensor)})
 
 
 def fitted(expert: FrozenExpert, images: Tensor) -> FrozenExpert:

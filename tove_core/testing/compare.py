@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,8 +85,7 @@ def _row(value: Tensor | RegionBatch, index: int) -> Tensor | RegionBatch:
     if isinstance(value, Tensor):
         return value[index : index + 1]
     part = slice(index, index + 1)
-    cut = {field: None if held is None else held[part] for field, held in vars(value).items()}
-    return RegionBatch(**cut)
+    return replace(value, **{field: held[part] for field, held in vars(value).items() if held is not None})
 
 
 def finite(value: Tensor | RegionBatch) -> bool:
