@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +179,54 @@ def test_an_allow_list_compares_distribution_names_canonically(install):
         install(name, offering(f"from-{name}"))
     registry = plugins.discover(env={"TOVE_PLUGINS": " Plugin_A , plugin.C,"})
     assert third_party(registry) == ["from-plugin-a", "from-plugin-c"]
+
+
+MEDDLES = """
+import logging, warnings
+warnings.simplefilter("error")
+logging.basicConfig(level=logging.DEBUG, handlers=[logging.NullHandler()], force=True)
+logging.disable(logging.ERROR)
+"""
+
+
+@pytest.mark.parametrize("end", [offering("fine"), "raise OSError"])
+def test_what_an_import_does_to_warnings_and_logging_is_put_back_and_noted(install, end):
+    install("plugin-a", MEDDLES + end)
+    install("plugin-b", offering("quiet"))
+    root = logging.getLogger()
+
+    def state():
+        return root.handlers[:], root.level, root.manager.disable, warnings.filters[:]
+
+    before = state()
+    registry = plugins.discover(env={})
+    assert state() == before
+    assert registry.notes == [
+        "plugin-a 1.0 changed the warning filters and the root logger when it was imported; put back, tell its author"
+    ]
+
+
+LIBRARY = """
+import warnings
+class Own(Warning): pass
+warnings.filterwarnings("ignore", "a size changed")
+warnings.filterwarnings("ignore", module="fake_library")
+warnings.simplefilter("ignore", Own)
+"""
+
+
+def test_the_filters_that_a_library_makes_for_itself_stay(install):
+    module = install("plugin-a", LIBRARY + offering("fine"))
+    with warnings.catch_warnings():
+        before = warnings.filters[:]
+        assert plugins.discover(env={}).notes == []
+        added = warnings.filters[: len(warnings.filters) - len(before)]
+        assert warnings.filters[len(added) :] == before
+        assert [one[2] for one in added] == [sys.modules[module].Own, Warning, Warning]
+        warnings.simplefilter("error", append=True)
+        warnings.warn("a size changed", UserWarning, stacklevel=1)
+        with pytest.raises(UserWarning):
+            warnings.warn("another thing", UserWarning, stacklevel=1)
 
 
 @pytest.mark.parametrize("variable", ["TOVE_PLUGINS", "TOVE_BLOCK"])

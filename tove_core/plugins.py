@@ -10,8 +10,9 @@ import difflib
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -19,6 +20,7 @@ from importlib import metadata
 from pydantic import ValidationError
 
 from tove_core import environment
+from tove_core.contained import contained
 from tove_core.errors import AmbiguousExpertError, ConfigError, PluginError, UnknownExpertError, WeightsError
 from tove_core.in_process import IN_PROCESS, REGISTERED, Registered
 from tove_core.offered import describe, read
@@ -247,10 +249,12 @@ def _entry_points() -> Iterable[tuple[Source, metadata.EntryPoint]]:
 
 
 def _accept(registry: Registry, source: Source, load: Callable[[], object], *, strict: bool) -> None:
+    changed: list[str] = []
     try:
         if source.distribution == IN_PROCESS:
             raise PluginError(f"the distribution name {IN_PROCESS!r} stands for experts registered in a process")
-        specs = read(load, source.entry_point)
+        with contained() as changed:
+            specs = read(load, source.entry_point)
         _refuse_twins(registry, source, specs)
     except (Exception, SystemExit) as error:
         if strict:
@@ -260,6 +264,9 @@ def _accept(registry: Registry, source: Source, load: Callable[[], object], *, s
         registry.offers += [Offer(spec, source) for spec in specs]
         if not specs:
             registry.empty.append(source)
+    if changed:
+        what = " and ".join(changed)
+        registry.notes.append(f"{source} changed {what} when it was imported; put back, tell its author")
 
 
 def _accept_registered(registry: Registry, plugin: Registered) -> Offer:
@@ -297,7 +304,8 @@ def _member(offer: Offer, text: str) -> ExpertSpec:
     """Return the spec of one member of an expert's family."""
     module, _, attribute = (offer.spec.family or "").partition(":")
     try:
-        variant = getattr(importlib.import_module(module), attribute)(text)
+        with redirect_stdout(sys.stderr):
+            variant = getattr(importlib.import_module(module), attribute)(text)
         if not isinstance(variant, Variant):
             raise PluginError(f"it returned {type(variant).__name__}, wanted Variant")
         return offer.spec.member(variant)

@@ -21,7 +21,7 @@ def test_an_expert_is_shown_check_by_check_with_a_count(tove: Tove, toy: Any) ->
     assert (
         "  not applicable     params-exact               no cost is declared; measured: cost=Cost(params=147)" in lines
     )
-    assert lines[-1].startswith("27 checks: 17 passed, 1 failed as expected, 9 not applicable  (")
+    assert lines[-1].startswith("29 checks: 19 passed, 1 failed as expected, 9 not applicable  (")
 
 
 def test_a_failure_is_told_with_cause_and_cure_and_ends_in_exit_code_one(tove: Tove, toy: Any) -> None:

@@ -133,7 +133,7 @@ def test_a_new_project_installs_passes_its_own_tests_and_conforms(tmp_path):
     assert " passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider")
     shown = run("-c", "from tove_core.cli.main import main; main()", "experts", "check", "fresh-colours")
     assert shown.startswith("fresh-colours  (from tove-expert-fresh-colours 0.1.0)\n")
-    assert "27 checks: 20 passed, 7 not applicable" in shown
+    assert "29 checks: 22 passed, 7 not applicable" in shown
     assert (site / "tove_expert_fresh_colours-0.1.0.dist-info" / "licenses" / "LICENSE").is_file()
     rival = template.write_project("fresh-colours", tmp_path / "rival")
     text = (rival / "pyproject.toml").read_text().replace('"tove-expert-fresh', '"tove-expert-rival')

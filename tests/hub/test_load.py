@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from collections.abc import Callable
@@ -143,25 +144,39 @@ def test_generators_and_default_dtype_are_as_before(make_spec: MakeSpec, keep_rn
     assert draw() == expected
 
 
-GLOBAL = {
-    "default dtype": ("torch.set_default_dtype(torch.float64)", torch.get_default_dtype),
-    "gradient mode": ("torch.set_grad_enabled(False)", torch.is_grad_enabled),
-    "number of threads": ("torch.set_num_threads(torch.get_num_threads() + 1)", torch.get_num_threads),
-    "matmul precision": ("torch.set_float32_matmul_precision('medium')", torch.get_float32_matmul_precision),
-}
+GLOBAL = [
+    ("torch's default dtype", "torch.set_default_dtype(torch.float64)", torch.get_default_dtype),
+    ("torch's gradient mode", "torch.set_grad_enabled(False)", torch.is_grad_enabled),
+    ("torch's number of threads", "torch.set_num_threads(torch.get_num_threads() + 1)", torch.get_num_threads),
+    ("torch's matmul precision", "torch.set_float32_matmul_precision('medium')", torch.get_float32_matmul_precision),
+    ("torch's matmul precision", "torch.backends.cuda.matmul.allow_tf32 = True", torch.get_float32_matmul_precision),
+    ("torch's matmul", "torch.backends.cuda.matmul.fp32_precision = 'tf32'", torch.get_float32_matmul_precision),
+    (
+        "torch's deterministic algorithms",
+        "torch.use_deterministic_algorithms(True, warn_only=True)",
+        torch.is_deterministic_algorithms_warn_only_enabled,
+    ),
+    ("cudnn.benchmark", "torch.backends.cudnn.benchmark = True", lambda: torch.backends.cudnn.benchmark),
+    ("cudnn.allow_tf32", "torch.backends.cudnn.allow_tf32 = False", lambda: torch.backends.cudnn.allow_tf32),
+    ("cudnn.allow_tf32", "torch.backends.cudnn.rnn.fp32_precision = 'ieee'", lambda: torch.backends.cudnn.allow_tf32),
+    ("torch's anomaly detection", "torch.autograd.set_detect_anomaly(True)", torch.is_anomaly_enabled),
+    ("the environment variable CUDA_ODD", "import os; os.environ['CUDA_ODD'] = '1'", lambda: os.getenv("CUDA_ODD")),
+    ("the environment variable PATH", "import os; os.environ['PATH'] = ''", lambda: os.getenv("PATH")),
+    ("the environment variable HOME", "import os; del os.environ['HOME']", lambda: os.getenv("HOME")),
+]
+"""What is said of a factory, what it does, and how its trace is read."""
 
 
 @pytest.mark.parametrize("place", ["import", "build", "failing build"])
-@pytest.mark.parametrize("state", GLOBAL)
+@pytest.mark.parametrize(("state", "change", "read"), GLOBAL)
 def test_global_state_a_factory_changes_is_restored_and_reported(
-    make_spec: MakeSpec, write_module: WriteModule, state: str, place: str
+    make_spec: MakeSpec, write_module: WriteModule, state: str, change: str, read: Callable[[], object], place: str
 ) -> None:
-    change, read = GLOBAL[state]
     at_import, at_build = (change, "pass") if place == "import" else ("", change)
     end = "raise RuntimeError('no')" if place == "failing build" else "return torch.nn.Linear(1, 1)"
     write_module("meddler", f"import torch\n{at_import}\ndef build(ctx):\n    {at_build}\n    {end}\n")
     before = read()
-    with pytest.warns(RuntimeWarning, match=f"'tiny' changed torch's {state}"):
+    with pytest.warns(RuntimeWarning, match=f"'tiny' changed {state}"):
         if place == "failing build":
             with pytest.raises(PluginError):
                 load_expert(make_spec(factory="meddler:build"), name="tiny")
@@ -169,6 +184,18 @@ def test_global_state_a_factory_changes_is_restored_and_reported(
             expert, _ = load_expert(make_spec(factory="meddler:build"), name="tiny")
             assert expert.dtype == torch.float32
     assert read() == before
+
+
+def test_a_variable_that_libraries_set_themselves_is_no_doing_of_a_factory(
+    make_spec: MakeSpec, write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # put back after the test
+    code = "import os, torch\ndef build(ctx):\n    os.environ['TORCHINDUCTOR_CACHE_DIR'] = '/x'\n    return {}\n"
+    write_module("library", code.format("torch.nn.Linear(1, 1)"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_expert(make_spec(factory="library:build"), name="tiny")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/x"
 
 
 def test_a_well_behaved_factory_is_not_reported(make_spec: MakeSpec) -> None:

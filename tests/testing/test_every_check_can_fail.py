@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 
@@ -10,10 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from tove_core.hub.regions import RegionBatch
-from tove_core.spec import Cost, Grid, Input, Regions, Weights
-from tove_core.testing import CATALOGUE, CheckFailed
-from tove_core.testing.geometry import TURNS, inspect_regions
+from tove_core.spec import Cost, Grid, Input, Weights
+from tove_core.testing import CATALOGUE
+from tove_core.testing.geometry import TURNS
 
 CHANNELS, STRIDE = 33, 8
 PARAMS = 3 * CHANNELS * STRIDE**2 + CHANNELS
@@ -89,6 +89,16 @@ def sets_threads(ctx):
 def sets_cudnn(ctx):
     torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
     return Patches()
+
+
+def sets_a_variable(ctx):
+    os.environ["TOVE_ODD"] = "1"
+    return Patches()
+
+
+def threaded(found):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return found
 
 
 def hides_a_tensor(ctx):
@@ -169,6 +179,47 @@ class Standardises(Patches):
         return super().forward((pixels - pixels.mean()) / pixels.std((1, 2, 3), keepdim=True))
 
 
+class Remembers(Patches):
+    """Gives the mean of this map and the last."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+        self.last = None
+
+    def forward(self, pixels):
+        found = super().forward(pixels)["map"]
+        last = found if self.last is None or self.last.shape != found.shape else self.last
+        self.last = found
+        return {"map": (found + last) / 2}
+
+
+class Tires(Patches):
+    """Is another expert from its seventh call on."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, pixels):
+        self.calls += 1
+        return {"map": super().forward(pixels)["map"] + (self.calls > 6)}
+
+
+class Reuses(Patches):
+    """Writes each map over the last one of its size."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__()
+        self.out = None
+
+    def forward(self, pixels):
+        found = super().forward(pixels)["map"]
+        if self.out is None or self.out.shape != found.shape or self.out.device != found.device:
+            self.out = torch.empty_like(found)
+        self.out.copy_(found)
+        return {"map": self.out}
+
+
 def scattered(found):
     return found.flatten(2).mT.reshape(found.shape)
 
@@ -176,17 +227,6 @@ def scattered(found):
 def pops(state):
     state.pop("conv.bias")
     return dict(state)
-
-
-def boxes(*box: float):
-    """Return a factory of experts that find one region."""
-
-    class Finds(nn.Module):
-        def forward(self, pixels):
-            one = pixels.new_ones(len(pixels), 1)
-            return {"things": RegionBatch(pixels.new_tensor(box).expand(len(pixels), 1, 4), one, one.bool())}
-
-    return lambda ctx: Finds()
 
 
 MIT = {"repo": "owner/name", "license": "MIT"}
@@ -216,6 +256,8 @@ BROKEN = [
     ("no-uninitialised-tensors", {"factory": with_map(lambda m: m + torch.empty(m.shape) * 0)}, "forward pass holds"),
     ("no-global-state", {"factory": sets_threads}, "the factory changed torch's number of threads"),
     ("no-global-state", {"factory": sets_cudnn}, "the factory changed cudnn.benchmark"),
+    ("no-global-state", {"factory": sets_a_variable}, "the factory changed the environment variable TOVE_ODD"),
+    ("no-global-state", {"factory": with_map(threaded)}, "forward changed torch's number of threads"),
     ("no-global-state", {"factory": with_map(nn.functional.dropout)}, "forward changed torch's random generator"),
     ("state-dict-roundtrip", {"factory": hides_a_tensor}, "map differs by .* after loading the state dict"),
     ("convert-is-pure", {"convert": pops}, "the state dict it was given is another one"),
@@ -228,6 +270,8 @@ BROKEN = [
     ("finite", {"factory": Standardises}, "'map' is not finite for black and white"),
     ("batch-independent", {"factory": with_map(lambda found: found - found.mean(0))}, "when the image is alone"),
     ("bf16-close", {"factory": with_map(lambda found: (found + 1000) - 1000)}, "in bfloat16"),
+    ("outputs-unchanged", {"factory": Reuses}, "map of one image is another after the next image"),
+    ("calls-independent", {"factory": Remembers}, "map differs by .* after another image"),
     ("grid-follows-image", {"factory": with_map(scattered)}, "spread over the whole map"),
 ]
 
@@ -243,6 +287,17 @@ def test_a_check_finds_its_fault(id, fields, says, offer, verdict):
     assert result.status == "failed", result
     assert re.search(says, result.detail), result.detail
     assert "\n" not in result.detail
+
+
+def test_a_counter_that_only_later_calls_pass_is_found_after_all_other_checks(offer, everything):
+    results = everything(offer(Tires))
+    assert list(results)[-1] == "calls-independent"
+    assert results["calls-independent"].status == "failed"
+
+
+@pytest.mark.parametrize(("factory", "id"), [(Reuses, "outputs-unchanged"), (Counts, "frozen-and-eval-sticky")])
+def test_what_is_kept_between_calls_fails_its_own_check_alone(factory, id, offer, everything):
+    assert [id for id, result in everything(offer(factory)).items() if not result.ok] == [id]
 
 
 class Fixed(nn.Module):
@@ -342,33 +397,3 @@ def test_shipped_weights_of_another_architecture_are_found(tmp_path, monkeypatch
     assert "package weights without a hash; it is sha256=" in verdict("weights-pinned-or-lockable", expert).detail
     save_file(dict(Patches().state_dict()), file)
     assert verdict("weights-load", expert).status == "passed"
-
-
-def regions(box=(0.1, 0.2, 0.4, 0.9), score=0.5, **more) -> RegionBatch:
-    valid = torch.tensor([[True, False]])
-    given = {"boxes": torch.tensor([[box, (9.0, 9.0, -9.0, -9.0)]]), "scores": torch.tensor([[score, -7.0]])}
-    return RegionBatch(**(given | {"valid": valid} | more))
-
-
-@pytest.mark.parametrize(
-    ("value", "says"),
-    [
-        (regions(box=(12.0, 3.0, 40.0, 9.0)), r"\[12.0, 3.0, 40.0, 9.0\]; coordinates are in 0..1"),
-        (regions(box=(0.5, 0.5, 0.2, 0.9)), "wanted left, top, right, bottom"),
-        (regions(box=(float("nan"),) * 4), "coordinates are in 0..1"),
-        (regions(score=3.5), "a score of 3.5"),
-        (regions(valid=torch.tensor([[1, 0]])), "wanted bool"),
-        (regions(masks=torch.full((1, 2, 3, 3), 2.0)), "masks outside"),
-        (regions(), "wants 1 lists of 2 strings"),
-        (regions(text=[["a"]]), "wants 1 lists of 2 strings"),
-    ],
-)
-def test_impossible_regions_are_found(value, says):
-    with pytest.raises(CheckFailed, match=says):
-        inspect_regions("things", Regions(limit=2, text=True), value)
-
-
-def test_possible_regions_pass_and_slots_that_hold_none_do_not_matter():
-    assert inspect_regions("things", Regions(limit=2, text=True), regions(text=[["a", ""]])) == 1
-    with pytest.raises(CheckFailed, match="the spec's limit is 1"):
-        inspect_regions("things", Regions(limit=1), regions())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,9 +58,10 @@ def plan(
 
     training = wanted.training
     at_once = math.ceil(training.batch_size / training.accumulate) if train else 1
-    made = plan_model(model, batch=batch or at_once, training=train)
-    if config is not None and train:
-        made = _with_run(wanted.model_copy(update={"model": model}), made, images, measure, tflops, device)
+    with redirect_stdout(sys.stderr):  # experts may print when they are run
+        made = plan_model(model, batch=batch or at_once, training=train)
+        if config is not None and train:
+            made = _with_run(wanted.model_copy(update={"model": model}), made, images, measure, tflops, device)
     print(json.dumps(made.as_dict(), indent=2) if as_json else made)
     notes = list(made.unchecked)
     if train and wanted.training.shard != "none":

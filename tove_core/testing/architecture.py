@@ -15,6 +15,7 @@ from tove_core.testing.bench import Outputs, bench, run
 from tove_core.testing.definition import CheckFailed, ForwardFailed, NoMeta, NotApplicable, NotRun, defines
 from tove_core.testing.images import pixels
 from tove_core.testing.subject import Subject
+from tove_core.testing.watch import undone
 
 
 @defines(
@@ -90,8 +91,10 @@ def flops_close(subject: Subject) -> str:
     "architecture",
     summary="gives exactly the outputs its spec promises, in their shapes",
     cause="An output's `channels` or `stride` is another than the module's, class tokens are left in the map, "
-    "`forward` returns a tensor instead of a mapping or whole numbers such as labels, or it raises an error.",
-    cure="Compare the two shapes in the message; return `{name: tensor}` with grids as [B, C, H / stride, W / stride].",
+    "`forward` returns a tensor instead of a mapping or whole numbers such as labels, or it raises an error, as where "
+    "it asks for a precision by name and the weights have another.",
+    cure="Compare the two shapes in the message; return `{name: tensor}` with grids as [B, C, H / stride, W / stride]. "
+    "Leave the precision of weights and pixels to the hub, or repair what the message names.",
     owns=("outputs", "forward"),
 )
 def contract_shapes(subject: Subject) -> str:
@@ -103,8 +106,8 @@ def contract_shapes(subject: Subject) -> str:
         at = bench(subject)
         outputs = at.outputs
         where = f"{at.input.size[0]}x{at.input.size[1]}, {at.size}; not on meta, where {_line(error)}"
-    if subject.spec.tiny is not None:
-        _ = bench(subject).outputs  # the small architecture keeps its promises too
+    if subject.spec.tiny is not None or subject.builds:
+        _ = bench(subject).outputs  # the module that computes keeps its promises too: meta takes any kind of number
     shown = ", ".join(f"{key} {_shape(value)}" for key, value in outputs.items())
     return f"{shown} for {where}"
 
@@ -139,7 +142,8 @@ def contract_nonsquare(subject: Subject) -> str:
 
 
 def _on_meta(subject: Subject, input: Input) -> Outputs:
-    return run(_meta(subject), torch.empty(2, 3, *input.size, device="meta"))
+    with undone():
+        return run(_meta(subject), torch.empty(2, 3, *input.size, device="meta"))
 
 
 def _meta(subject: Subject) -> FrozenExpert:
@@ -166,7 +170,7 @@ def _count(subject: Subject) -> tuple[int, Exception | None]:
     """Return what one image costs on meta, and what stopped the count; selecting regions needs values, at the end."""
     counter = FlopCounterMode(display=False)
     try:
-        with counter:
+        with undone(), counter:
             run(_meta(subject), torch.empty(1, 3, *subject.spec.input.size, device="meta"))
     except (ContractError, ForwardFailed, NoMeta) as error:
         return counter.get_total_flops(), error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -16,12 +17,13 @@ from tove_core.errors import ContractError, PluginError
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.isolation import isolated
 from tove_core.hub.load import import_function, load_expert
+from tove_core.hub.process_state import changes, process_state
 from tove_core.hub.regions import RegionBatch
 from tove_core.spec import BuildContext, ExpertSpec, Grid, Input, Output
 from tove_core.testing.definition import ForwardFailed
 from tove_core.testing.images import pixels
 from tove_core.testing.subject import Subject
-from tove_core.testing.watch import generators, poisoned, refused_network, settings, undone
+from tove_core.testing.watch import generators, poisoned, refused_network, undone
 
 Outputs = dict[str, Tensor | RegionBatch]
 T = TypeVar("T")
@@ -114,9 +116,9 @@ class Bench:
         import_function(spec.factory, self.subject.name)  # what importing a library changes is not the factory's doing
         with refused_network() as self.tried, undone(), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", RuntimeWarning)
-            before = settings()
+            before = process_state()
             expert, _ = load_expert(spec, name=self.subject.name, weights="random")
-            self._note_changes("the factory", before, settings())
+            self._note_changes("the factory", before, process_state())
         # `isolated` puts some settings back by itself, and says so.
         told = [str(one.message) for one in said if "the factory of expert" in str(one.message)]
         self.changed += [f"the factory changed {message.partition('changed ')[2]}" for message in told]
@@ -129,14 +131,14 @@ class Bench:
     def _run_watched(self) -> Outputs:
         expert, images = self.expert, self.images
         with undone():
-            before = settings() | generators()
+            before = process_state() | generators()
             self.given = images.clone()
             outputs = run(expert, self.given)
-            self._note_changes("forward", before, settings() | generators())
+            self._note_changes("forward", before, process_state() | generators())
         return outputs
 
     def _note_changes(self, who: str, before: Mapping[str, object], after: Mapping[str, object]) -> None:
-        self.changed += [f"{who} changed {key}" for key in before if before[key] != after[key]]
+        self.changed += [f"{who} changed {key}" for key in changes(before, after)]
 
     def fault(self) -> Exception | None:
         """Return what keeps the expert from being run as it is declared; None: nothing does.
@@ -190,14 +192,14 @@ def _said_once() -> Iterator[None]:
 
 
 def run(expert: FrozenExpert, images: Tensor) -> Outputs:
-    """Return an expert's outputs for normalised images [B, 3, H, W].
+    """Return an expert's outputs for normalised images [B, 3, H, W], in memory that no later call writes to.
 
     Raises:
         ContractError: they are not what the spec promises.
         ForwardFailed: the forward pass raises something else.
     """
     try:
-        return cast(Outputs, dict(expert(images)))
+        return {name: _own(value) for name, value in expert(images).items()}
     except ContractError:
         raise
     except Exception as error:
@@ -205,6 +207,12 @@ def run(expert: FrozenExpert, images: Tensor) -> Outputs:
         raise ForwardFailed(
             f"forward raised {type(cause).__name__} for pixels {list(images.shape)}: {' '.join(str(cause).split())}"
         ) from error
+
+
+def _own(value: Tensor | RegionBatch) -> Tensor | RegionBatch:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return replace(value, **{part: t.clone() for part, t in vars(value).items() if isinstance(t, Tensor)})
 
 
 def fitted(expert: FrozenExpert, images: Tensor) -> FrozenExpert:

@@ -49,7 +49,9 @@ def builds_offline(subject: Subject) -> str:
 )
 def deterministic(subject: Subject) -> str:
     """Compare two builds bit by bit; values that nobody wrote are left to another check."""
-    first, second = dict(_tensors(bench(subject).expert.module)), dict(_tensors(bench(subject).poisoned.module))
+    # One that was never run, as `poisoned` is: what a forward pass keeps or changes is another check's subject.
+    first = dict(_tensors(load(subject, small(subject.spec)).module))
+    second = dict(_tensors(bench(subject).poisoned.module))
     if first.keys() != second.keys():
         raise CheckFailed(f"two builds differ in {sorted(first.keys() ^ second.keys())[0]}")
     for name, tensor in first.items():
@@ -88,9 +90,9 @@ def no_uninitialised(subject: Subject) -> str:
 @defines(
     "no-global-state",
     "module",
-    summary="leaves torch's settings and the random generators as they were",
-    cause="The factory or the forward pass calls `torch.set_*`, `torch.manual_seed` or `torch.backends.*`, or the "
-    "forward pass draws random numbers, as dropout does.",
+    summary="leaves torch's settings, the environment and the random generators as they were",
+    cause="The factory or the forward pass calls `torch.set_*`, `torch.manual_seed` or `torch.backends.*`, writes to "
+    "`os.environ`, or the forward pass draws random numbers, as dropout does.",
     cure="Leave settings to the application. In evaluation mode a forward pass draws nothing: pass "
     "`training=self.training` to functional dropout.",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tove_core.testing import architecture, built, declared, forward, geometry, imported
+from tove_core.testing import architecture, built, calls, declared, forward, geometry, imported
 from tove_core.testing.definition import Definition
 
 CATALOGUE: tuple[Definition, ...] = (
@@ -33,5 +33,7 @@ CATALOGUE: tuple[Definition, ...] = (
     forward.bf16_close,
     geometry.grid_follows_image,
     geometry.regions_in_range,
+    calls.outputs_unchanged,
+    calls.calls_independent,
 )
 """Every check; the command line, pytest and the documentation read this one list."""

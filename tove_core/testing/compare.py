@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tove_core.hub.regions import RegionBatch
 from tove_core.testing.bench import Outputs
+from tove_core.testing.compare_regions import regions_apart, scores_apart
 from tove_core.testing.definition import NotApplicable
 
 
@@ -21,30 +22,48 @@ class Difference:
 
 
 def flat(outputs: Outputs) -> dict[str, Tensor]:
-    """Return every tensor of the outputs in float32; of regions, what does not depend on their order.
-
-    Which of two regions with almost the same score comes first is decided by rounding, so scores are sorted.
-    """
+    """Return every tensor of numbers of the outputs in float32, those of regions as `output.boxes` and so on."""
     tensors: dict[str, Tensor] = {}
     for name, value in outputs.items():
         if isinstance(value, RegionBatch):
-            tensors[f"{name}.scores"] = (value.scores * value.valid).float().sort(-1, descending=True).values
+            tensors |= {f"{name}.{part}": t.float() for part, t in vars(value).items() if isinstance(t, Tensor)}
         else:
             tensors[name] = value.float()
     return tensors
 
 
-def difference(found: Outputs, wanted: Outputs) -> Difference:
-    """Return the largest relative difference of `found` from `wanted`; NaN counts as infinitely far."""
-    apart = {}
-    wanted_tensors = flat(wanted)
-    for name, tensor in flat(found).items():
-        other = wanted_tensors[name]
-        scale = other.norm().clamp(min=1e-6 * other.numel() ** 0.5)
-        value = ((tensor - other).norm() / scale).item() if tensor.shape == other.shape else float("inf")
-        apart[name] = float("inf") if value != value else value
+def difference(found: Outputs, wanted: Outputs, *, coarse: bool = False) -> Difference:
+    """Return the largest relative difference of `found` from `wanted`; NaN counts as infinitely far.
+
+    Args:
+        found: the outputs to judge.
+        wanted: those they should be.
+        coarse: the two differ by more than rounding in float32, which moves regions past each other and across
+            thresholds: of regions only the scores are compared, in their order.
+    """
+    apart: dict[str, float] = {}
+    for name, value in found.items():
+        other = wanted[name]
+        if isinstance(value, Tensor) and isinstance(other, Tensor):
+            apart[name] = _tensors_apart(value, other)
+        elif isinstance(value, Tensor) or isinstance(other, Tensor):
+            apart[name] = float("inf")
+        elif coarse:
+            apart[f"{name}.scores"] = _tensors_apart(*scores_apart(value, other))
+        else:
+            apart |= {f"{name}.{part}": distance for part, distance in regions_apart(value, other).items()}
     name = max(apart, key=lambda key: apart[key])
     return Difference(name, apart[name])
+
+
+def _tensors_apart(found: Tensor, wanted: Tensor) -> float:
+    if found.shape != wanted.shape:
+        return float("inf")
+    if not wanted.numel():
+        return 0.0
+    scale = wanted.float().norm().clamp(min=1e-6 * wanted.numel() ** 0.5)
+    value = ((found.float() - wanted.float()).norm() / scale).item()
+    return float("inf") if value != value else value
 
 
 def require_regions(outputs: Outputs) -> None:
@@ -66,7 +85,7 @@ def _row(value: Tensor | RegionBatch, index: int) -> Tensor | RegionBatch:
     if isinstance(value, Tensor):
         return value[index : index + 1]
     part = slice(index, index + 1)
-    return RegionBatch(boxes=value.boxes[part], scores=value.scores[part], valid=value.valid[part])
+    return replace(value, **{field: held[part] for field, held in vars(value).items() if held is not None})
 
 
 def finite(value: Tensor | RegionBatch) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +16,7 @@ from tove_core.testing.bench import bench
 from tove_core.testing.catalogue import CATALOGUE
 from tove_core.testing.definition import CheckFailed, Definition, ForwardFailed, NoMeta, NotApplicable, NotRun, one_line
 from tove_core.testing.subject import Subject, subjects
+from tove_core.testing.watch import undone
 
 Status = Literal["passed", "failed", "not run", "not applicable", "failed as expected", "expected to fail"]
 """not run: what another check tells of kept this one from looking, which conforms as little as a failure does.
@@ -48,7 +51,9 @@ class Check:
             NotApplicable: there is nothing to check.
         """
         try:
-            return self.definition.verdict(self.subject)
+            # What the expert prints goes elsewhere, since the results of checks may be JSON.
+            with redirect_stdout(sys.stderr), undone():
+                return self.definition.verdict(self.subject)
         except (CheckFailed, NotApplicable):
             raise
         except Exception as error:  # a plugin may raise anything
@@ -166,7 +171,7 @@ def weigh(check: Check, reason: str | None) -> Result:
 
 
 def count(results: Iterable[Result]) -> str:
-    """Return a line such as `27 checks: 25 passed, 1 failed, 1 not applicable`."""
+    """Return a line such as `29 checks: 27 passed, 1 failed, 1 not applicable`."""
     found = Counter(result.status for result in results)
     order: tuple[Status, ...] = (
         "passed",

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tove_core.hub.process_state import process_state, put_back
+
 _NETWORK = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"})
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".onnx", ".msgpack", ".gguf"})
 
@@ -58,22 +60,6 @@ def _tried(event: str, arguments: tuple[Any, ...]) -> str | None:
     return None
 
 
-def settings() -> dict[str, object]:
-    """Return torch's process-wide settings by a name an author would look for."""
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "default device": str(torch.get_default_device()),
-        "gradient mode": torch.is_grad_enabled(),
-        "number of threads": torch.get_num_threads(),
-        "matmul precision": torch.get_float32_matmul_precision(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn.enabled": torch.backends.cudnn.enabled,
-        "cudnn.benchmark": torch.backends.cudnn.benchmark,
-        "cudnn.deterministic": torch.backends.cudnn.deterministic,
-        "anomaly detection": torch.is_anomaly_enabled(),
-    }
-
-
 def generators() -> dict[str, object]:
     """Return the state of every random generator on the CPU, as values that can be compared."""
     kind, keys, *rest = np.random.get_state()
@@ -86,35 +72,16 @@ def generators() -> dict[str, object]:
 
 @contextmanager
 def undone() -> Iterator[None]:
-    """Put the settings of `settings` back after the block, so that one fault does not become many."""
-    before = settings()
+    """Put settings, environment and random generators back after the block, so that one fault does not become many."""
+    before = process_state()
     state = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
     try:
         yield
     finally:
-        _restore(before)
+        put_back(before)
         torch.default_generator.set_state(state[0])
         np.random.set_state(state[1])
         random.setstate(state[2])
-
-
-def _restore(before: dict[str, Any]) -> None:
-    now = settings()
-    setters = {
-        "default dtype": torch.set_default_dtype,
-        "default device": lambda device: torch.set_default_device(None if device == "cpu" else device),
-        "gradient mode": torch.set_grad_enabled,
-        "number of threads": torch.set_num_threads,
-        "matmul precision": torch.set_float32_matmul_precision,
-        "deterministic algorithms": torch.use_deterministic_algorithms,
-        "cudnn.enabled": lambda value: setattr(torch.backends.cudnn, "enabled", value),
-        "cudnn.benchmark": lambda value: setattr(torch.backends.cudnn, "benchmark", value),
-        "cudnn.deterministic": lambda value: setattr(torch.backends.cudnn, "deterministic", value),
-        "anomaly detection": torch.autograd.set_detect_anomaly,
-    }
-    for key, put_back in setters.items():
-        if now[key] != before[key]:
-            put_back(before[key])
 
 
 @contextmanager
