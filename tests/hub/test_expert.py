@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import ContractError, PluginError
 from tove_core.hub.expert import FrozenExpert
+from tove_core.hub.placement import PlacedExpert, Placement
 from tove_core.spec import ExpertSpec, Grid, Input, Vector
 
 MakeSpec = Callable[..., ExpertSpec]
@@ -189,6 +190,19 @@ def test_an_expert_that_writes_into_its_input_is_refused(spec: ExpertSpec) -> No
 
     with pytest.raises(ContractError, match="wrote into its input"):
         FrozenExpert(Gives(function), spec, "rude")(torch.zeros(1, 3, 8, 12))
+
+
+def test_within_the_callers_inference_mode_it_runs_as_outside(expert: FrozenExpert, spec: ExpertSpec) -> None:
+    placed = PlacedExpert(expert.module, spec, "tiny", Placement(offload=True, micro_batch=2))
+    with torch.inference_mode():
+        pixels = torch.randn(3, 3, 8, 12)
+        found = [one(pixels)["map"] for one in (expert, placed)]
+    assert torch.equal(found[0], expert(pixels)["map"]) and torch.allclose(found[1], found[0])
+    assert not any(out.is_inference() or out.requires_grad for out in found)
+    assert isinstance(expert.module, Patches) and not any(enabled for _, enabled in expert.module.seen)
+    rude = FrozenExpert(Gives(lambda x: {"map": x.mul_(2), "word": x}), spec, "rude")
+    with torch.inference_mode(), pytest.raises(ContractError, match="wrote into its input"):
+        rude(pixels)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ class FrozenExpert(nn.Module):
     """Wraps the module an expert's factory built.
 
     Parameters need no gradient, `train()` keeps evaluation mode, and the forward pass records nothing. It is not run
-    in inference mode, whose tensors the trained layers could not save for their backward pass.
+    in inference mode, even if its caller is: tensors made there have no version to tell who wrote into them, and no
+    trained layer could save what an expert keeps of them for its backward pass.
     """
 
     def __init__(self, module: nn.Module, spec: ExpertSpec, name: str) -> None:
@@ -64,6 +65,7 @@ class FrozenExpert(nn.Module):
     def _tensors(self) -> list[Tensor]:
         return [*self.module.parameters(), *self.module.buffers()]
 
+    @torch.inference_mode(False)  # allows gradients too, so that `no_grad` must come inside
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> dict[str, ExpertOutput]:
         """Return the expert's outputs in the order of its spec, in float32 on the device of the pixels.
@@ -77,6 +79,7 @@ class FrozenExpert(nn.Module):
         """
         self._check_pixels(pixels)
         own = pixels.to(device=self.device or pixels.device, dtype=self.dtype)
+        own = own.clone() if own.is_inference() else own
         version = own._version
         # The caller's autocast must not decide in which precision a frozen expert computes.
         with _no_autocast(own.device.type):
