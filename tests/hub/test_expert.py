@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from tove_core.errors import ContractError, PluginError
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.placement import PlacedExpert, Placement
-from tove_core.spec import ExpertSpec, Grid, Input, Vector
+from tove_core.hub.regions import RegionBatch
+from tove_core.spec import ExpertSpec, Grid, Input, Regions, Vector
 
 MakeSpec = Callable[..., ExpertSpec]
 
@@ -136,6 +137,36 @@ def test_an_expert_without_tensors_computes_in_float32_wherever_its_input_is(spe
     )
     assert bare.dtype == torch.float32 and bare.device is None
     assert all(out.dtype == torch.float32 for out in bare(torch.randn(2, 3, 8, 12)).values())
+
+
+class Reuses(nn.Module):
+    """Writes into tensors it keeps, and gives those, or views of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, pixels: Tensor) -> dict[str, Any]:
+        made = {"map": nn.functional.avg_pool2d(pixels, 4), "boxes": pixels[:, :1, 0, :4].sigmoid()}
+        made |= {"scores": pixels[:, 0, 0, :1].sigmoid(), "valid": pixels[:, 0, 1, :1] > 0}
+        for name, value in made.items():
+            self.kept.setdefault(name, value.clone())[: len(value)] = value
+        boxes, scores, valid = (self.kept[name][: len(pixels)] for name in ("boxes", "scores", "valid"))
+        return {"map": self.kept["map"][: len(pixels)], "found": RegionBatch(boxes * 0, scores, valid)}
+
+
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_what_an_expert_gave_stays_as_it_was_at_its_next_call(make_spec: MakeSpec, size: int | None) -> None:
+    outputs = {"map": Grid(channels=3, stride=4, norm="none"), "found": Regions(limit=4)}
+    spec = make_spec(outputs=outputs, input=Input(size=(8, 12), patch=4))
+    pixels = torch.randn(4, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    expert = PlacedExpert(Reuses(), spec, "tiny", Placement(micro_batch=size))
+    found = expert(pixels)
+    expert(torch.zeros(4, 3, 8, 12))
+    assert torch.equal(found["map"], nn.functional.avg_pool2d(pixels, 4))
+    valid = pixels[:, 0, 1, :1] > 0
+    assert torch.equal(found["found"].valid, valid) and 0 < valid.sum() < 4
+    assert torch.equal(found["found"].scores, pixels[:, 0, 0, :1].sigmoid() * valid)
 
 
 @pytest.mark.parametrize(

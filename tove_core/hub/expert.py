@@ -70,6 +70,8 @@ class FrozenExpert(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, ExpertOutput]:
         """Return the expert's outputs in the order of its spec, in float32 on the device of the pixels.
 
+        They are the caller's: the expert holds no part of them.
+
         Args:
             pixels: [B, 3, H, W], resampled and normalised as `spec.input` says.
 
@@ -157,9 +159,9 @@ class FrozenExpert(nn.Module):
                 f"expert '{self.name}': output '{key}' has shape {list(tensor.shape)}; the spec promises {list(shape)} "
                 f"for {pixels.shape[2]}x{pixels.shape[3]} input{reason}"
             )
-        result = tensor.to(device=pixels.device, dtype=torch.float32)
-        # An expert that runs in inference mode by itself gives tensors no trained layer could save.
-        return result.clone() if result.is_inference() else result
+        # A copy: an expert may write into the same tensor at its next call, or be in inference mode by itself, whose
+        # tensors no trained layer could save.
+        return tensor.to(device=pixels.device, dtype=torch.float32, copy=True)
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:
