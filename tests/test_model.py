@@ -299,6 +299,36 @@ def test_an_expert_without_finite_values_stops_calibration_before_it_changes_any
     assert torch.equal(model.fusion.second.weight, before) and not model.calibrated
 
 
+@pytest.mark.parametrize("fusion", ["gate", "uniform", "concat", "clip-mlp"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_stop_whoever_asks_with_the_experts_and_the_images_name(
+    toy: Any, fusion: str, value: float
+) -> None:
+    experts = [] if fusion == "clip-mlp" else ["toy-wide", "toy-whole"]
+    model = uneven(toy.build(experts, fusion={"kind": fusion}), toy)
+    shown = toy.pictures(3)
+    wrong = model.tower if fusion == "clip-mlp" else model.experts["toy-whole"].module
+    wrong.register_forward_hook(lambda *call: spoil(call[-1], value))
+    named = "CLIP" if fusion == "clip-mlp" else "expert 'toy-whole'"
+    for ask in (model.tokens, model.caption, lambda images: model.answer(images, "what?", batch_size=2)):
+        with pytest.raises(DataError, match=f"^{named} gave values .* for image 2 of [23] \\({shown[1]}\\); leave"):
+            ask(shown)
+    if fusion == "gate":
+        with pytest.raises(DataError, match="image 2 of 3"):
+            model.gates(shown)
+        model.detach("toy-whole")
+        assert model.tokens(shown).isfinite().all()
+    assert len(model.caption(shown[:1])) == 1
+
+
+def spoil(outputs: Any, value: float) -> Any:
+    """Make one number of the second image what it must not be."""
+    for tensor in outputs.values() if isinstance(outputs, dict) else [outputs.patches]:
+        if len(tensor) > 1:
+            tensor[1].view(-1)[3] = value
+    return outputs
+
+
 def test_a_state_dict_knows_whether_the_model_is_calibrated_and_trained(toy: Any) -> None:
     first, second = toy.build(decoder=None), toy.build(decoder=None, seed=1)
     first.calibrate(toy.pictures(3))

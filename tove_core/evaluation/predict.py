@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tove_core.errors import DataError
+from tove_core.fusion.finite import require_finite
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.metrics import Display
@@ -45,13 +46,15 @@ def predict_batches(
 
     Raises:
         DataError: questions are too long for the language model; all of them are counted before anything is computed.
+            Or an expert gives values that are not finite.
     """
     model.eval()
     _require_room(model, examples, generation.get("max_new_tokens"))
     # Captions take many more steps than answers; batches of one sort end together.
     for indices in examples.batches(batch_size, lambda i: examples.samples[i].prompt is None):
         with torch.no_grad():
-            tokens = model.fuse(examples.features(indices)).tokens
+            tokens = model.fuse(features := examples.features(indices)).tokens
+            require_finite(tokens, features, [examples.samples[i].id for i in indices])
             texts = model.generate(tokens, examples.prompts(indices), **generation)
         yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
 

@@ -7,7 +7,7 @@ K times less work than projecting every expert (ToVE shares it; its order here i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -170,6 +170,8 @@ class Transfer(nn.Module):
 
     def switch_off(self, name: str, rule: Rule) -> None:
         """Switch an expert off by a rule; its parameters stay."""
+        if rule not in get_args(Rule):
+            raise ConfigError(f"there is no rule {rule!r} for detaching; choose {' or '.join(get_args(Rule))}")
         self._known(name)
         if rule == "renormalise" and not self.has_softmax:
             raise ConfigError(f"fusion {self.config.kind!r} has no softmax to renormalise; use rule 'zero'")
