@@ -21,8 +21,8 @@ from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
+from tove_core.language.draws import Draws
 from tove_core.language.marks import wrong_marks
-from tove_core.language.randomness import seeded
 from tove_core.listed import in_batches, listed
 from tove_core.naming import CLIP
 from tove_core.provenance import Origin, Provenance
@@ -225,12 +225,12 @@ class ToveModel(nn.Module):
                 raise DataError(fault)
         said = [""] * len(shown)
         # Draws go on from batch to batch: seeded anew in each, every batch would draw the same.
-        with seeded(generation.pop("seed", None), self.device):
-            for own in in_batches(counts, batch_size):
-                tokens = self.tokens([image for i in own for image in shown[i]])
-                together = tokens.unflatten(0, (len(own), -1)).flatten(1, 2)
-                for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
-                    said[i] = text
+        generation["seed"] = Draws.of(generation.get("seed"))
+        for own in in_batches(counts, batch_size):
+            tokens = self.tokens([image for i in own for image in shown[i]])
+            together = tokens.unflatten(0, (len(own), -1)).flatten(1, 2)
+            for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
+                said[i] = text
         return said
 
     def generate(self, tokens: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
