@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tove_core.config import ExpertConfig, ModelConfig, Rule
 from tove_core.errors import ConfigError, DataError, ImageError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
-from tove_core.fusion.finite import require_finite
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor, Seen
@@ -27,7 +26,7 @@ from tove_core.listed import in_batches, listed
 from tove_core.naming import CLIP
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
-from tove_core.seeing import see
+from tove_core.seeing import as_now, enhanced, see
 from tove_core.tower.base import Tower
 from tove_core.tower.text import TextVectors
 
@@ -150,7 +149,8 @@ class ToveModel(nn.Module):
             ImageError: there is no image, or one cannot be read.
             ConfigError: an option has another shape, or noise comes without keys.
         """
-        return self.fuse(self.encode(images), **options).tokens
+        now = as_now(self)
+        return now.fuse(now.encode(images), **options).tokens
 
     @torch.no_grad()
     def tokens(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
@@ -159,7 +159,7 @@ class ToveModel(nn.Module):
         Raises:
             DataError: an expert gives values for an image that are not finite.
         """
-        return self._enhanced(images).tokens
+        return enhanced(self, images).tokens
 
     @torch.no_grad()
     def gates(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class ToveModel(nn.Module):
             ConfigError: the fusion has no gate.
             DataError: as for `tokens`.
         """
-        fused = self._enhanced(images)
+        fused = enhanced(self, images)
         if fused.gates is None or self.fusion is None:
             on = len(self.active_experts)
             raise ConfigError(
@@ -373,12 +373,6 @@ class ToveModel(nn.Module):
         return push_model(
             self, repo, private=private, revision=revision, message=commit_message, full=full, allow=allow
         )
-
-    def _enhanced(self, images: Any) -> Fused:
-        features = self.encode(seen := listed(images))
-        fused = self.fuse(features)
-        require_finite(fused.tokens, features, seen)
-        return fused
 
     def _expert(self, key: str) -> FrozenExpert:
         return self.experts[key]  # type: ignore[return-value]  # built from FrozenExperts

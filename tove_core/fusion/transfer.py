@@ -6,8 +6,9 @@ K times less work than projecting every expert (ToVE shares it; its order here i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -181,6 +182,15 @@ class Transfer(nn.Module):
         """Switch an expert on again."""
         self._known(name)
         self.off.pop(name, None)
+
+    def as_now(self) -> Self:
+        """Return the same fusion, parameters shared, whose experts that are on stay those that are on now.
+
+        For a forward pass beside which another thread may switch experts.
+        """
+        now = copy.copy(self)
+        now.off = dict(self.off)
+        return now
 
     def check_joining(self, name: str) -> None:
         """Refuse an expert that could not join, before it is loaded.
