@@ -34,8 +34,9 @@ What `tove` does on the command line can be done from Python. This page lists wh
 from where it stands here. [Compatibility](plugins.md#compatibility) says what that promises.
 
 B are images, N tokens of CLIP's grid, D CLIP's width, K experts, C_k channels of an expert's aligned features. An image
-is a path, the bytes of a file, a Pillow image, an array [H, W, 3] or [H, W], or a tensor [3, H, W]; several are a list,
-an array [B, H, W, 3] or a tensor [B, 3, H, W]. Whole numbers are uint8, floats lie in 0 to 1. No address is fetched.
+is a path, an open binary file, the bytes of a file, a Pillow image, an array [H, W, 3] or [H, W], or a tensor
+[3, H, W]; several are a list, an array [B, H, W, 3] or a tensor [B, 3, H, W]. Whole numbers are uint8, floats lie in
+0 to 1. No address is fetched.
 
 Beside these names, public are: all of `tove_core.config` ([Configuration](configuration.md)), `tove_core.errors`
 ([Errors](errors.md)), `tove_core.spec`, whose parts `tove_core` exports ([What an expert declares](expert-spec.md)),

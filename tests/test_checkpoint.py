@@ -328,3 +328,17 @@ def test_saving_again_replaces_a_checkpoint_as_a_whole(toy: Any, tmp_path: Path)
     model.save_pretrained(tmp_path / "it")
     assert sorted(p.name for p in (tmp_path / "it").iterdir()) == ["model.safetensors", "tove.json"]
     assert list(ToveModel.from_pretrained(tmp_path / "it").experts) == ["toy-whole"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_expert_whose_state_holds_more_than_tensors_is_saved_and_loaded(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    import toy_experts  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(toy_experts.Patches, "get_extra_state", lambda self: {"steps": 3}, raising=False)
+    monkeypatch.setattr(toy_experts.Patches, "set_extra_state", lambda self, state: None, raising=False)
+    model = toy.build(["toy-wide", "toy-fine"], decoder=None)
+    model.calibrate(toy.pictures(3))
+    model.save_pretrained(tmp_path / "saved", full=full)
+    assert torch.equal(checkpoint.load(tmp_path / "saved").tokens(toy.pictures(2)), model.tokens(toy.pictures(2)))

@@ -54,6 +54,19 @@ def test_training_moves_the_projector_of_regions_and_nothing_frozen(toy: Any, mo
     assert all(torch.equal(frozen[name], p) for name, p in model.named_parameters() if name in frozen)
 
 
+def test_in_inference_mode_everything_is_said_as_outside_and_the_model_can_be_trained_after_it(
+    toy: Any, model: Any
+) -> None:
+    shown, ask = toy.pictures(3), {"do_sample": True, "seed": 3}
+    with torch.inference_mode():  # first, so that whatever is kept for later is kept from here
+        inside = model.tokens(shown), model.gates(shown), model.caption(shown), model.answer(shown, "what?", **ask)
+    assert torch.equal(inside[0], model.tokens(shown))
+    assert all(torch.equal(inside[1][key], gates) for key, gates in model.gates(shown).items())
+    assert inside[2:] == (model.caption(shown), model.answer(shown, "what?", **ask))
+    model(shown).square().sum().backward()
+    assert model.fusion.first["toy-names"].weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_a_checkpoint_gives_the_same_tokens_bit_for_bit(toy: Any, model: Any, tmp_path: Any, full: bool) -> None:
     model.save_pretrained(tmp_path / "saved", full=full)

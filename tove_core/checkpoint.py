@@ -22,6 +22,7 @@ from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
 from tove_core.folders import new_folder
 from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint, open_checkpoint
 from tove_core.hub.lock import pins_once_accepted
+from tove_core.hub.state import tensors_of
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.leaving import manifest_without, tensors_without
 from tove_core.model import ToveModel
@@ -272,7 +273,7 @@ def _save_frozen(model: ToveModel, folder: Path) -> None:
     (folder / "experts").mkdir(parents=True)
     write_tower(model.tower, folder / "clip")
     for key, expert in model.experts.items():
-        save_file(_on_cpu(expert.module.state_dict()), state_file(folder / "experts", key))  # type: ignore[union-attr]
+        save_file(_on_cpu(tensors_of(expert.module)), state_file(folder / "experts", key))  # type: ignore[arg-type]
     if model.decoder is not None:
         save_decoder(model.decoder, folder / "decoder")
 

@@ -13,8 +13,11 @@ from tove_core.errors import ImageError
 
 
 def listed(images: Any) -> list[Any]:
-    """Return images as a list, given as one, a sequence, an iterator, or an array with a batch axis."""
-    if isinstance(images, (list, tuple, Iterator)):
+    """Return images as a list, given as one, a sequence, an iterator, or an array with a batch axis.
+
+    An open file is one image, though Python could iterate over its lines.
+    """
+    if isinstance(images, (list, tuple)) or (isinstance(images, Iterator) and not hasattr(images, "read")):
         return list(images)
     if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4:
         return list(images)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +19,15 @@ from tove_core.fusion import Align, Fused, Transfer
 from tove_core.fusion.checks import clip_tokens
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
-from tove_core.hub.streams import run_beside
-from tove_core.hub.transfer import arrived, sent
 from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
+from tove_core.language.draws import Draws
 from tove_core.language.given import questions_about
-from tove_core.language.randomness import seeded
 from tove_core.listed import in_batches, listed
 from tove_core.naming import CLIP
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
+from tove_core.seeing import as_now, enhanced, see
 from tove_core.tower.base import Tower
 from tove_core.tower.text import TextVectors
 
@@ -123,13 +121,8 @@ class ToveModel(nn.Module):
         if only is not None and (unknown := sorted(set(only) - set(features))):
             raise UnknownExpertError(f"{unknown} cannot be run; this model has {', '.join(features)} on")
         wanted = features if only is None else [key for key in features if key in only]
-        experts = [key for key in wanted if key != CLIP]
-        places = {CLIP: self.device} if CLIP in wanted else {}
-        places |= {key: self._expert(key).device or self.device for key in experts}
-        pixels = sent(self.preprocessor(wanted)(listed(images)), places)
-        tasks = {CLIP: lambda: self.tower(pixels[CLIP]).patches.float()} if CLIP in wanted else {}
-        tasks |= {key: partial(self._expert_features, key, pixels[key]) for key in experts}
-        return run_beside(tasks, {key: places[key] for key in experts if self._expert(key).own_stream})
+        experts = {key: (self._expert(key), self._align(key)) for key in wanted if key != CLIP}
+        return see(self.preprocessor(wanted)(listed(images)), self.tower, experts)
 
     def preprocessor(self, only: Sequence[str] | None = None) -> Preprocessor:
         """Return what prepares images for CLIP and the active experts, or for `only` some of them."""
@@ -158,12 +151,17 @@ class ToveModel(nn.Module):
             ImageError: there is no image, or one cannot be read.
             ConfigError: an option has another shape, or noise comes without keys.
         """
-        return self.fuse(self.encode(images), **options).tokens
+        now = as_now(self)
+        return now.fuse(now.encode(images), **options).tokens
 
     @torch.no_grad()
     def tokens(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
-        """Return enhanced tokens v' [B, N, D]; CLIP's own, bit for bit, when every expert is off."""
-        return self.fuse(self.encode(images)).tokens
+        """Return enhanced tokens v' [B, N, D]; CLIP's own, bit for bit, when every expert is off.
+
+        Raises:
+            DataError: an expert gives values for an image that are not finite.
+        """
+        return enhanced(self, images).tokens
 
     @torch.no_grad()
     def gates(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
@@ -171,8 +169,9 @@ class ToveModel(nn.Module):
 
         Raises:
             ConfigError: the fusion has no gate.
+            DataError: as for `tokens`.
         """
-        fused = self.fuse(self.encode(images))
+        fused = enhanced(self, images)
         if fused.gates is None or self.fusion is None:
             on = len(self.active_experts)
             raise ConfigError(
@@ -213,7 +212,7 @@ class ToveModel(nn.Module):
         Raises:
             ConfigError: there are not as many questions as images, a list is empty, or the batch size is below 1.
             ImageError: there is no image, or one cannot be read.
-            DataError: a question marks the places of more or fewer images than it is asked about.
+            DataError: a question marks more or fewer images than it is asked about; or as for `tokens`.
         """
         shown = [list(one) if isinstance(one, (list, tuple)) else [one] for one in listed(images)]
         counts = [len(one) for one in shown]
@@ -221,12 +220,12 @@ class ToveModel(nn.Module):
         asked = questions_about(counts, questions)
         said = [""] * len(shown)
         # Draws go on from batch to batch: seeded anew in each, every batch would draw the same.
-        with seeded(generation.pop("seed", None), self.device):
-            for own in in_batches(counts, batch_size):
-                tokens = self.tokens([image for i in own for image in shown[i]])
-                together = tokens.unflatten(0, (len(own), -1)).flatten(1, 2)
-                for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
-                    said[i] = text
+        generation["seed"] = Draws.of(generation.get("seed"))
+        for own in in_batches(counts, batch_size):
+            tokens = self.tokens([image for i in own for image in shown[i]])
+            together = tokens.unflatten(0, (len(own), -1)).flatten(1, 2)
+            for i, text in zip(own, self.generate(together, [asked[i] for i in own], **generation), strict=True):
+                said[i] = text
         return said
 
     def generate(self, tokens: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
@@ -249,10 +248,7 @@ class ToveModel(nn.Module):
             UnknownExpertError: the model holds no such expert.
             ConfigError: there is no such rule, or the fusion has no softmax to renormalise.
         """
-        rule = rule or self.config.fusion.rule
-        if rule not in get_args(Rule):
-            raise ConfigError(f"there is no rule {rule!r} for detaching; choose {' or '.join(get_args(Rule))}")
-        self._fusion().switch_off(name, rule)
+        self._fusion().switch_off(name, rule or self.config.fusion.rule)
 
     def attach(self, name: str) -> None:
         """Switch a detached expert on again.
@@ -351,10 +347,6 @@ class ToveModel(nn.Module):
         return push_model(
             self, repo, private=private, revision=revision, message=commit_message, full=full, allow=allow
         )
-
-    def _expert_features(self, key: str, pixels: Tensor) -> Tensor:
-        outputs = self._expert(key)(pixels)
-        return self._align(key)({name: arrived(value, self.device) for name, value in outputs.items()})
 
     def _expert(self, key: str) -> FrozenExpert:
         return self.experts[key]  # type: ignore[return-value]  # built from FrozenExperts

@@ -32,6 +32,7 @@ RUN = (
     "docs/reference/plan.md",
     "docs/reference/plugins.md",
     "docs/reference/python.md",
+    "docs/reference/serving.md",
 )
 TUTORIALS = sorted(str(path.relative_to(ROOT)) for pattern in RUN for path in ROOT.glob(pattern))
 EVERYWHERE = {"--help"}

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from tove_core.errors import ContractError, PluginError
 from tove_core.hub.expert import FrozenExpert
-from tove_core.spec import ExpertSpec, Grid, Input, Vector
+from tove_core.hub.placement import PlacedExpert, Placement
+from tove_core.hub.regions import RegionBatch
+from tove_core.spec import ExpertSpec, Grid, Input, Regions, Vector
 
 MakeSpec = Callable[..., ExpertSpec]
 
@@ -137,6 +139,36 @@ def test_an_expert_without_tensors_computes_in_float32_wherever_its_input_is(spe
     assert all(out.dtype == torch.float32 for out in bare(torch.randn(2, 3, 8, 12)).values())
 
 
+class Reuses(nn.Module):
+    """Writes into tensors it keeps, and gives those, or views of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, pixels: Tensor) -> dict[str, Any]:
+        made = {"map": nn.functional.avg_pool2d(pixels, 4), "boxes": pixels[:, :1, 0, :4].sigmoid()}
+        made |= {"scores": pixels[:, 0, 0, :1].sigmoid(), "valid": pixels[:, 0, 1, :1] > 0}
+        for name, value in made.items():
+            self.kept.setdefault(name, value.clone())[: len(value)] = value
+        boxes, scores, valid = (self.kept[name][: len(pixels)] for name in ("boxes", "scores", "valid"))
+        return {"map": self.kept["map"][: len(pixels)], "found": RegionBatch(boxes * 0, scores, valid)}
+
+
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_what_an_expert_gave_stays_as_it_was_at_its_next_call(make_spec: MakeSpec, size: int | None) -> None:
+    outputs = {"map": Grid(channels=3, stride=4, norm="none"), "found": Regions(limit=4)}
+    spec = make_spec(outputs=outputs, input=Input(size=(8, 12), patch=4))
+    pixels = torch.randn(4, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    expert = PlacedExpert(Reuses(), spec, "tiny", Placement(micro_batch=size))
+    found = expert(pixels)
+    expert(torch.zeros(4, 3, 8, 12))
+    assert torch.equal(found["map"], nn.functional.avg_pool2d(pixels, 4))
+    valid = pixels[:, 0, 1, :1] > 0
+    assert torch.equal(found["found"].valid, valid) and 0 < valid.sum() < 4
+    assert torch.equal(found["found"].scores, pixels[:, 0, 0, :1].sigmoid() * valid)
+
+
 @pytest.mark.parametrize(
     ("outputs", "words"),
     [
@@ -189,6 +221,19 @@ def test_an_expert_that_writes_into_its_input_is_refused(spec: ExpertSpec) -> No
 
     with pytest.raises(ContractError, match="wrote into its input"):
         FrozenExpert(Gives(function), spec, "rude")(torch.zeros(1, 3, 8, 12))
+
+
+def test_within_the_callers_inference_mode_it_runs_as_outside(expert: FrozenExpert, spec: ExpertSpec) -> None:
+    placed = PlacedExpert(expert.module, spec, "tiny", Placement(offload=True, micro_batch=2))
+    with torch.inference_mode():
+        pixels = torch.randn(3, 3, 8, 12)
+        found = [one(pixels)["map"] for one in (expert, placed)]
+    assert torch.equal(found[0], expert(pixels)["map"]) and torch.allclose(found[1], found[0])
+    assert not any(out.is_inference() or out.requires_grad for out in found)
+    assert isinstance(expert.module, Patches) and not any(enabled for _, enabled in expert.module.seen)
+    rude = FrozenExpert(Gives(lambda x: {"map": x.mul_(2), "word": x}), spec, "rude")
+    with torch.inference_mode(), pytest.raises(ContractError, match="wrote into its input"):
+        rude(pixels)
 
 
 @pytest.mark.parametrize(

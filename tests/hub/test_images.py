@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from tove_core.errors import ImageError
 from tove_core.hub.images import read_image
+from tove_core.listed import listed
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -32,6 +35,98 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
         result = read_image(source)
         assert result.dtype == torch.uint8
         assert torch.equal(result, expected)
+
+
+class Pipe(io.RawIOBase):
+    """A file that cannot go back, as a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def readable(self) -> bool:
+        return True
+
+    def readall(self) -> bytes:
+        return self.data
+
+
+class Upload:
+    """What a web framework hands over: it can be read and iterated, and is no file of Python's."""
+
+    def __init__(self, data: bytes) -> None:
+        self.stream = io.BytesIO(data)
+        self.read, self.seek = self.stream.read, self.stream.seek
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.stream)
+
+
+def test_open_files_and_buffers_are_images_however_often_they_are_given(tmp_path: Path) -> None:
+    expected = torch.from_numpy(noise()).permute(2, 0, 1)
+    data = encoded(Image.fromarray(noise()))
+    (tmp_path / "picture.png").write_bytes(data)
+    with (tmp_path / "picture.png").open("rb") as file, tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(data)  # which leaves it at its end
+        sources = [file, spooled, io.BytesIO(data), Upload(data), Pipe(data), bytearray(data), memoryview(data)]
+        for source in sources * 2:
+            (listing,) = listed(source)
+            assert torch.equal(read_image(listing), expected), source
+
+
+class Awaited:
+    """An upload of an asynchronous framework."""
+
+    async def read(self) -> bytes:
+        return b""
+
+
+def closed(file: io.IOBase) -> io.IOBase:
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (io.StringIO("text"), "the open file gives str; open it in binary mode"),
+        (io.BytesIO(), "the open file is empty"),
+        (io.BytesIO(b"no picture"), "the open file is not an image that Pillow can open"),
+        (closed(io.BytesIO(b"x")), r"the open file cannot be read \(I/O operation on closed file"),
+        (Awaited(), "a Awaited was given, which is read by await; give the bytes it holds"),
+        (memoryview(b""), "the image of 0 bytes is empty"),
+    ],
+)
+def test_files_that_give_no_image_are_told(source: object, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        read_image(source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", ["with", "close", "its file", "in memory"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_closed_picture_is_called_closed_and_not_damaged(tmp_path: Path, way: str, format: str) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(Image.fromarray(noise(40, 50)), format))
+    if way == "with":
+        with Image.open(path) as picture:
+            pass
+    elif way == "its file":
+        with path.open("rb") as file:
+            picture = Image.open(file)
+    else:
+        picture = Image.open(path) if way == "close" else Image.fromarray(noise())
+        picture.close()
+    with pytest.raises(ImageError, match="the Pillow image is closed; load"):
+        read_image(picture)
+    whole = path.read_bytes()
+    damaged = Image.open(io.BytesIO(whole[: len(whole) * 3 // 4]))
+    with pytest.raises(ImageError, match="the Pillow image is truncated or damaged"):
+        read_image(damaged)
+
+
+@pytest.mark.parametrize("kind", ["u2", "f4", "f8"])
+def test_numbers_of_either_byte_order_are_the_same_picture(kind: str) -> None:
+    array = noise().astype(kind) * 257 if kind == "u2" else noise().astype(kind) / 255
+    assert torch.equal(read_image(array.astype(f">{kind}")), read_image(array.astype(f"<{kind}")))
 
 
 def test_an_array_with_negative_strides_or_read_only_is_copied() -> None:

@@ -16,6 +16,7 @@ from tove_core.errors import PluginError, WeightsError
 from tove_core.hub.digest import sha256
 from tove_core.hub.load import load_expert
 from tove_core.hub.lock import Lock
+from tove_core.hub.state import tensors_of
 from tove_core.spec import ExpertSpec, Variant, Weights
 
 MakeSpec = Callable[..., ExpertSpec]
@@ -59,6 +60,48 @@ def test_weights_come_from_the_hub_with_the_checkpoints_hash_first(
     assert digest == sha256(file)
     with pytest.raises(WeightsError, match="says 0000"):
         load_expert(make_spec(weights=wrong), name="tiny", lock=lock)
+
+
+EXTRA = """
+import torch
+from torch import nn
+class Part(nn.Module):
+    def __init__(self, kept):
+        super().__init__()
+        self.kept = kept
+    def get_extra_state(self):
+        return self.kept
+class Takes(Part):
+    def set_extra_state(self, state):
+        self.kept = state
+class Whole(Takes):
+    def __init__(self):
+        super().__init__({"version": 3})
+        self.gives, self.takes, self.tensor = Part({"a": 1}), Takes(["b"]), Takes(torch.zeros(2))
+        self.conv = nn.Conv2d(3, 5, 4, 4)
+    def forward(self, pixels):
+        return {"map": self.conv(pixels)}
+def build(ctx):
+    return Whole()
+"""
+
+
+def test_extra_state_that_is_no_tensor_stays_as_built_and_tensors_are_loaded(
+    make_spec: MakeSpec, write_module: WriteModule, tmp_path: Path
+) -> None:
+    write_module("extra_expert", EXTRA)
+    spec = make_spec(weights=HUB, factory="extra_expert:build")
+    built, _ = load_expert(spec, name="extra", weights="random")
+    state = tensors_of(built.module) | {"tensor._extra_state": torch.ones(2), "conv.bias": torch.full((5,), 2.0)}
+    assert set(state) == {"conv.weight", "conv.bias", "tensor._extra_state"}
+    save_file({key: value.detach() for key, value in state.items()}, tmp_path / "tiny.safetensors")
+    loaded = load_expert(spec, name="extra", weights=tmp_path)[0].module
+    assert torch.equal(loaded.conv.bias, state["conv.bias"]) and torch.equal(loaded.tensor.kept, torch.ones(2))
+    assert (loaded.kept, loaded.gives.kept, loaded.takes.kept) == ({"version": 3}, {"a": 1}, ["b"])
+    del state["tensor._extra_state"]
+    save_file({key: value.detach() for key, value in state.items()}, tmp_path / "tiny.safetensors")
+    with pytest.raises(WeightsError, match=r"1 missing \(tensor._extra_state\)"):
+        load_expert(spec, name="extra", weights=tmp_path)
 
 
 def test_a_convert_function_is_applied_before_loading(make_spec: MakeSpec, folder: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tove_core.errors import PlacementError
+from tove_core.errors import ContractError, PlacementError
 from tove_core.hub.microbatch import MicroBatch, images_that_fit, is_out_of_memory, join
 from tove_core.hub.regions import RegionBatch
 
@@ -106,6 +106,37 @@ def test_regions_are_joined_field_by_field() -> None:
     assert whole.text == [*parts[0].text, *parts[1].text]
     with pytest.raises(ValueError, match="text is given for some"):
         join([batch(2), batch(1, text=False)])
+
+
+def slots(count: int, masks: tuple[int, int] | None = (5, 4)) -> RegionBatch:
+    """One image with so many slots; all of them hold something."""
+    words = [[f"{count}.{i}" for i in range(count)]]
+    valid = torch.ones(1, count, dtype=torch.bool)
+    shapes = torch.rand(1, count, *masks) if masks else None
+    return RegionBatch(torch.rand(1, count, 4), torch.rand(1, count), valid, torch.rand(1, count, 7), words, shapes)
+
+
+@pytest.mark.parametrize("counts", [(2, 3, 0), (0, 1), (3, 1, 3)])
+def test_parts_of_fewer_slots_get_empty_ones(counts: tuple[int, ...]) -> None:
+    parts, most = [slots(count) for count in counts], max(counts)
+    whole = join(parts)
+    assert whole.valid.dtype == torch.bool and whole.valid.sum(1).tolist() == list(counts)
+    for row, (count, part) in enumerate(zip(counts, parts, strict=True)):
+        for name in ("boxes", "scores", "features", "masks"):
+            joined, own = getattr(whole, name), getattr(part, name)
+            assert joined.shape == (len(counts), most, *own.shape[2:])
+            assert torch.equal(joined[row, :count], own[0]) and not joined[row, count:].any()
+        assert whole.text is not None and whole.text[row] == [*part.text[0], *[""] * (most - count)]
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [(slots(2, masks=None), "masks is given for some"), (slots(2, masks=(4, 5)), r"are \[5, 4\] and \[4, 5\]")],
+)
+def test_parts_that_make_no_whole_are_told_with_the_experts_name(second: RegionBatch, told: str) -> None:
+    parts = iter([slots(3), second])
+    with pytest.raises(ContractError, match=f"'masked': output 'found' differs from part to part: .*{told}"):
+        MicroBatch("masked", 1).run(lambda _: {"found": next(parts)}, pixels(2), CPU)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 
 from tove_core.config import ExpertConfig
 from tove_core.errors import ConfigError, ContractError
+from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.offload import brought_to
 from tove_core.hub.placement import PlacedExpert, Placement, usable_device
 from tove_core.hub.regions import RegionBatch
 from tove_core.hub.streams import run_beside
 from tove_core.hub.transfer import arrived, sent
-from tove_core.spec import ExpertSpec, Grid, Input
+from tove_core.spec import ExpertSpec, Grid, Input, Regions
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -104,6 +106,35 @@ def test_an_expert_without_tensors_runs_where_it_is_placed() -> None:
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_micro_batches_give_what_the_whole_batch_gives(size: int) -> None:
     torch.testing.assert_close(placed(Placement(micro_batch=size))(pixels())["map"], plain(), rtol=1e-6, atol=1e-6)
+
+
+class Found(nn.Module):
+    """A detector that finds as many regions as the image's first pixel says; slots are as many as the batch needs."""
+
+    def forward(self, pixels: Tensor) -> dict[str, RegionBatch]:
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("room for 3")
+        counts = pixels[:, 0, 0, 0].long()
+        valid = torch.arange(int(counts.max())) < counts[:, None]
+        scores = valid * pixels[:, 1, :1, : valid.shape[1]].sigmoid().flatten(1)
+        text = [[f"thing {i}" for i in range(valid.shape[1])] for _ in valid]
+        return {"found": RegionBatch(scores[..., None].expand(-1, -1, 4), scores, valid, text=text)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, "auto"])
+def test_a_detectors_parts_of_fewer_regions_make_the_whole_batch(size: Any) -> None:
+    given, outputs = pixels(5), {"found": Regions(limit=9, text=True)}
+    given[:, 0, 0, 0] = torch.tensor([2.0, 0, 1, 4, 3])
+    spec = ExpertSpec(
+        api=1, name="f", summary="A detector.", factory="nowhere:build", input=Input(size=(16, 24)), outputs=outputs
+    )
+    with pytest.warns(UserWarning, match="ran out of memory") if size in (5, "auto") else nullcontext():
+        found = PlacedExpert(Found(), spec, "f", Placement(micro_batch=size))(given)["found"]
+    alone = [FrozenExpert(Found(), spec, "f")(given[i : i + 1])["found"] for i in range(5)]
+    assert found.boxes.shape == (5, 4, 4) and found.valid.sum(1).tolist() == [2, 0, 1, 4, 3]
+    for i, one in enumerate(alone):
+        assert torch.equal(found.scores[i][found.valid[i]], one.scores[one.valid])
+        assert [word for word in found.text[i] if word] == list(one.text[0])
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

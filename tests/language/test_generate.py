@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from transformers import TextIteratorStreamer
@@ -29,6 +31,32 @@ def test_errors_while_streaming_reach_the_reader(make, tokens):
     decoder = make("llama")
     with pytest.raises(DataError, match="marks 2 places for images, but 5 tokens cannot be shared"):
         list(decoder.stream(tokens[:1], "<image> or <image>"))
+
+
+@pytest.mark.parametrize("leave", ["close", "let go"])
+def test_a_stream_that_is_left_ends_at_its_next_token(make, tokens, leave):
+    decoder, seen = make("llama", max_new_tokens=400), []
+    decoder.language_model.generation_config.eos_token_id = None
+    go_on = threading.Event()
+
+    def wait(ids, scores):  # after three tokens nothing comes before the reader has left
+        seen.append(len(seen))
+        assert len(seen) <= 3 or go_on.wait(60)
+        scores[:] = 0
+        scores[:, letters[len(seen) % 2]] = 9
+        return scores
+
+    letters = decoder.tokenizer.convert_tokens_to_ids(["Ġ", "x"])
+    pieces = decoder.stream(tokens[:1], "how many?", logits_processor=[wait])
+    assert next(pieces) == "x "
+    (thread,) = [one for one in threading.enumerate() if one.name == "tove-stream"]
+    if leave == "close":
+        pieces.close()
+    del pieces
+    go_on.set()
+    thread.join(60)
+    assert not thread.is_alive() and len(seen) <= 5
+    assert len(decoder.generate(tokens[:1], ["how many?"], max_new_tokens=9)) == 1
 
 
 def test_streamers_of_transformers_work(make, tokens, tokenizer):

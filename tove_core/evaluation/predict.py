@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tove_core.errors import DataError
+from tove_core.fusion.finite import require_finite
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
 from tove_core.training.metrics import Display
@@ -49,7 +50,7 @@ def predict_batches(
 
     Raises:
         DataError: questions are too long for the language model; all of them are counted before anything is computed.
-            Or the examples hold features of another model.
+            Or the examples hold features of another model, or an expert gives values that are not finite.
     """
     examples.require_of(model)
     model.eval()
@@ -58,6 +59,7 @@ def predict_batches(
     for indices, features in examples.read(batch_size, lambda i: examples.samples[i].prompt is None):
         with torch.no_grad():
             tokens = model.fuse(features).tokens
+            require_finite(tokens, features, [examples.samples[i].id for i in indices])
             texts = model.generate(tokens, examples.prompts(indices), **generation)
         yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
 

@@ -6,8 +6,9 @@ K times less work than projecting every expert (ToVE shares it; its order here i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -174,6 +175,8 @@ class Transfer(nn.Module):
 
     def switch_off(self, name: str, rule: Rule) -> None:
         """Switch an expert off by a rule; its parameters stay."""
+        if rule not in get_args(Rule):
+            raise ConfigError(f"there is no rule {rule!r} for detaching; choose {' or '.join(get_args(Rule))}")
         self._known(name)
         if rule == "renormalise" and not self.has_softmax:
             raise ConfigError(f"fusion {self.config.kind!r} has no softmax to renormalise; use rule 'zero'")
@@ -183,6 +186,15 @@ class Transfer(nn.Module):
         """Switch an expert on again."""
         self._known(name)
         self.off.pop(name, None)
+
+    def as_now(self) -> Self:
+        """Return the same fusion, parameters shared, whose experts that are on stay those that are on now.
+
+        For a forward pass beside which another thread may switch experts.
+        """
+        now = copy.copy(self)
+        now.off = dict(self.off)
+        return now
 
     def check_joining(self, name: str) -> None:
         """Refuse an expert that could not join, before it is loaded.

@@ -23,7 +23,8 @@ class FrozenExpert(nn.Module):
     """Wraps the module an expert's factory built.
 
     Parameters need no gradient, `train()` keeps evaluation mode, and the forward pass records nothing. It is not run
-    in inference mode, whose tensors the trained layers could not save for their backward pass.
+    in inference mode, even if its caller is: tensors made there have no version to tell who wrote into them, and no
+    trained layer could save what an expert keeps of them for its backward pass.
     """
 
     def __init__(self, module: nn.Module, spec: ExpertSpec, name: str) -> None:
@@ -64,9 +65,12 @@ class FrozenExpert(nn.Module):
     def _tensors(self) -> list[Tensor]:
         return [*self.module.parameters(), *self.module.buffers()]
 
+    @torch.inference_mode(False)  # allows gradients too, so that `no_grad` must come inside
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> dict[str, ExpertOutput]:
         """Return the expert's outputs in the order of its spec, in float32 on the device of the pixels.
+
+        They are the caller's: the expert holds no part of them.
 
         Args:
             pixels: [B, 3, H, W], resampled and normalised as `spec.input` says.
@@ -77,6 +81,7 @@ class FrozenExpert(nn.Module):
         """
         self._check_pixels(pixels)
         own = pixels.to(device=self.device or pixels.device, dtype=self.dtype)
+        own = own.clone() if own.is_inference() else own
         version = own._version
         # The caller's autocast must not decide in which precision a frozen expert computes.
         with _no_autocast(own.device.type):
@@ -154,9 +159,9 @@ class FrozenExpert(nn.Module):
                 f"expert '{self.name}': output '{key}' has shape {list(tensor.shape)}; the spec promises {list(shape)} "
                 f"for {pixels.shape[2]}x{pixels.shape[3]} input{reason}"
             )
-        result = tensor.to(device=pixels.device, dtype=torch.float32)
-        # An expert that runs in inference mode by itself gives tensors no trained layer could save.
-        return result.clone() if result.is_inference() else result
+        # A copy: an expert may write into the same tensor at its next call, or be in inference mode by itself, whose
+        # tensors no trained layer could save.
+        return tensor.to(device=pixels.device, dtype=torch.float32, copy=True)
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:

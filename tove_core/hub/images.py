@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -13,8 +15,9 @@ from torch import Tensor
 
 from tove_core.errors import ImageError
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
-"""A file, the bytes of a file, a Pillow image, an array [H, W, 3] or [H, W], or a tensor [3, H, W]."""
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
+"""A path, the bytes of a file, an open binary file (read from its beginning where it can be), a Pillow image, an array
+[H, W, 3] or [H, W], or a tensor [3, H, W]."""
 
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _REMOTE = frozenset({"http", "https", "ftp", "s3", "gs", "hf"})
@@ -36,8 +39,8 @@ def read_image(source: ImageSource) -> Tensor:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _decode(source, "the Pillow image")
-    if isinstance(source, bytes):
-        return _open(source, f"the image of {len(source)} bytes")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _open(data := bytes(source), f"the image of {len(data)} bytes")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         try:
@@ -54,9 +57,27 @@ def read_image(source: ImageSource) -> Tensor:
                 ) from None
             reason = (error.strerror or type(error).__name__).lower()
             raise ImageError(f"{path} cannot be read ({reason}); give a path to an image file") from error
+    if callable(getattr(source, "read", None)):
+        return _open(_content(source), "the open file")
     raise ImageError(
-        f"an image of type {type(source).__name__} was given; give a path, bytes, Pillow image, array or tensor"
+        f"an image of type {type(source).__name__} was given; give a path, bytes, an open file, a Pillow image, an "
+        "array or a tensor"
     )
+
+
+def _content(file: Any) -> bytes:
+    """Return what a binary file holds, from its beginning; one that cannot go back, from where it stands."""
+    if inspect.iscoroutinefunction(file.read):
+        raise ImageError(f"a {type(file).__name__} was given, which is read by await; give the bytes it holds")
+    try:
+        if file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek"):
+            file.seek(0)
+        data = file.read()
+    except (OSError, ValueError) as error:  # a closed file raises ValueError
+        raise ImageError(f"the open file cannot be read ({error}); open it again, or give its path or bytes") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ImageError(f"the open file gives {type(data).__name__}; open it in binary mode, 'rb'")
+    return bytes(data)
 
 
 def _open(data: bytes, name: str) -> Tensor:
@@ -85,8 +106,22 @@ def _decode(image: Image.Image, name: str) -> Tensor:
     except ImageError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on truncated data
+        if _is_closed(image):
+            raise ImageError(f"{name} is closed; load() it before its file is closed, or give the file") from error
         raise ImageError(f"{name} is truncated or damaged ({error}); fetch or write the file again") from error
     return _checked(torch.from_numpy(planes), name)
+
+
+def _is_closed(image: Image.Image) -> bool:
+    """Tell of an image that cannot be loaded whether it was closed, or its file."""
+    file = getattr(image, "fp", None)
+    if file is not None:
+        return getattr(file, "closed", False)
+    try:  # without a file: all its pixels are in memory, or nowhere
+        image.load()
+    except Exception:
+        return True
+    return False
 
 
 def _to_planes(image: Image.Image, name: str) -> np.ndarray:
@@ -119,6 +154,7 @@ def _eight_bit(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray) -> Tensor:
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # files hold numbers of either order
     if array.ndim == 2:
         array = np.broadcast_to(array[:, :, None], (*array.shape, 3))
     if array.ndim != 3 or array.shape[2] != 3:

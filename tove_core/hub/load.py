@@ -17,6 +17,7 @@ from tove_core.hub.isolation import isolated
 from tove_core.hub.lock import Lock
 from tove_core.hub.parts import digest_of, locate_files, read_files
 from tove_core.hub.placement import PlacedExpert, Placement
+from tove_core.hub.state import load_tensors, tensors_of
 from tove_core.hub.weights import WeightsSource, read_safetensors
 from tove_core.spec import BuildContext, ExpertSpec
 
@@ -101,7 +102,7 @@ def _build(factory: Callable[..., Any], spec: ExpertSpec, name: str) -> nn.Modul
         raise PluginError(
             f"expert '{name}': {spec.factory} returned {module!r:.80}; it must return a torch.nn.Module instance"
         )
-    on_meta = [key for key, tensor in module.state_dict(keep_vars=True).items() if tensor.is_meta]
+    on_meta = [key for key, tensor in tensors_of(module).items() if tensor.is_meta]
     if on_meta:
         raise PluginError(f"expert '{name}': {spec.factory} left {on_meta[0]} on meta; it must build on the CPU")
     return module
@@ -124,7 +125,7 @@ def _convert(spec: ExpertSpec, name: str, state: dict[str, Tensor]) -> Mapping[s
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     try:
-        module.load_state_dict(state, strict=True)
+        load_tensors(module, state)
     except RuntimeError as error:
         raise WeightsError(
             f"weights of expert '{name}' do not fit its architecture: {_differences(module, state, error)}; "
@@ -134,7 +135,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
 
 def _differences(module: nn.Module, state: Mapping[str, Tensor], error: RuntimeError) -> str:
     said = str(error)  # a module may rename or leave out keys by itself: what torch names is what differs after that
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    wanted = {key: tuple(value.shape) for key, value in tensors_of(module).items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
     shapes = [
         f"{key} {list(given[key])} for {list(wanted[key])}"

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from tove_core.errors import PlacementError
+from tove_core.errors import ContractError, PlacementError
 from tove_core.hub.regions import RegionBatch
 
 T = TypeVar("T", Tensor, RegionBatch)
@@ -50,6 +50,7 @@ class MicroBatch:
 
         Raises:
             PlacementError: not even one image fits into memory.
+            ContractError: parts of the batch come in forms that make no whole.
         """
         parts: list[Outputs] = []
         start = 0
@@ -62,7 +63,13 @@ class MicroBatch:
                 start += size
             elif device.type == "cuda":  # only here has the error let go of what the failed run held
                 torch.cuda.empty_cache()
-        return {key: join([part[key] for part in parts]) for key in parts[0]}
+        return {key: self._joined(key, [part[key] for part in parts]) for key in parts[0]}
+
+    def _joined(self, key: str, parts: list[Any]) -> Any:
+        try:
+            return join(parts)
+        except ValueError as error:
+            raise ContractError(f"expert '{self.name}': output '{key}' differs from part to part: {error}") from error
 
     def _tried(self, call: Callable[[Tensor], Outputs], pixels: Tensor, device: torch.device) -> Outputs | None:
         """Return the outputs for some images, or None where they did not fit and fewer are to be tried."""
@@ -130,8 +137,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def join(parts: Sequence[T]) -> T:
     """Return the outputs for parts of a batch as one, in their order.
 
+    A detector may give each part as many slots as its fullest image needs: all get the most, by slots not valid.
+
     Raises:
-        ValueError: one part of a RegionBatch has a field that another lacks.
+        ValueError: one part of a RegionBatch has a field that another lacks, or masks of another raster.
     """
     first = parts[0]
     if len(parts) == 1:
@@ -143,10 +152,24 @@ def join(parts: Sequence[T]) -> T:
         values = [getattr(part, field.name) for part in parts]
         if any(value is None for value in values):
             if any(value is not None for value in values):
-                raise ValueError(f"{field.name} is given for some images of a batch and not for others")
+                raise ValueError(
+                    f"{field.name} is given for some images of a batch and not for others; give it for all or none"
+                )
             joined[field.name] = None
         elif isinstance(values[0], Tensor):
-            joined[field.name] = torch.cat(values)
+            joined[field.name] = _widened(field.name, values)
         else:
-            joined[field.name] = [row for value in values for row in value]
+            rows = [row for value in values for row in value]
+            most = max(map(len, rows))
+            joined[field.name] = [[*row, *[""] * (most - len(row))] for row in rows]
     return type(first)(**joined)
+
+
+def _widened(name: str, parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors [B, R, ...] of different R; slots that are added hold zeros, in `valid` False."""
+    if len({part.shape[2:] for part in parts}) > 1:
+        rasters = " and ".join(str(list(shape)) for shape in dict.fromkeys(part.shape[2:] for part in parts))
+        raise ValueError(f"{name} of a slot are {rasters}; give them one size")
+    most = max(part.shape[1] for part in parts)
+    filled = [torch.cat([p, p.new_zeros(len(p), most - p.shape[1], *p.shape[2:])], 1) for p in parts]
+    return torch.cat(filled)

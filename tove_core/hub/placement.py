@@ -76,6 +76,7 @@ class PlacedExpert(FrozenExpert):
         """Whether it is to run on a CUDA stream of its own."""
         return self.placement.stream
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> dict[str, Any]:
         """Return the expert's outputs as `FrozenExpert` does.

@@ -34,7 +34,7 @@ def checked_regions(
         raise ContractError(f"{where} is {type(given).__name__}; the spec promises regions, return a RegionBatch")
     _check_shapes(given, promised, batch, where)
     text = _texts(given, promised, batch, where)
-    valid = given.valid.to(device)
+    valid = given.valid.to(device, copy=True)  # as all that is returned: an expert may write into its own again
     boxes = _kept(given.boxes, valid, device)
     scores = _kept(given.scores, valid, device)
     features = None if given.features is None else _kept(given.features, valid, device)
@@ -43,7 +43,7 @@ def checked_regions(
     if text is not None:
         used = valid.tolist()
         text = [[w if ok else "" for w, ok in zip(*row, strict=True)] for row in zip(text, used, strict=True)]
-    return RegionBatch(boxes=boxes, scores=scores, valid=_own(valid), features=features, text=text, masks=masks)
+    return RegionBatch(boxes=boxes, scores=scores, valid=valid, features=features, text=text, masks=masks)
 
 
 def _check_shapes(given: RegionBatch, promised: Regions, batch: int, where: str) -> None:
@@ -107,12 +107,7 @@ def _kept(tensor: Tensor, valid: Tensor, device: torch.device) -> Tensor:
     """Return a tensor [B, R, ...] in float32 with zeros where a slot is not valid, whatever stood there."""
     values = tensor.to(device=device, dtype=torch.float32)
     mask = valid.reshape(valid.shape + (1,) * (values.ndim - 2))
-    return _own(torch.where(mask, values, 0.0))
-
-
-def _own(tensor: Tensor) -> Tensor:
-    # An expert that runs in inference mode by itself gives tensors no trained layer could save.
-    return tensor.clone() if tensor.is_inference() else tensor
+    return torch.where(mask, values, 0.0)
 
 
 def _check_values(boxes: Tensor, scores: Tensor, features: Tensor | None, masks: Tensor | None, where: str) -> None:

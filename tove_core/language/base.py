@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,13 +17,13 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
+from tove_core.language.draws import Draws, sampled_by
 from tove_core.language.given import check_tokens, listed_texts
 from tove_core.language.lora import adapted, add_lora
 from tove_core.language.options import check_options, check_values, refused_by_transformers
 from tove_core.language.positions import first_position, position_ids
 from tove_core.language.projector import Projector
 from tove_core.language.prompt import EncodedText, PromptLayout
-from tove_core.language.randomness import seeded
 from tove_core.language.stream import stream
 
 Texts = Sequence[str] | Sequence[EncodedText]
@@ -156,7 +157,7 @@ class Decoder(nn.Module, ABC):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
-        seed: int | None = None,
+        seed: int | Draws | None = None,
         streamer: Any = None,
         **options: Any,
     ) -> list[str]:
@@ -168,7 +169,8 @@ class Decoder(nn.Module, ABC):
             max_new_tokens: None: the configuration's.
             num_beams: 1 is greedy search or plain sampling.
             do_sample: draw tokens; `temperature`, `top_p` and `top_k` (0: off) shape what is drawn from.
-            seed: makes sampling repeatable and leaves the global generators alone; None draws from those.
+            seed: makes sampling repeatable, whatever other threads draw, and leaves the global generators alone; None
+                draws from those.
             streamer: a transformers streamer, for one image without beams; see also `stream`.
             options: further options of transformers' `generate`, such as `no_repeat_ngram_size`.
 
@@ -189,13 +191,16 @@ class Decoder(nn.Module, ABC):
             raise ConfigError(f"streaming got {len(texts)} images and {num_beams} beams; stream one image, no beams")
         if do_sample:
             options |= {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+        sampling: AbstractContextManager[object] = nullcontext()
+        if do_sample and (draws := Draws.of(seed)) is not None:
+            options, sampling = sampled_by(draws, options)
         options |= {"do_sample": do_sample, "num_beams": num_beams, "streamer": streamer}
         options["max_new_tokens"] = new
         batch = self._assemble(tokens, texts, "left", new=new)
         training = self.training
         self.eval()
         try:
-            with seeded(seed, tokens.device), refused_by_transformers(further):
+            with sampling, refused_by_transformers(further):
                 ids = self._generate(tokens, batch, options)
         finally:
             self.train(training)
@@ -204,7 +209,8 @@ class Decoder(nn.Module, ABC):
     def stream(self, tokens: Tensor, prompt: str, **options: Any) -> Iterator[str]:
         """Yield the answer to one prompt about one image, tokens [1, N, D], while it is being generated.
 
-        The pieces joined are what `generate` with the same options returns; errors are raised here.
+        The pieces joined are what `generate` with the same options returns; errors are raised here. Close the iterator
+        (`close()`) where its reader is gone: generation then ends at its next token.
         """
         return stream(self.layout, lambda pieces: self.generate(tokens, [prompt], streamer=pieces, **options))
 

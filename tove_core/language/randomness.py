@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed alone and leave the global generators as they were."""
+"""Weights drawn from a seed alone, which leave the global generators as they were; for sampling see `draws`."""
 
 from __future__ import annotations
 

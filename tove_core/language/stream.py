@@ -12,6 +12,10 @@ from transformers.generation.streamers import BaseStreamer
 from tove_core.language.prompt import PromptLayout
 
 
+class _Closed(Exception):
+    """Nobody reads any more; ends generation from within."""
+
+
 class TextStream(BaseStreamer):
     """Collects token ids from `generate` and hands out text that later tokens can no longer change.
 
@@ -27,10 +31,13 @@ class TextStream(BaseStreamer):
         self._ids: list[int] = []
         self._given = 0
         self._prompt = True
+        self._closed = False
         self._queue: Queue[str | BaseException | None] = Queue()
 
     def put(self, value: Any) -> None:
         """Take token ids from the generating thread; the first call brings the prompt, which is not shown."""
+        if self._closed:
+            raise _Closed
         if self._prompt:
             self._prompt = False
             return
@@ -47,6 +54,10 @@ class TextStream(BaseStreamer):
         """End the stream with an error, which the reader gets."""
         self._queue.put(error)
 
+    def close(self) -> None:
+        """Let generation end at its next token; from any thread."""
+        self._closed = True
+
     def __iter__(self) -> Iterator[str]:
         while (piece := self._queue.get()) is not None:
             if isinstance(piece, BaseException):
@@ -62,17 +73,23 @@ class TextStream(BaseStreamer):
 def stream(layout: PromptLayout, generate: Callable[[TextStream], object]) -> Iterator[str]:
     """Run `generate` with a streamer in a thread of its own and yield text while it works.
 
-    Whoever stops reading early does not stop the thread: it ends when the answer does.
+    Whoever closes the iterator, or lets go of it, before the end stops the thread at its next token; that token is not
+    waited for.
     """
     pieces = TextStream(layout)
 
     def work() -> None:
         try:
             generate(pieces)
+        except _Closed:
+            pass
         except BaseException as error:
             pieces.fail(error)
 
     thread = Thread(target=work, name="tove-stream", daemon=True)
     thread.start()
-    yield from pieces
+    try:
+        yield from pieces
+    finally:
+        pieces.close()
     thread.join()

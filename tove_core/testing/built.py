@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import PluginError, ToveError, WeightsError
 from tove_core.hub.load import import_function, load_expert
+from tove_core.hub.state import tensors_of
 from tove_core.hub.weights import locate, read_safetensors
 from tove_core.testing.bench import bench, load, run, small
 from tove_core.testing.compare import difference, flat
@@ -149,7 +150,7 @@ def convert_is_pure(subject: Subject) -> str:
     except PluginError as error:  # factory-resolves tells of it
         raise NotRun(one_line(error)) from error
     given = _published(subject)
-    state = given if given is not None else dict(bench(subject).expert.module.state_dict())
+    state = given if given is not None else tensors_of(bench(subject).expert.module)
     copy = {name: tensor.clone() for name, tensor in state.items()}
     try:
         first = convert(state)

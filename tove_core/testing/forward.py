@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tove_core.hub.expert import FrozenExpert
+from tove_core.hub.state import tensors_of
 from tove_core.testing.bench import bench, run
 from tove_core.testing.compare import difference, finite, require_regions, row
 from tove_core.testing.definition import CheckFailed, NotApplicable, defines
@@ -27,7 +28,7 @@ def frozen(subject: Subject) -> str:
     """Ask for training mode, run again, and compare modes, state and outputs with what they were."""
     at = bench(subject)
     reference, expert = at.alone, at.expert
-    before = {name: tensor.clone() for name, tensor in expert.module.state_dict().items()}
+    before = {name: tensor.detach().clone() for name, tensor in tensors_of(expert.module).items()}
     expert.train()
     apart = difference(run(expert, at.images[1:].clone()), reference)
     training = [name or "the module" for name, part in expert.module.named_modules() if part.training]
@@ -36,7 +37,7 @@ def frozen(subject: Subject) -> str:
     learning = [name for name, parameter in expert.module.named_parameters() if parameter.requires_grad]
     if learning:
         raise CheckFailed(f"parameter {learning[0]} asks for a gradient")
-    after = expert.module.state_dict()
+    after = tensors_of(expert.module)
     moved = [name for name in before.keys() | after.keys() if not _same(before.get(name), after.get(name))]
     if moved:
         raise CheckFailed(f"a forward pass changed {sorted(moved)[0]}")
