@@ -53,6 +53,11 @@ class Step(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], text: int, answer: int) -> Tensor:
         """Return the loss of texts of so many tokens, the last `answer` of which are predicted."""
+        gate = self.config.model.fusion.gate
+        if self.fusion is not None and (gate.noise or gate.expert_dropout):
+            # What the metrics say of the gate is of its own weights, which are worked out beside the explored ones.
+            with torch.no_grad():
+                self.fusion.weights(features[CLIP])
         logits = self.decoder(self.fuse(features), text, answer)[:, -answer:].flatten(0, 1).float()
         return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
@@ -84,7 +89,8 @@ def run_flops(step: Step, tokens: int, data: DataSeen) -> int:
         one += again
     found = one * training.batch_size * training.steps
     shared = [expert for expert in step.config.model.experts if expert.gate == "shared"]
-    balanced = step.config.model.fusion.kind == "gate" and gate.balance and len(shared) > 1
+    gated = step.config.model.fusion.kind == "gate" and gate.activation == "softmax"
+    balanced = gated and gate.balance and len(shared) > 1
     if step.fusion is not None and balanced and training.accumulate > 1:
         # The balancing term is of the whole step, whose gates are worked out beforehand.
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
