@@ -223,7 +223,7 @@ def test_the_folder_around_a_checkpoint_is_read_like_the_checkpoint(toy: Any, sa
 
 def test_tensors_of_another_architecture_are_refused(toy: Any, copied: Path) -> None:
     path = copied / "model.safetensors"
-    whole = load_file(path)
+    whole = {name: tensor.clone() for name, tensor in load_file(path).items()}  # older safetensors map the file
     save_file({k: v[:1].clone() if k == "fusion.second.weight" else v for k, v in whole.items()}, path)
     rehash(copied)
     assert "fusion.second.weight is [1, 32] where the model has [32, 32]" in refused(copied)
