@@ -57,6 +57,17 @@ def test_dropped_experts_and_noise_do_not_count_in_what_is_said_of_an_equal_gate
     assert "note" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rule", ["zero", "renormalise"])
+def test_an_expert_that_is_off_is_neither_dead_nor_balanced(toy: Any, tmp_path: Path, rule: Any) -> None:
+    gate = {"hidden": 6, "balance": 1.0, "balance_warmup": 0, "noise": 0.0, "expert_dropout": 0.0}
+    model = toy.build(fusion={"kind": "gate", "gate": gate})
+    model.detach("toy-wide", rule)
+    fit(model, toy.examples(model), config(learning_rate=1e-12), output=tmp_path, quiet=True)
+    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
+        assert line["gate"] == pytest.approx({"toy-fine": 0.5, "toy-whole": 0.5}, abs=1e-4) and line["dead"] == []
+        assert line["gate_entropy"] == pytest.approx(1, abs=1e-4) and line["balance"] == pytest.approx(0, abs=1e-6)
+
+
 def test_balancing_is_no_cure_for_gates_that_do_not_compete() -> None:
     told = diagnosis({"a": 0.001, "b": 0.998, "c": 0.001}, 0.01, GateConfig(activation="sigmoid", noise=0.5))
     assert told is not None and "balance" not in told and "set model.fusion.gate.noise to 1 (it is 0.5)" in told

@@ -150,7 +150,7 @@ class Engine:
             kept = list(features)
             total = self._total_mass(zip(parts, kept, strict=True), step)
             features = iter(kept)
-        tally, penalty, bad = _Tally(), torch.zeros(()), []
+        tally, penalty, bad = _Tally(self._on), torch.zeros(()), []
         for number, (part, given) in enumerate(zip(parts, features, strict=True)):
             with nullcontext() if number == len(parts) - 1 else self._apart():
                 output = self._forward(part, given, step)
@@ -247,7 +247,13 @@ class Engine:
         fusion = self.model.fusion
         if fusion is None or not fusion.has_softmax:
             return []
-        return [k for k, name in enumerate(fusion.experts) if name not in fusion.apart]
+        return [k for k in self._on if fusion.experts[k] not in fusion.apart]
+
+    @property
+    def _on(self) -> list[int]:
+        """Columns of experts that are on; the others' hold zeros, which are no weights that the gate gave."""
+        fusion = self.model.fusion
+        return [] if fusion is None else [fusion.experts.index(name) for name in fusion.active]
 
     def _summed(self, value: Tensor) -> Tensor:
         """Add a tensor over processes."""
@@ -259,14 +265,19 @@ class Engine:
         fusion, whole = self.model.fusion, sum(mass)
         shares = None
         if fusion is not None and mass and whole > 0:
-            shares = {name: value / whole for name, value in zip(fusion.experts, mass, strict=True)}
+            shares = {name: value / whole for name, value in zip(fusion.active, mass, strict=True)}
         return Report(loss, balance, shares, spread / positions if len(mass) > 1 and positions else None, bad)
 
 
 class _Tally:
-    """Sums over the parts of a step."""
+    """Sums over the parts of a step.
 
-    def __init__(self) -> None:
+    Args:
+        on: columns of the gates that belong to experts that are on.
+    """
+
+    def __init__(self, on: Sequence[int]) -> None:
+        self._on = list(on)
         self._values: Tensor | None = None
 
     def add(self, output: StepOutput) -> None:
@@ -276,10 +287,11 @@ class _Tally:
             rows = [*rows, zero, zero]
         else:
             positions = zero + output.gates.shape[0] * output.gates.shape[1]
-            rows = [*rows, entropy(output.gates).reshape(1), positions, output.gates.sum((0, 1))]
+            gates = output.gates[..., self._on]
+            rows = [*rows, entropy(gates).reshape(1), positions, gates.sum((0, 1))]
         vector = torch.cat(list(rows))
         self._values = vector if self._values is None else self._values + vector
 
     def vector(self) -> Tensor:
-        """Return loss, entropy, tokens of the image and gate mass by expert, [3 + K]."""
+        """Return loss, entropy, tokens of the image and gate mass by expert that is on, [3 + K]."""
         return torch.zeros(3) if self._values is None else self._values
