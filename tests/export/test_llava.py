@@ -82,6 +82,12 @@ def check(model: Any, folder: Path, toy: Any, question: str = "what colour is it
     return report
 
 
+def test_that_a_model_was_never_trained_is_said(toy: Any, tmp_path: Path) -> None:
+    model = toy.build([])
+    with pytest.warns(UserWarning, match="this model was never trained: its LLaVA says nothing"):
+        write_llava(model, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "family", ["llama", "llama tied", "qwen2 tied", "mistral", "mamba", "gemma tied", "gpt2 tied", "gpt_neox"]
 )

@@ -93,11 +93,15 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path) -> None:
 
 
 def test_metrics_that_cannot_be_written_or_read_are_one_sentence(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "gone" / "metrics.jsonl")
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(CheckpointError, match=r"taken cannot be made .* give another folder"):
+        MetricsFile(tmp_path / "taken" / "metrics.jsonl")
+    file = MetricsFile(tmp_path / "made" / "for it" / "metrics.jsonl")  # whoever calls `fit` need not make it
+    file.path.parent.rmdir()
     with pytest.raises(CheckpointError, match="cannot be written") as caught:
         file.write(step=1)
     assert "\n" not in str(caught.value)
-    (tmp_path / "gone").mkdir()
+    file.path.parent.mkdir()
     file.write(step=1, loss=2.0)
     file.write(step=7, loss=1.0)
     with file.path.open("ab") as torn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def write_llava(
     """
     require_plain(model)
     decoder = _prefix(model)
+    if not model.trained:
+        warnings.warn("this model was never trained: its LLaVA says nothing of any image", stacklevel=2)
     precision: torch.dtype = getattr(torch, dtype or decoder.config.dtype)
     with new_folder(folder, overwrite=overwrite) as inside:
         token = save_processor(model.tower, decoder, model.config.view, inside)

@@ -28,7 +28,7 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
-    """`metrics.jsonl`, appended to; lines past the step a run resumes from are dropped first.
+    """`metrics.jsonl`, appended to; lines past the step a run resumes from are dropped first. Its folder is made.
 
     Raises:
         CheckpointError: it cannot be read or written.
@@ -36,6 +36,10 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{path.parent} cannot be made ({error}); give another folder") from error
         if path.is_file():
             kept = [line for line in _lines(path) if _step(line) <= first_step]
             write_file(path, "".join(line + "\n" for line in kept))  # a process killed here loses no line
