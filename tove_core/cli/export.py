@@ -49,14 +49,18 @@ def export(
 
         require_onnx()
     model = ToveModel.from_pretrained(opened(run))
-    if to == "onnx":
-        return _onnx(model, out, dtype)
-    if to != "llava":
+    if to == "llava":
+        _llava(model, out, dtype)
+    elif to == "onnx":
+        _onnx(model, out, dtype)
+    else:
         from tove_core.export.clip import write_clip
 
         report = write_clip(model, out, transformers=to == "clip")
         print(f"wrote {out}; image embeddings differ by {report.image_difference:.2g} of {report.image_scale:.3g}")
-        return
+
+
+def _llava(model: ToveModel, out: Path, dtype: str | None) -> None:
     from tove_core.export.llava import write_llava
 
     done = write_llava(model, out, dtype=dtype)  # type: ignore[arg-type]  # checked above
@@ -96,7 +100,8 @@ def _check(to: str, dtype: str | None) -> None:
         raise ConfigError(f"--dtype is {dtype!r}; choose {', '.join(every)}")
     if to not in DTYPES:
         raise ConfigError(
-            f"--dtype {dtype} is for --to {' and '.join(DTYPES)}; a CLIP is written in the precision it has, leave it out"
+            f"--dtype {dtype} is for --to {' and '.join(DTYPES)}; a CLIP is written in the precision it has, leave it "
+            "out"
         )
     if dtype not in DTYPES[to]:
         raise ConfigError(f"--dtype {dtype} is not for --to {to}; choose {', '.join(DTYPES[to])}")

@@ -94,6 +94,11 @@ def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
 
 
 def own_tokenizer(tower: OpenClipTower) -> PreTrainedTokenizerBase | None:
+    """Return the tower's tokenizer as transformers' own; None where the text tower has another vocabulary.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
     tokenizer = tower.tokenizer
     if isinstance(tokenizer, HFTokenizer):
         return tokenizer.tokenizer
@@ -167,6 +172,7 @@ def _text_ids(tower: HfTower | OpenClipTower) -> Tensor | None:
 
 
 def embed_ids(tower: Tower, ids: Tensor) -> Tensor:
+    """Return text embeddings [T, E], not normalised, of token ids [T, L]."""
     model: Any = tower.model
     if isinstance(tower, OpenClipTower):
         return model.encode_text(ids, normalize=False)
