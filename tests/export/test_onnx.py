@@ -23,6 +23,7 @@ from tove_core import ToveModel
 from tove_core.errors import CheckpointError, ConfigError
 from tove_core.export import onnx as onnx_export
 from tove_core.export import onnx_graph, onnx_text
+from tove_core.export.hf_dir import write_hf
 from tove_core.export.onnx import OnnxReport, write_onnx
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -176,6 +177,17 @@ def test_image_towers_of_transformers(
     else:
         with torch.no_grad():
             near(found["embedding"], model.tower.embed(pixels))
+
+
+def test_a_whole_clip_of_transformers_with_its_texts(whole: Written, toy: Any, tmp_path: Path) -> None:
+    write_hf(whole.model.tower, tmp_path / "hf")
+    model = toy.build([], decoder=None, clip=f"hf:{tmp_path / 'hf'}")
+    one = written(model, tmp_path / "out")
+    pixels, texts = torch.randn(3, 3, 40, 40), ["a red cube", "", "green"]
+    ids = model.tower.token_ids(texts)
+    with torch.no_grad():
+        near(run(one.folder, pixels=pixels)["embedding"], whole.model.tower.embed(pixels))
+        near(run(one.folder, "text.onnx", ids=ids)["embedding"], whole.model.tower.embed_text(texts))
 
 
 def test_a_timm_tower_inside_open_clip(make_tower: Any, toy: Any, tmp_path: Path) -> None:
