@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ class ImageSide(Side):
         if blocks is None:
             return tower.features(pixels).patches, tower.embed(pixels)
         # Tokens are taken on the way to the embedding: asked for one after the other, the graph held every block twice.
-        seen: list[Tensor] = []
+        seen: list[Any] = []
         hook = blocks[tower.block].register_forward_hook(lambda _module, _given, out: seen.append(out))
         try:
             embedding = tower.embed(pixels)
@@ -71,7 +70,7 @@ class TextSide(Side):
     given = "ids"
     gives = ("embedding",)
 
-    def __init__(self, tower: OpenClipTower | HfTower) -> None:
+    def __init__(self, tower: Tower) -> None:
         super().__init__()
         self.tower = tower
         self.eval()
@@ -87,8 +86,8 @@ class TextSide(Side):
         return (found[0] if isinstance(found, tuple) else found,)
 
 
-def _blocks(tower: Tower) -> Sequence[nn.Module] | None:
-    """Return the blocks of the image tower; None for a tower of another kind."""
+def _blocks(tower: Tower) -> Any:
+    """Return the blocks of the image tower, by number; None for a tower of another kind."""
     if isinstance(tower, HfTower):
         inner: Any = getattr(tower.model, "vision_model", tower.model)
         return inner.encoder.layers
