@@ -212,7 +212,7 @@ print(write_gate_maps(model, ["photo.jpg"], Path("gates.png")))
     Section(
         "Merge and export",
         "`merge` gives a model without experts, `write_merged` a folder that open_clip or transformers loads,\n"
-        "`write_llava` a whole LLaVA.",
+        "`write_llava` a whole LLaVA, `write_onnx` the CLIP as ONNX.",
         """
 from tove_core.config import MergeConfig
 from tove_core.export.hf_dir import write_hf
@@ -235,6 +235,8 @@ print(write_hf(merged.tower, "merged-hf").format, write_llava(merged, "merged-ll
             "tove_core.export.clip:write_clip",
             "tove_core.export.llava:write_llava",
             "tove_core.export.llava:LlavaReport",
+            "tove_core.export.onnx:write_onnx",
+            "tove_core.export.onnx:OnnxReport",
             "tove_core.language.load:save_decoder",
         ),
     ),

@@ -66,12 +66,28 @@ def test_its_clip_alone_goes_to_transformers_and_open_clip(tove: Tove, merged: P
     assert json.loads((tmp_path / "clip" / "preprocessor_config.json").read_text())["do_center_crop"] is False
 
 
+def test_its_clip_goes_to_onnx_with_the_weights_that_merging_trained(tove: Tove, merged: Path, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="the extra onnx is not installed")
+    import onnxruntime
+
+    done = tove("export", merged, "--to", "onnx", "--out", tmp_path / "onnx", "--dtype", "float16")
+    assert done.code == 0 and "rounding to float16" in done.out and "image embeddings" in done.out
+    assert "without text.onnx: the tokenizer of" in done.out
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "vision.onnx"))
+    pixels = torch.randn(2, 3, 40, 40)
+    own = ToveModel.from_pretrained(merged).tower(pixels).patches
+    (tokens,) = session.run(["tokens"], {"pixels": pixels.numpy()})
+    torch.testing.assert_close(torch.from_numpy(tokens), own, rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--to", "gguf"], "no format 'gguf'.*llava, clip, open-clip"),
         (["--to", "llava", "--dtype", "int8"], "--dtype is 'int8'"),
         (["--to", "clip", "--dtype", "float16"], "--dtype float16 is for --to llava"),
+        (["--to", "onnx", "--dtype", "bfloat16"], "--dtype bfloat16 is not for --to onnx; choose float32, float16"),
         (["--to", "llava"], "3 experts .*'tove merge'"),
         (["--to", "clip"], "3 experts .*'tove merge'"),
     ],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tove_core.cli.places import Run, opened
 
-FORMATS = ("llava", "clip", "open-clip")
-DTYPES = ("float32", "bfloat16", "float16")
+if TYPE_CHECKING:
+    from tove_core.model import ToveModel
+
+FORMATS = ("llava", "clip", "open-clip", "onnx")
+DTYPES = {"llava": ("float32", "bfloat16", "float16"), "onnx": ("float32", "float16")}
 
 
 def export(
@@ -19,13 +22,16 @@ def export(
         str,
         typer.Option(
             help="llava: CLIP, projector and language model, for transformers' LLaVA; clip: the CLIP alone, for "
-            "transformers; open-clip: the same for open_clip"
+            "transformers; open-clip: the same for open_clip; onnx: the same for onnxruntime and others, without Python"
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for the result; it must not exist yet")],
     dtype: Annotated[
         str | None,
-        typer.Option(help="of a LLaVA's weights: float32, bfloat16 or float16; the language model's when not given"),
+        typer.Option(
+            help="of a LLaVA's weights: float32, bfloat16 or float16; the language model's when not given. Of an "
+            "ONNX's: float32, or float16 for files of half the size that still compute in float32"
+        ),
     ] = None,
 ) -> None:
     """Write a merged model, or any without experts, as a checkpoint that needs no code of tove.
@@ -38,13 +44,23 @@ def export(
     _check(to, dtype)
     require_new(out)
     require_writable(out)
+    if to == "onnx":
+        from tove_core.export.onnx import require_onnx
+
+        require_onnx()
     model = ToveModel.from_pretrained(opened(run))
-    if to != "llava":
+    if to == "llava":
+        _llava(model, out, dtype)
+    elif to == "onnx":
+        _onnx(model, out, dtype)
+    else:
         from tove_core.export.clip import write_clip
 
         report = write_clip(model, out, transformers=to == "clip")
         print(f"wrote {out}; image embeddings differ by {report.image_difference:.2g} of {report.image_scale:.3g}")
-        return
+
+
+def _llava(model: ToveModel, out: Path, dtype: str | None) -> None:
     from tove_core.export.llava import write_llava
 
     done = write_llava(model, out, dtype=dtype)  # type: ignore[arg-type]  # checked above
@@ -56,12 +72,36 @@ def export(
     )
 
 
+def _onnx(model: ToveModel, out: Path, dtype: str | None) -> None:
+    from tove_core.export.onnx import write_onnx
+
+    done = write_onnx(model, out, dtype=dtype or "float32")  # type: ignore[arg-type]  # checked above
+    print(f"wrote {out}; onnxruntime runs it")
+    if done.text_left_out is not None:
+        print(f"without text.onnx: {done.text_left_out}")
+    rounding = f" ({done.rounding_difference:.2g} by rounding to {done.dtype})" if done.dtype != "float32" else ""
+    parts = [f"tokens {done.token_difference:.2g} of {done.token_scale:.3g}{rounding}"]
+    if done.image_difference is not None:
+        parts.append(f"image embeddings {done.image_difference:.2g} of {done.image_scale:.3g}")
+    if done.text_difference is not None:
+        parts.append(f"text embeddings {done.text_difference:.2g} of {done.text_scale:.3g}")
+    print(f"largest differences: {', '.join(parts)}")
+
+
 def _check(to: str, dtype: str | None) -> None:
     from tove_core.errors import ConfigError
 
     if to not in FORMATS:
         raise ConfigError(f"there is no format {to!r} to export to; choose {', '.join(FORMATS)}")
-    if dtype not in (None, *DTYPES):
-        raise ConfigError(f"--dtype is {dtype!r}; choose {', '.join(DTYPES)}")
-    if dtype is not None and to != "llava":
-        raise ConfigError(f"--dtype {dtype} is for --to llava; a CLIP is written in the precision it has, leave it out")
+    if dtype is None:
+        return
+    every = tuple(dict.fromkeys(name for names in DTYPES.values() for name in names))
+    if dtype not in every:
+        raise ConfigError(f"--dtype is {dtype!r}; choose {', '.join(every)}")
+    if to not in DTYPES:
+        raise ConfigError(
+            f"--dtype {dtype} is for --to {' and '.join(DTYPES)}; a CLIP is written in the precision it has, leave it "
+            "out"
+        )
+    if dtype not in DTYPES[to]:
+        raise ConfigError(f"--dtype {dtype} is not for --to {to}; choose {', '.join(DTYPES[to])}")

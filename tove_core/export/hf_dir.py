@@ -76,7 +76,7 @@ def _own(tower: HfTower, inside: Path) -> PreTrainedModel:
 
 
 def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
-    tokenizer = _tokenizer(tower)
+    tokenizer = own_tokenizer(tower)
     if tokenizer is not None:
         tokenizer.save_pretrained(inside)
     config = to_config(tower.model, tower.reference)
@@ -93,7 +93,12 @@ def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
     return model
 
 
-def _tokenizer(tower: OpenClipTower) -> PreTrainedTokenizerBase | None:
+def own_tokenizer(tower: OpenClipTower) -> PreTrainedTokenizerBase | None:
+    """Return the tower's tokenizer as transformers' own; None where the text tower has another vocabulary.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
     tokenizer = tower.tokenizer
     if isinstance(tokenizer, HFTokenizer):
         return tokenizer.tokenizer
@@ -141,7 +146,7 @@ def _load_back(tower: HfTower | OpenClipTower, inside: Path) -> ExportReport:
         image = difference("patch tokens", source(pixels).patches, loaded(pixels).patches)
         if source.embed_width is not None:
             image = max(image, difference("image embeddings", source.embed(pixels), loaded.embed(pixels)))
-        text = None if ids is None else difference("text embeddings", _embed_ids(source, ids), _embed_ids(loaded, ids))
+        text = None if ids is None else difference("text embeddings", embed_ids(source, ids), embed_ids(loaded, ids))
     return ExportReport(
         format="transformers",
         reference=tower.reference,
@@ -166,7 +171,8 @@ def _text_ids(tower: HfTower | OpenClipTower) -> Tensor | None:
     return probe_ids(text.max_position_embeddings, text.vocab_size, int(end))
 
 
-def _embed_ids(tower: Tower, ids: Tensor) -> Tensor:
+def embed_ids(tower: Tower, ids: Tensor) -> Tensor:
+    """Return text embeddings [T, E], not normalised, of token ids [T, L]."""
     model: Any = tower.model
     if isinstance(tower, OpenClipTower):
         return model.encode_text(ids, normalize=False)
