@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import socket
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'tove-core[app]'")
@@ -31,6 +34,32 @@ class Served(NamedTuple):
     image: Path
 
 
+class Loads(HTMLParser):
+    """What a browser fetches for a page, and the first words of its captions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+        self.captions: list[str] = []
+        self._inside = ""
+
+    @classmethod
+    def of(cls, page: str) -> Loads:
+        found = cls()
+        found.feed(page)
+        return found
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given, self._inside = dict(attrs), tag
+        if tag in ("script", "img", "iframe", "link") and (place := given.get("src") or given.get("href")):
+            self.places.append(place)
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "figcaption":
+            self.captions.append(data.partition(":")[0])
+            self._inside = ""
+
+
 @pytest.fixture(scope="module")
 def served(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from tove_core.app.facts import facts
@@ -39,6 +68,10 @@ def served(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
     model = toy.build(decoder={"max_new_tokens": 60}, seed=3)
     model.calibrate(toy.pictures(4))
+    draw = torch.Generator().manual_seed(8)
+    for name, parameter in model.fusion.named_parameters():
+        if name.startswith("gate."):
+            parameter.data += 0.5 * torch.randn(parameter.shape, generator=draw)
     with socket.create_server(("127.0.0.1", 0)) as tried:
         port = tried.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
@@ -66,10 +99,13 @@ def test_an_uploaded_image_is_answered_as_the_model_does_with_a_map_for_each_exp
     assert plain == served.model.answer(served.image, QUESTION)[0] != ""
     for name in toy.experts:
         served.model.attach(name)
-    assert [one["caption"].partition(":")[0] for one in maps] == list(toy.experts)
-    for one in maps:
-        with Image.open(one["image"]) as picture:
+    found = Loads.of(maps)
+    assert found.captions == list(toy.experts)
+    for place in found.places:
+        content = base64.b64decode(place.removeprefix("data:image/png;base64,"), validate=True)
+        with Image.open(io.BytesIO(content)) as picture:
             assert picture.width == picture.height > 100
+    assert len(set(found.places)) == len(found.captions), "gates differ"
     assert "1 is the weight of equal gates" in note
 
 
@@ -80,7 +116,7 @@ def test_experts_are_switched_for_the_one_who_asks(served: Served) -> None:
     assert said == served.model.caption(served.image)[0]
     served.model.attach("toy-fine")
     served.model.attach("toy-whole")
-    assert plain == "" and [one["caption"].partition(":")[0] for one in maps] == ["toy-wide"]
+    assert plain == "" and Loads.of(maps).captions == ["toy-wide"]
 
 
 def test_the_answer_comes_piece_by_piece(served: Served, toy: Any) -> None:
@@ -145,27 +181,11 @@ def test_two_visitors_at_once_get_their_own_answers(served: Served, toy: Any) ->
     assert found == {number: [text] * 3 for number, text in enumerate(right)}
 
 
-class Loads(HTMLParser):
-    """Collects what a browser fetches for a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag in ("script", "img", "iframe", "link") and (place := given.get("src") or given.get("href")):
-            self.found.append(place)
-
-
 def test_nothing_is_loaded_from_elsewhere(served: Served) -> None:
     with urllib.request.urlopen(served.address) as answer:
         page, policy = answer.read().decode(), answer.headers["content-security-policy"]
-    loads = Loads()
-    loads.feed(page)
-    own = ("./", "/", "data:", served.address)
-    assert loads.found and [place for place in loads.found if not place.startswith(own)] == []
-    assert not [place for place in loads.found if place.startswith("//")]
+    places, own = Loads.of(page).places, ("./", "/", "data:", served.address)
+    assert places and [place for place in places if not place.startswith(own) or place.startswith("//")] == []
     assert "default-src 'self'" in policy and "http" not in policy
     with urllib.request.urlopen(f"{served.address}theme.css") as answer:
         theme = answer.read().decode()

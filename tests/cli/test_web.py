@@ -39,6 +39,9 @@ class TestRefusals:
     def test_a_run_that_is_not_there(self, tove: Any, tmp_path: Path) -> None:
         assert "nowhere" in tove("app", tmp_path / "nowhere").error
 
+    def test_sharing_where_the_network_is_forbidden(self, tove: Any, run: Path) -> None:
+        assert "leave it out" in tove("app", run, "--share").error
+
     def test_a_device_that_is_not_there(self, tove: Any, run: Path) -> None:
         assert "--device" in tove("app", run, "--device", "cuda:77").error
 

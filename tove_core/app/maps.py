@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from tove_core.hub.images import ImageSource
 from tove_core.model import ToveModel
 from tove_core.report.gate_maps import over, scale_of, seen
+from tove_core.report.page import escape, picture, tag
 
 SIDE = 288
 """Pixels of a map's side."""
@@ -34,6 +35,14 @@ def gate_pictures(
     return tuple((over(picture, grid, largest), _caption(name, grid)) for name, grid in gates.items()), scale_of(
         largest
     )
+
+
+def figures(maps: Sequence[tuple[Image.Image, str]]) -> str:
+    """Return maps with their captions as HTML, the pictures inside it: none is kept as a file."""
+    listed = [
+        tag("figure", tag("img", src=picture(one), alt=told) + tag("figcaption", escape(told))) for one, told in maps
+    ]
+    return tag("div", "".join(listed), class_="tove-maps") if listed else ""
 
 
 def has_gate(model: ToveModel) -> bool:

@@ -15,12 +15,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported, w
 import gradio as gr
 
 from tove_core.app.host import Host, Question, Reply
+from tove_core.app.maps import figures
 from tove_core.errors import ToveError
 
 VISITORS = 4
 """Answers that are written at a time; whoever asks beyond that waits in line."""
 KEEP = 3600
-"""Seconds after which what was uploaded and drawn is deleted."""
+"""Seconds after which what was uploaded is deleted."""
 LENGTH = 4000
 """Letters that the field of the question takes."""
 
@@ -30,7 +31,10 @@ THEME = gr.themes.Default(
 STYLE = """
 .tove-facts th { text-align: left; padding-right: 1rem; font-weight: 400; opacity: .7; vertical-align: top; }
 .tove-facts td { overflow-wrap: anywhere; }
-.tove-maps .caption-label { max-width: none; inset-inline: var(--block-label-margin); white-space: normal; }
+.tove-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
+.tove-maps figure { margin: 0; }
+.tove-maps img { width: 100%; border-radius: 4px; }
+.tove-maps figcaption { overflow-wrap: anywhere; font-size: .85rem; }
 """
 
 
@@ -65,9 +69,7 @@ def build_page(host: Host, name: str, facts: str, images: Sequence[str | Path] =
             with gr.Column():
                 said = gr.Textbox(label="With these experts" if has_experts else "Answer", interactive=False)
                 plain = gr.Textbox(label="CLIP only", interactive=False, visible=False)
-                maps = gr.Gallery(
-                    label="Gates", columns=3, format="png", visible=has_experts, elem_classes="tove-maps"
-                )
+                maps = gr.HTML(label="Gates")
                 note = gr.Textbox(label="About the gates", show_label=False, container=False, interactive=False)
         gr.HTML(facts)
         asked = gr.on(
@@ -95,20 +97,16 @@ def _asking(host: Host) -> Any:
         try:
             for reply in host.answer(Question(image, text or "", experts or (), compare)):
                 # Drawn and sent at the first and the last: pictures are no part of what grows.
-                yield reply.text, reply.plain or "", gr.skip() if reply.text else _gallery(reply), reply.note
+                yield reply.text, reply.plain or "", gr.skip() if reply.text else figures(reply.maps), reply.note
         except ToveError as error:
             raise _told(str(error)) from error
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             raise _told(f"the model failed ({type(error).__name__}); its terminal says more, ask again") from error
         if reply is not None:
-            yield reply.text, reply.plain or "", _gallery(reply), reply.note
+            yield reply.text, reply.plain or "", figures(reply.maps), reply.note
 
     return ask
-
-
-def _gallery(reply: Reply) -> list[tuple[Any, str]]:
-    return list(reply.maps)
 
 
 def _shown(wanted: bool) -> Any:

@@ -34,9 +34,13 @@ def app(
     Nobody but this machine reaches it unless --host or --share says so, and the page loads nothing from elsewhere.
     Ctrl-C ends it. Needs pip install 'tove-core[app]'.
     """
+    from tove_core import environment
     from tove_core.app.serve import free_port, require_gradio, start, wait
+    from tove_core.errors import ConfigError
 
     require_gradio()
+    if share and environment.offline():
+        raise ConfigError("--share needs the network, which TOVE_OFFLINE or HF_HUB_OFFLINE forbids; leave it out")
     chosen = free_port(host, port)
     from tove_core.app.facts import facts, warnings_of
     from tove_core.app.host import Host
