@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 import socket
 from typing import Any
 
@@ -43,11 +44,13 @@ def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_old_gradio_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(serve, "version", lambda name: "5.50.1")
-    with pytest.raises(ConfigError, match=r"gradio 5\.50\.1"):
+    for old in ("5.50.1", "6.9.0"):
+        monkeypatch.setattr(serve, "version", lambda name, old=old: old)
+        with pytest.raises(ConfigError, match=f"gradio {re.escape(old)} and needs 6.20"):
+            serve.require_gradio()
+    for new in ("6.20.0", "6.100.0rc1", "10.0"):
+        monkeypatch.setattr(serve, "version", lambda name, new=new: new)
         serve.require_gradio()
-    monkeypatch.setattr(serve, "version", lambda name: "10.0")
-    serve.require_gradio()
 
 
 def test_every_answer_tells_browsers_to_load_nothing_from_elsewhere() -> None:

@@ -46,6 +46,10 @@ class TestRefusals:
         assert "--device" in tove("app", run, "--device", "cuda:77").error
 
 
+def files(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.rglob("*") if one.is_file())
+
+
 def test_a_run_is_served_asked_and_ended_by_ctrl_c(toy: Any, run: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'tove-core[app]'")
     client = pytest.importorskip("gradio_client", reason="gradio's client is not installed")
@@ -54,8 +58,8 @@ def test_a_run_is_served_asked_and_ended_by_ctrl_c(toy: Any, run: Path, tmp_path
     with socket.create_server(("127.0.0.1", 0)) as tried:
         port = tried.getsockname()[1]
     path = os.pathsep.join(filter(None, (str(toy.site), os.environ.get("PYTHONPATH"))))
-    image = toy.pictures(1)[0]
-    words = ["app", str(run), "--port", str(port), "--image", str(image), "--max-new-tokens", "3"]
+    example, image = toy.pictures(2)
+    words = ["app", str(run), "--port", str(port), "--image", str(example), "--max-new-tokens", "3"]
     server = subprocess.Popen(
         [sys.executable, "-m", "tove_core", *words],
         env=os.environ | {"PYTHONPATH": path, "GRADIO_TEMP_DIR": str(tmp_path)},
@@ -76,8 +80,10 @@ def test_a_run_is_served_asked_and_ended_by_ctrl_c(toy: Any, run: Path, tmp_path
         model = ToveModel.from_pretrained(run)
         assert said == model.answer(image, "what colour is it?", max_new_tokens=3)[0]
         page.close()
+        assert files(tmp_path) == sorted([Path(example).name, Path(image).name])
         server.send_signal(signal.SIGINT)
         _, errors = server.communicate(timeout=60)
     finally:
         server.kill()
     assert server.returncode == 0 and "Traceback" not in errors, errors
+    assert files(tmp_path) == [Path(example).name], "what was uploaded is deleted"

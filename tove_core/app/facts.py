@@ -37,7 +37,7 @@ def facts(model: ToveModel, run: str, parts: list[Part]) -> str:
     elif off := [name for name in model.experts if name not in model.active_experts]:
         rows.append(("off in the checkpoint", ", ".join(off)))
     rows += [("fusion", model.config.fusion.kind)] if model.experts else []
-    rows.append(("shown by", f"tove app, tove {__version__}; trained with tove {model.provenance.tove}"))
+    rows.append(("shown by", f"tove app, tove {__version__}; made with tove {model.provenance.tove}"))
     told = "".join(tag("p", tag("strong", escape(text))) for text in warnings_of(model))
     listed = "".join(tag("tr", tag("th", escape(head), scope="row") + tag("td", escape(text))) for head, text in rows)
     return told + tag("table", tag("tbody", listed), class_="tove-facts")

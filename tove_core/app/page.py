@@ -22,6 +22,8 @@ VISITORS = 4
 """Answers that are written at a time; whoever asks beyond that waits in line."""
 KEEP = 3600
 """Seconds after which what was uploaded is deleted."""
+UNFAIR = "By the same language model, which was trained with the experts: it may look worse than it need be."
+"""What is to be known of CLIP's answer beside the model's."""
 LENGTH = 4000
 """Letters that the field of the question takes."""
 
@@ -31,7 +33,7 @@ THEME = gr.themes.Default(
 STYLE = """
 .tove-facts th { text-align: left; padding-right: 1rem; font-weight: 400; opacity: .7; vertical-align: top; }
 .tove-facts td { overflow-wrap: anywhere; }
-.tove-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
+.tove-maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
 .tove-maps figure { margin: 0; }
 .tove-maps img { width: 100%; border-radius: 4px; }
 .tove-maps figcaption { overflow-wrap: anywhere; font-size: .85rem; }
@@ -63,7 +65,7 @@ def build_page(host: Host, name: str, facts: str, images: Sequence[str | Path] =
                     gr.Examples(files, [image], label="Examples", cache_examples=False)
                 text = gr.Textbox(label="Question", placeholder="Nothing asks for a caption.", max_length=LENGTH)
                 experts = gr.CheckboxGroup(host.experts, value=on, label="Experts that are on", visible=has_experts)
-                compare = gr.Checkbox(label="Beside it: the answer of CLIP only", visible=has_experts)
+                compare = gr.Checkbox(label="Beside it: the answer of CLIP only", info=UNFAIR, visible=has_experts)
                 with gr.Row():
                     ask, stop = gr.Button("Ask", variant="primary"), gr.Button("Stop")
             with gr.Column():

@@ -21,8 +21,8 @@ PORT = 7860
 TRIED = 100
 LARGEST = "50mb"
 """Of a file that is uploaded."""
-OLDEST = 6
-"""Major version of gradio from which on this works."""
+OLDEST = (6, 20)
+"""Version of gradio; pages of older ones name fonts and a script of other servers."""
 
 
 def require_gradio() -> None:
@@ -33,8 +33,10 @@ def require_gradio() -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("'tove app' needs gradio, which is not installed; run pip install 'tove-core[app]'")
-    if int((found := version("gradio")).partition(".")[0]) < OLDEST:
-        raise ConfigError(f"'tove app' found gradio {found} and needs {OLDEST}; run pip install -U 'tove-core[app]'")
+    found = version("gradio")
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise ConfigError(f"'tove app' found gradio {found} and needs {wanted}; run pip install -U 'tove-core[app]'")
 
 
 def free_port(host: str, port: int | None = None) -> int:
@@ -121,6 +123,6 @@ def wait(page: Any) -> None:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
-        pass
+        print("ending", flush=True)  # browsers that are still connected are waited for, some seconds
     finally:
         page.close(verbose=False)
