@@ -13,6 +13,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported, which reads it
 
 import gradio as gr
+from gradio.themes import Default
 
 from tove_core.app.host import Host, Question, Reply
 from tove_core.app.maps import figures
@@ -27,7 +28,7 @@ UNFAIR = "By the same language model, which was trained with the experts: it may
 LENGTH = 4000
 """Letters that the field of the question takes."""
 
-THEME = gr.themes.Default(
+THEME = Default(
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]  # what a name lacks is not fetched
 )  # fmt: skip
 STYLE = """
