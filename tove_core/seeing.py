@@ -37,11 +37,16 @@ def enhanced(model: ToveModel, images: Any) -> Fused:
     Raises:
         DataError: an expert gives values that are not finite.
     """
+    return looked(model, images)[1]
+
+
+def looked(model: ToveModel, images: Any) -> tuple[dict[str, Tensor], Fused]:
+    """Return what `ToveModel.encode` gives of images, and what is made of it; otherwise as `enhanced`."""
     now, seen = as_now(model), listed(images)
     features = now.encode(seen)
     fused = now.fuse(features)
     require_finite(fused.tokens, features, seen)
-    return fused
+    return features, fused
 
 
 def see(

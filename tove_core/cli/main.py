@@ -28,6 +28,7 @@ from tove_core.cli import (
     push,
     runs,
     score,
+    web,
     weights,
 )
 from tove_core.errors import Interrupted, ToveError
@@ -45,6 +46,7 @@ app.command()(runs.evaluate)
 app.command()(score.score)
 app.command()(runs.caption)
 app.command()(runs.answer)
+app.command()(web.app)
 app.command()(lifecycle.contributions)
 app.command()(diagnose.diagnose)
 app.command()(lifecycle.detach)

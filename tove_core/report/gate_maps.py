@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from tove_core.checks import path_given
 from tove_core.errors import ConfigError
@@ -53,15 +54,28 @@ def write_gate_maps(model: ToveModel, images: ImageSource | Sequence[ImageSource
         top = HEAD + row * (CELL + GAP)
         canvas.paste(picture, (GAP, top))
         for column, grid in enumerate(gates.values(), start=1):
-            heat = colours(grid[row].float().cpu().numpy() / max(largest, 1e-9))
-            over = Image.fromarray(heat).resize((CELL, CELL), Image.Resampling.NEAREST)
-            blended = Image.blend(picture.convert("L").convert("RGB"), over, 0.6)
-            canvas.paste(blended, (GAP + column * (CELL + GAP), top))
-    scale = f"gate: darkest 0, brightest {largest:.2f}; 1 is the weight of equal gates"
-    pen.text((GAP, height - HEAD + 5), scale, fill="black")
+            canvas.paste(over(picture, grid[row], largest), (GAP + column * (CELL + GAP), top))
+    pen.text((GAP, height - HEAD + 5), scale_of(largest), fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
     return path
+
+
+def over(picture: Image.Image, grid: Tensor, largest: float) -> Image.Image:
+    """Return a picture in grey with the gate of one expert over it.
+
+    Args:
+        picture: what the model sees, RGB.
+        grid: gate [rows, columns] on CLIP's grid.
+        largest: the gate that is shown brightest; 0 is darkest.
+    """
+    heat = Image.fromarray(colours(grid.float().cpu().numpy() / max(largest, 1e-9)))
+    return Image.blend(picture.convert("L").convert("RGB"), heat.resize(picture.size, Image.Resampling.NEAREST), 0.6)
+
+
+def scale_of(largest: float) -> str:
+    """Return what the colours of maps mean whose brightest is a gate of `largest`."""
+    return f"gate: darkest 0, brightest {largest:.2f}; 1 is the weight of equal gates"
 
 
 def colours(values: np.ndarray) -> np.ndarray:
