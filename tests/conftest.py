@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,12 +44,23 @@ class Done(NamedTuple):
         return lines[0]
 
 
+@pytest.fixture(scope="session")
+def parser() -> Callable[..., Any]:
+    """Give what makes the parser, once: from the annotations of all commands, it takes longer than most of them do."""
+    import typer.main
+
+    return cache(typer.main.get_command)
+
+
 @pytest.fixture
-def tove(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def tove(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parser: Callable[..., Any]
+) -> Callable[..., Done]:
     """Give `tove(*words)`: run the command as its entry point does, in this process."""
     from tove_core.cli.main import main
 
     monkeypatch.delenv("TOVE_TRACEBACK", raising=False)
+    monkeypatch.setattr("typer.main.get_command", parser)
 
     def run(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["tove", *map(str, words)])
