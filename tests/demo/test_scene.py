@@ -27,6 +27,13 @@ def test_a_scene_is_the_same_whatever_range_it_is_rendered_in(scenes: Scenes) ->
     assert not torch.equal(render(92, 0, 7).image, scenes[:7].image)
 
 
+def test_what_is_done_to_rendered_scenes_changes_none_that_are_rendered_later() -> None:
+    first, kept = render(93, 2, 9), render(93, 2, 9)
+    for field in fields(Scenes):
+        getattr(first, field.name).zero_()
+    assert kept.image.any() and same(render(93, 2, 9), kept)
+
+
 def test_shapes_and_types(scenes: Scenes) -> None:
     n = len(scenes)
     assert n == 300
