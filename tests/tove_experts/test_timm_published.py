@@ -1,4 +1,4 @@
-"""That each variant has the parameters, operations and outputs it states is shown by tests/testing/test_built_ins.py."""
+"""That each variant has the parameters, operations and outputs it states, tests/testing/test_built_ins.py shows."""
 
 from __future__ import annotations
 
