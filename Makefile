@@ -18,11 +18,12 @@ help:
 demo: $(STAMP)
 	$(BIN)/tove demo --out runs/demo --overwrite
 
-# The tests' tensors are small: threads cost more than they give. Each process takes about 1.5 GB.
+# The tests' tensors are small: threads cost more than they give. Each process takes about 1.5 GB. A file's tests stay in
+# one of them, which makes what they share once; tests/conftest.py puts slow files first, and they stay there.
 JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP)
-	$(BIN)/pytest -n $(JOBS) $(TESTARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTARGS)
 
 # Kills at random moments, 20 times where `make test` does it 3 times.
 torture: export OMP_NUM_THREADS ?= 1

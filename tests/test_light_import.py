@@ -20,13 +20,14 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-def run(code: str, site: Path | None = None, allowed: str = "") -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh Python in which nothing heavy can be imported, but for the one that is allowed."""
+def run(code: str, site: Path | None = None, allowed: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh Python in which nothing heavy can be imported, but for what is allowed."""
     path = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "kernels", site) if folder)
     env = {key: value for key, value in os.environ.items() if not key.startswith("TOVE_")}
+    refusal = REFUSE.replace(repr(HEAVY), repr(tuple(name for name in HEAVY if name not in allowed)))
     env |= {"PYTHONPATH": path, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
     return subprocess.run(
-        [sys.executable, "-c", REFUSE.replace(f"{allowed!r}, ", "") + code],
+        [sys.executable, "-c", refusal + code],
         env=env,
         capture_output=True,
         text=True,
@@ -89,15 +90,15 @@ def test_operators_load_when_first_used():
 
 def test_an_unknown_attribute_of_a_lazy_package_is_an_attribute_error():
     done = run(
-        "import tove_core, tove_kernels\n"
-        "for package in (tove_core, tove_kernels):\n"
+        "import tove_core, tove_core.training, tove_kernels\n"
+        "for package in (tove_core, tove_core.training, tove_kernels):\n"
         "    try: package.nothing\n"
         "    except AttributeError as error: print(error)\n"
     )
-    assert done.stdout.count("has no attribute 'nothing'") == 2, done.stderr
+    assert done.stdout.count("has no attribute 'nothing'") == 3, done.stderr
 
 
-def command(*arguments: str, site: Path, allowed: str = "") -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, site: Path, allowed: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return run(f"sys.argv = ['tove', *{arguments!r}]\nfrom tove_core.cli.main import main\nmain()", site, allowed)
 
 
@@ -106,6 +107,17 @@ def test_the_command_line_helps_without_the_heavy_libraries(site):
     assert done.returncode == 0, done.stderr
     for name in ("train", "detach", "merge", "experts"):
         assert name in done.stdout
+
+
+@pytest.mark.parametrize("words", [("train",), ("cache", "build", "--out", "cache")], ids=" ".join)
+def test_processes_are_started_by_one_that_imports_no_more_than_it_takes_to_start_them(words, site, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("data: {path: data.jsonl}\noutput: run\n")
+    asked = [*words, str(config), "--nproc", "2"]
+    told = "Launch.start = lambda launch, words: print('started', launch.processes, *words)"
+    code = f"sys.argv = ['tove', *{asked!r}]\nfrom tove_core.training.launch import Launch\n{told}\n"
+    done = run(f"{code}from tove_core.cli.main import main\nmain()", site, allowed=("torch", "numpy", "triton"))
+    assert done.returncode == 0 and f"started 2 {words[0]}" in done.stdout, done.stderr
 
 
 def test_pushing_is_explained_without_the_heavy_libraries(site):
@@ -142,12 +154,12 @@ def test_predictions_are_scored_and_compared_without_torch(site, tmp_path):
     for name, more in (("predictions", {"prediction": "red"}), ("references", {"targets": ["red"], "prompt": "what?"})):
         records = [{**({"id": one["id"]} if name == "predictions" else one), **more} for one in lines]
         (kept / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
-    done = command("score", str(kept), "--against", str(kept / "predictions.jsonl"), site=site, allowed="numpy")
+    done = command("score", str(kept), "--against", str(kept / "predictions.jsonl"), site=site, allowed=("numpy",))
     assert done.returncode == 0, done.stderr
     assert "exact-match: 2 samples" in done.stdout
     # A data set is read without it too.
     (tmp_path / "a.png").write_bytes(b"not looked at")
     right = [{"id": one["id"], "image": "a.png", "question": "what?", "answer": "red"} for one in lines]
     (tmp_path / "right.jsonl").write_text("".join(json.dumps(one) + "\n" for one in right))
-    done = command("score", str(kept), "--data", str(tmp_path / "right.jsonl"), site=site, allowed="numpy")
+    done = command("score", str(kept), "--data", str(tmp_path / "right.jsonl"), site=site, allowed=("numpy",))
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,9 @@ from dataclasses import fields
 
 import pytest
 import torch
+from torch.nn import functional
 
-from tove_core.demo.layout import COLOURS, KINDS, SIZE, SLOTS
+from tove_core.demo.layout import COLOURS, KINDS, SIZE, SLOTS, Layout, _grow, instance_map
 from tove_core.demo.scene import CHUNK, Scenes, boundaries, colour_map, facts, kind_map, render
 
 
@@ -24,6 +25,13 @@ def test_a_scene_is_the_same_whatever_range_it_is_rendered_in(scenes: Scenes) ->
     across = render(91, CHUNK - 3, CHUNK + 4)
     assert same(across, scenes[CHUNK - 3 : CHUNK + 4])
     assert not torch.equal(render(92, 0, 7).image, scenes[:7].image)
+
+
+def test_what_is_done_to_rendered_scenes_changes_none_that_are_rendered_later() -> None:
+    first, kept = render(93, 2, 9), render(93, 2, 9)
+    for field in fields(Scenes):
+        getattr(first, field.name).zero_()
+    assert kept.image.any() and same(render(93, 2, 9), kept)
 
 
 def test_shapes_and_types(scenes: Scenes) -> None:
@@ -61,6 +69,25 @@ def test_two_objects_touch_exactly_when_their_pixels_are_neighbours(scenes: Scen
                                 close.add((a - 1, b - 1))
         touching = {(a, b) for a, b in scenes.contact[i].nonzero().tolist()}
         assert touching == close
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_masks_grow_by_whole_pixels_also_at_the_border(pixels: int) -> None:
+    masks = (torch.rand(3, SLOTS, SIZE, SIZE, generator=torch.Generator().manual_seed(8)) < 0.02).float()
+    masks[0, 0, 0, 0] = masks[0, 1, -1, -1] = masks[0, 2, 0, -1] = 1
+    assert torch.equal(_grow(masks, pixels), functional.max_pool2d(masks, 2 * pixels + 1, 1, pixels))
+
+
+def test_the_nearest_of_the_objects_that_cover_a_pixel_is_seen() -> None:
+    draw = torch.Generator().manual_seed(9)
+    z = torch.rand(7, SLOTS, generator=draw)
+    distance = torch.randn(7, SLOTS, SIZE, SIZE, generator=draw)
+    other = torch.zeros(7, SLOTS)
+    layout = Layout(torch.tensor([1, 2, 3, 4, 5, 5, 2]), other.long(), other.long(), other, other, z, other)
+    depth = z[:, :, None, None].expand_as(distance).clone()
+    depth[(distance >= 0) | (torch.arange(SLOTS) >= layout.count[:, None])[:, :, None, None]] = 9
+    wanted = torch.where(depth.amin(1) < 9, depth.argmin(1) + 1, 0)
+    assert torch.equal(instance_map(layout, distance), wanted)
 
 
 def test_objects_have_distinct_colours_and_repeated_kinds(scenes: Scenes) -> None:

@@ -8,6 +8,7 @@ import runpy
 import shlex
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -38,11 +39,17 @@ TUTORIALS = sorted(str(path.relative_to(ROOT)) for pattern in RUN for path in RO
 EVERYWHERE = {"--help"}
 
 
+@cache
 def generator():
     found = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
+
+
+@cache
+def parser():
+    return typer.main.get_command(app)
 
 
 def install(project: Path, site: Path) -> None:
@@ -63,7 +70,7 @@ def set_up(page, workplace: Path, monkeypatch) -> None:
     shown = [line for b in page.blocks if b.language == "console" for line in b.text.splitlines()]
     for line in shown:
         if line.startswith("$ tove experts new "):
-            typer.main.get_command(app)(shlex.split(line)[2:], standalone_mode=False)
+            parser()(shlex.split(line)[2:], standalone_mode=False)
     for block in page.blocks:
         if block.marker.startswith("file "):
             place, _, as_written = block.marker.removeprefix("file ").partition(", ")
@@ -131,18 +138,18 @@ def test_the_list_and_the_count_shown_in_the_first_expert_page_are_what_the_comm
     page = pages["docs/tutorials/first-expert.md"]
     set_up(page, workplace, monkeypatch)
     capsys.readouterr()
-    typer.main.get_command(app)(["experts", "list"], standalone_mode=False)
+    parser()(["experts", "list"], standalone_mode=False)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     (shown,) = [b.text.split() for b in page.blocks if b.language == "text" and b.text.startswith("colour ")]
     assert shown in printed
-    typer.main.get_command(app)(["experts", "check", "colour"], standalone_mode=False)
+    parser()(["experts", "check", "colour"], standalone_mode=False)
     (count,) = [b.text.strip() for b in page.blocks if b.language == "text" and " checks: " in b.text]
     assert capsys.readouterr().out.splitlines()[-1].partition("  (")[0] == count
 
 
 def known_options(words: list[str]) -> tuple[set[str], list[str]] | None:
     """Return the options of the command that words begin with and what follows its name; None for no command."""
-    command = typer.main.get_command(app)
+    command = parser()
     while hasattr(command, "commands"):
         if not words or words[0].startswith("-"):
             break

@@ -61,6 +61,15 @@ def test_prompt_ids_do_not_depend_on_the_answer(tokenizer):
     assert (first.before, first.after) == (second.before, second.after)
 
 
+def test_texts_that_are_encoded_together_get_the_ids_each_gets_alone(tokenizer):
+    layout = PromptLayout(tokenizer)
+    pairs = [("how many?", "two"), ("red?", "yes"), ("red?", " "), ("how many?", "two circles"), ("red?", "yes ")]
+    together = layout.encode(*map(list, zip(*pairs, strict=True)))
+    assert together == [layout.encode([prompt], [answer])[0] for prompt, answer in pairs]
+    assert together[2].target == (layout.end,)
+    assert [one.target for one in layout.encode(["red?"] * 2, ["", " "])] == [(layout.end,)] * 2
+
+
 def test_ids_around_the_image_are_those_of_one_piece_of_text():
     # Metaspace "first" puts a blank only at a text's beginning, which text after an image is not.
     vocab = {"<unk>": 0, "</s>": 1, "▁": 2, "a": 3, "▁a": 4, "b": 5, "▁b": 6, "<image>": 7}

@@ -1,17 +1,14 @@
-from __future__ import annotations
+"""That each variant has the parameters, operations and outputs it states, tests/testing/test_built_ins.py shows."""
 
-from functools import cache
+from __future__ import annotations
 
 import pytest
 import timm
 import torch
 from timm.data.config import resolve_data_config
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from tove_core.spec import BuildContext, ExpertSpec
 from tove_experts import timm_variants
-from tove_experts.adapters.timm_backbone import build
 from tove_experts.hooks import tove_experts
 
 EXPERTS = {spec.name: spec for spec in tove_experts() if spec.factory == timm_variants.BUILD and spec.variants}
@@ -65,13 +62,6 @@ def without_initial_values():
         yield
 
 
-@cache
-def on_meta(spec_name: str, variant: str) -> tuple[ExpertSpec, nn.Module]:
-    spec = EXPERTS[spec_name].variant(variant)
-    with torch.device("meta"):
-        return spec, build(BuildContext(spec, spec.options))
-
-
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
@@ -94,10 +84,9 @@ def test_repository_licence_and_preprocessing_are_those_timm_declares(name, vari
     assert spec.input.range == (0, 1)
 
 
-@pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_the_stated_parameters_are_those_of_the_published_architecture(name, variant):
-    spec, module = on_meta(name, variant)
-    assert spec.cost is not None and spec.cost.params == count(module)
+def test_every_variant_states_its_parameters_and_operations():
+    costs = {f"{name}:{variant}": EXPERTS[name].variant(variant).cost for name, variant in VARIANTS}
+    assert [name for name, cost in costs.items() if cost is None or not cost.params or not cost.flops] == []
 
 
 @pytest.mark.parametrize("architecture", sorted({EXPERTS[n].variant(v).options["architecture"] for n, v in VARIANTS}))
@@ -107,30 +96,6 @@ def test_the_architecture_has_the_published_size(architecture):
         millions = count(timm.create_model(bare)) / 1e6
     published, rounding = ELSEWHERE.get(bare) or (TIMM[bare], 0.0051)
     assert millions == pytest.approx(published, abs=rounding)
-
-
-def default_first(name: str, variant: str) -> object:
-    return pytest.param(name, variant, marks=[] if variant == EXPERTS[name].default else [pytest.mark.slow])
-
-
-@pytest.mark.parametrize(("name", "variant"), [default_first(*one) for one in VARIANTS])
-def test_outputs_and_multiply_adds_are_as_stated(name, variant):
-    spec, module = on_meta(name, variant)
-    pixels = torch.empty(1, 3, *spec.input.size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        patches = module(pixels)["patches"]
-    grid = spec.outputs["patches"]
-    assert patches.shape == (1, grid.channels, *(side // grid.stride for side in spec.input.size))
-    assert spec.cost is not None and spec.cost.flops == counter.get_total_flops()
-
-
-@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, v in VARIANTS if v != EXPERTS[n].default])
-def test_every_variant_gives_the_stated_channels_and_stride(name, variant):
-    spec, module = on_meta(name, variant)
-    grid, last = spec.outputs["patches"], module.trunk.feature_info[-1]
-    neck = getattr(module.trunk, "neck", None)  # SAM's comes after what timm counts as features
-    channels = last["num_chs"] if neck is None else neck[-1].weight.shape[0]
-    assert (channels, last["reduction"]) == (grid.channels, grid.stride)
 
 
 @pytest.mark.parametrize("name", EXPERTS)

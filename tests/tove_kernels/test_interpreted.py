@@ -34,6 +34,7 @@ def prove(path: Path, *options: str, **variables: str) -> None:
     assert result and "passed" in result[0] and "skipped" not in result[0], done.stdout[-2_000:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(WITHIN, reason="this process runs the files itself")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_kernels_pass_their_proof_in_the_interpreter(path):

@@ -37,6 +37,7 @@ def compiled():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "case"), sorted(WANTED))
 def test_no_kernel_spills_and_main_tensors_move_in_128_bits(compiled, arch, case):
     rows = compiled[arch, case]

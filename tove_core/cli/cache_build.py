@@ -55,13 +55,7 @@ def build(
     A build that was stopped, or killed, goes on with the same command, also in another number of processes. Exit code
     1 where images could not be read; what could be is stored.
     """
-    from accelerate.utils import gather_object
-
-    from tove_core.errors import DataError
-    from tove_core.training.cached import build_cache, cache_builder
     from tove_core.training.launch import Launch
-    from tove_core.training.metrics import Display
-    from tove_core.training.processes import PATIENCE, join, own_device
 
     default, own = _dtypes(dtype or [])
     launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
@@ -74,6 +68,14 @@ def build(
         words += ["--batch", str(batch), *launch.words()]
         launch.start(["cache", "build", str(source), "--out", str(out), *words])
         return
+    # Only what computes imports what that takes.
+    from accelerate.utils import gather_object
+
+    from tove_core.errors import DataError
+    from tove_core.training.cached import build_cache, cache_builder
+    from tove_core.training.metrics import Display
+    from tove_core.training.processes import PATIENCE, join, own_device
+
     processes = join(device, launch.processes if launch.processes > 1 else None, patience=PATIENCE)
     tell_unused_gpu(device)
     rank, world = processes.process_index, processes.num_processes

@@ -70,12 +70,10 @@ def train(
 
     Experts that join leave everything else bit for bit as it was; what they bring is measured on held-out data.
     """
-    from tove_core.cli.growth import growth_config, held_out_samples, report_growth
     from tove_core.config import RunConfig
     from tove_core.errors import ConfigError
     from tove_core.settings import read_config
     from tove_core.training.launch import Launch
-    from tove_core.training.processes import is_first
 
     if resume and (set_ or add or licenses):
         raise ConfigError(
@@ -94,6 +92,10 @@ def train(
             read_config(RunConfig, config, set_ or [])
         launch.start(_words(config, set_ or [], resume, add or [], out, limit, licenses, device, quiet, launch))
         return
+    # Only what trains imports what that takes.
+    from tove_core.cli.growth import growth_config, held_out_samples, report_growth
+    from tove_core.training.processes import is_first
+
     processes = launch.processes if launch.processes > 1 else None
     if resume:
         from tove_core.training.run import CONFIG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -133,7 +134,9 @@ def _lookup(instance: Tensor, values: Tensor) -> Tensor:
     return table.gather(1, instance.flatten(1).long()).view(instance.shape)
 
 
+@lru_cache(maxsize=4)  # 4 MB each: one who opens a small world again, as the claims bench does, need not draw it again
 def _chunk(seed: int, index: int) -> Scenes:
+    """Return the scenes of a chunk; they are shared, so that whoever hands them on copies them."""
     g = torch.Generator().manual_seed(seed * 1_000_003 + index)
     layout = draw(CHUNK, g)
     distance, dx, dy = signed_distance(layout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -116,7 +116,7 @@ class PromptLayout:
             raise DataError(f"{len(prompts)} prompts came with {len(targets)} targets; give one target per prompt")
         if fault := next(filter(None, map(wrong_text, prompts)), None):
             raise DataError(fault)
-        answers = [()] * len(prompts) if targets is None else [self._target(text) for text in targets]
+        answers = [()] * len(prompts) if targets is None else self._targets(targets)
         rendered = self._ids(map(self.render, prompts))
         return [self._split(*one) for one in zip(rendered, prompts, answers, strict=True)]
 
@@ -140,20 +140,27 @@ class PromptLayout:
         between = tuple(tuple(ids[one + 1 : other]) for one, other in pairwise(places))
         return EncodedText(before, tuple(ids[places[-1] + 1 :]), target, between)
 
-    def _target(self, text: str) -> tuple[int, ...]:
-        if fault := wrong_text(text, "target"):
+    def _targets(self, targets: Sequence[str]) -> list[tuple[int, ...]]:
+        if fault := next(filter(None, (wrong_text(text, "target") for text in targets)), None):
             raise DataError(fault)
-        text = text.strip()
-        if not text:
-            return (self.end,)
+        texts = [text.strip() for text in targets]
         # The image token in front makes it text that goes on, so that no tokenizer treats it as a sequence's start.
-        ids = self._ids([IMAGE + self._gap + text])[0]
+        encoded = iter(self._ids([IMAGE + self._gap + text for text in texts if text]))
+        return [self._answer(text, next(encoded)) if text else (self.end,) for text in texts]
+
+    def _answer(self, text: str, ids: list[int]) -> tuple[int, ...]:
         if ids.count(self._image) != 1:
             raise DataError(f"target {text!r} holds {IMAGE!r}, which marks the image's place; take it out")
         return (*ids[1:], self.end)
 
-    def _ids(self, texts: Any) -> list[list[int]]:
-        return self._encoder(list(texts), add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+    def _ids(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the ids of each text. Of those that are alike, as short answers often are, one is encoded."""
+        texts = list(texts)
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return []
+        found = dict(zip(distinct, self._encoder(distinct, add_special_tokens=False)["input_ids"], strict=True))  # type: ignore[arg-type]
+        return [found[text] for text in texts]
 
     def _start(self, required: bool) -> tuple[int, ...]:
         ids = list(self._encoder.encode(IMAGE, add_special_tokens=True))

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conformance:
-    """A check as a test: call it, and pytest hears of the result."""
+    """A check as a test: call it, and pytest hears of the result; it returns what was measured, or nothing."""
 
     check: Check
     reason: str | None
     """Why it is expected to fail, if it is."""
 
-    def __call__(self) -> None:
+    def __call__(self) -> str:
         """Run the check: a failure fails the test, a check that does not apply skips it with its reason."""
         import pytest
 
@@ -35,6 +35,7 @@ class Conformance:
             pytest.skip(f"not applicable: {result.detail}")
         if result.status == "failed as expected":
             pytest.xfail(result.detail)
+        return result.detail
 
 
 def parametrize_with_checks(

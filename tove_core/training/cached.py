@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -199,6 +200,11 @@ def _weights(module: nn.Module) -> str:
 
 
 def _versions() -> dict[str, str]:
+    return dict(_imported())
+
+
+@cache  # reading a package's description takes milliseconds, and what is imported stays what it is
+def _imported() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
