@@ -103,4 +103,6 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_written(
 
 
 def test_a_folder_that_is_there_is_not_written_over(tove: Tove, run: Path, tmp_path: Path) -> None:
-    assert "exists" in tove("select", run, "--budget", 0.5, "--out", tmp_path).error
+    (tmp_path / "mine.txt").write_text("kept")
+    done = tove("select", run, "--budget", 0.5, *FEW, "--out", tmp_path)
+    assert str(tmp_path) in done.error and [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
