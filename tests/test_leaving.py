@@ -93,8 +93,8 @@ def test_a_selector_loses_the_rows_of_experts_that_leave(toy: Any, tmp_path: Pat
     model.selector = checkpoint.selector_of(model, Selection(budget=0.5, price=0, costs=costs, hidden=4))
     with torch.no_grad():
         for row in model.selector.rows.values():
-            row.weight.fill_(0.3)
-            row.bias.fill_(0.1)
+            row.weight.fill_(0.3)  # type: ignore[operator]
+            row.bias.fill_(0.1)  # type: ignore[operator]
     folder = model.save_pretrained(tmp_path / "it")
     assert_as_pruned(toy, folder, {"toy-wide": "zero", "apart": "zero"}, tmp_path / "two")
     # One that it does not know is left, and runs on every image as if there were no selector.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class Judge:
         self.fixed = best_fixed(sets, self.costs, budget)
         self.mixture = best_mixture(sets, self.costs, budget)
 
-    def score(self, examples: Examples) -> dict[str, object]:
+    def score(self, examples: Examples) -> dict[str, Any]:
         """Return what a report says of the choices, each measured on the same samples."""
         names, mixture = list(self.costs), self.mixture
         low, high = (f"{MIXED}: {which}" for which in ("first", "second"))
