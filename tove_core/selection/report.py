@@ -59,8 +59,8 @@ class SelectionReport(Frozen):
             return "choosing image by image beats every fixed choice of that cost"
         if fixed.high < 0:
             return (
-                "choosing image by image beats one fixed set, but not two of them mixed at random: what it gains, it "
-                "gains by spending the whole budget and not by looking at the image"
+                "choosing image by image beats one fixed set, but not two of them mixed at random: what it gains may "
+                "come from spending the whole budget, and not from looking at the image"
             )
         return "choosing image by image does not beat a fixed choice: 'tove detach' to the best fixed set is simpler"
 
