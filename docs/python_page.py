@@ -89,6 +89,7 @@ model.attach("world-contact")
             "tove_core:ToveModel.detach",
             "tove_core:ToveModel.attach",
             "tove_core:ToveModel.prune",
+            "tove_core:ToveModel.select",
             "tove_core:ToveModel.add_expert",
             "tove_core:ToveModel.calibrate",
             "tove_core:ToveModel.parameters_report",
@@ -207,6 +208,25 @@ print(write_gate_maps(model, ["photo.jpg"], Path("gates.png")))
             "tove_core.evaluation.metrics.embeddings:zero_shot_accuracy",
             "tove_core.report.diagnosis_page:write_diagnosis",
             "tove_core.report.gate_maps:write_gate_maps",
+        ),
+    ),
+    Section(
+        "Select experts",
+        "`select` lets a model choose experts image by image under a budget, and says how that does beside a fixed\n"
+        "choice; [the tutorial](../tutorials/select-experts.md) tells what the figures mean.",
+        """
+from tove_core.selection import select
+
+asked = read(DataConfig(reader="world", split="validation", limit=130))
+report = select(model, make_examples(model, asked, cache=True, quiet=True), 0.5, steps=2)
+print(sorted(report.ran), report.selection.budget)
+chosen = model.select("photo.jpg")  # which experts this image deserves; CLIP alone ran
+print({name: list(own.shape) for name, own in chosen.items()})
+model.selector = None  # every expert runs again
+""",
+        (
+            "tove_core.selection:select",
+            "tove_core.selection:SelectionReport",
         ),
     ),
     Section(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tove_core import ToveModel, checkpoint
 from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
+from tove_core.fusion.selector import Selection
 
 pytestmark = pytest.mark.filterwarnings("ignore:this model was never trained")
 OWN = {"name": "toy-fine", "alias": "apart", "gate": "own"}
@@ -84,3 +85,19 @@ def test_an_expert_whose_plugin_is_gone_can_be_detached(toy: Any, tove: Any, tmp
     less: Any = ToveModel.from_pretrained(tmp_path / "less")
     assert torch.equal(less.tokens(toy.pictures()), model.tokens(toy.pictures()))
     assert list(less.experts) == ["toy-wide"] and less.fusion.ghosts == ["toy-whole"]
+
+
+def test_a_selector_loses_the_rows_of_experts_that_leave(toy: Any, tmp_path: Path) -> None:
+    model = moved(toy, *toy.experts, OWN)
+    costs = {"toy-fine": 0.2, "toy-wide": 0.5, "toy-whole": 0.3}
+    model.selector = checkpoint.selector_of(model, Selection(budget=0.5, price=0, costs=costs, hidden=4))
+    with torch.no_grad():
+        for row in model.selector.rows.values():
+            row.weight.fill_(0.3)  # type: ignore[operator]
+            row.bias.fill_(0.1)  # type: ignore[operator]
+    folder = model.save_pretrained(tmp_path / "it")
+    assert_as_pruned(toy, folder, {"toy-wide": "zero", "apart": "zero"}, tmp_path / "two")
+    # One that it does not know is left, and runs on every image as if there were no selector.
+    assert_as_pruned(toy, folder, dict.fromkeys(toy.experts, "renormalise"), tmp_path / "known")
+    assert checkpoint.load(tmp_path / "known" / "given").selector is None
+    assert_as_pruned(toy, folder, dict.fromkeys([*toy.experts, "apart"], "zero"), tmp_path / "all")

@@ -6,6 +6,7 @@ The manifest holds hashes of every file beside it, so a truncated or altered fil
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from tove_core.checks import path_given
 from tove_core.config import ModelConfig, Rule
 from tove_core.errors import CheckpointError, ConfigError, UnknownExpertError
 from tove_core.folders import new_folder
+from tove_core.fusion.selector import Selection, Selector
 from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint, open_checkpoint
 from tove_core.hub.lock import pins_once_accepted
 from tove_core.hub.state import tensors_of
@@ -29,6 +31,7 @@ from tove_core.model import ToveModel
 from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
+from tove_core.selecting import SELECT_ANEW
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
@@ -43,6 +46,7 @@ class Manifest(Frozen):
     origin: Origin = Origin()
     off: dict[str, Rule] = Field(default_factory=dict, description="experts that are switched off, and how")
     ghosts: tuple[str, ...] = Field(default=(), description="detached experts that still count in the softmax")
+    selection: Selection | None = Field(default=None, description="how experts are chosen for an image; none: all run")
     calibrated: bool = False
     trained: bool = False
     full: bool = Field(default=False, description="whether the frozen parts are inside")
@@ -74,12 +78,15 @@ def save(model: ToveModel, folder: str | Path, *, full: bool = False) -> Path:
             origin=model.origin,
             off=dict(fusion.off) if fusion else {},
             ghosts=tuple(fusion.ghosts) if fusion else (),
+            selection=model.selector.selection if model.selector else None,
             calibrated=model.calibrated,
             trained=model.trained,
             full=full,
             files=files,
         )
-        (place / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        # What selects nothing is written as it ever was, so that older versions read it.
+        unset = None if manifest.selection else {"selection"}
+        (place / MANIFEST).write_text(manifest.model_dump_json(indent=2, exclude=unset) + "\n", encoding="utf-8")
     return folder
 
 
@@ -131,6 +138,8 @@ def load(
     warn_of_other_versions(recorded.experts, model.provenance.experts, stacklevel=3)
     model.config = manifest.config if manifest.full else with_absolute_places(manifest.config)
     model.provenance = recorded
+    if manifest.selection is not None:
+        model.selector = selector_of(model, manifest.selection)
     _restore(model, tensors_without(read_safetensors(folder / TENSORS), gone, manifest), folder)
     _switch_off(model, manifest, folder)
     model.calibrated, model.trained = manifest.calibrated, manifest.trained
@@ -189,13 +198,21 @@ def require_decoder(folder: Path) -> None:
         )
 
 
+def selector_of(model: ToveModel, selection: Selection) -> Selector:
+    """Return an untrained selector that fits a model, beside its fusion; frozen, as training does not concern it."""
+    selector = Selector(model.tower.width, selection).to(model.device)
+    return selector.requires_grad_(False).eval()
+
+
 def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
-    """Return every tensor that training or calibration sets, by name."""
+    """Return every tensor that training, calibration or learning to select sets, by name."""
     tensors = {f"align.{name}": buffer for name, buffer in model.align.named_buffers()}
     for part in ("fusion", "decoder"):
         module = getattr(model, part)
         if module is not None:
             tensors |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
+    if model.selector is not None:
+        tensors |= {f"selector.{name}": p for name, p in model.selector.named_parameters()}
     return _on_cpu(tensors)
 
 
@@ -212,7 +229,8 @@ def start_from(model: ToveModel, place: str | Path) -> None:
     """Give a model the trained tensors of a checkpoint, whatever else it is trained on next.
 
     The experts, their projectors and the decoder must be the same. Parameters of the language model that the
-    checkpoint did not train stay as they were loaded.
+    checkpoint did not train stay as they were loaded. A selector is left behind, with a warning: what experts save
+    changes in training.
 
     Args:
         model: what gets them.
@@ -230,6 +248,9 @@ def start_from(model: ToveModel, place: str | Path) -> None:
     if manifest.off or manifest.ghosts:
         raise CheckpointError(f"{folder} had experts detached, which a new run cannot start from; give the run before")
     given, wanted = read_safetensors(folder / TENSORS), trained_tensors(model)
+    if manifest.selection is not None:
+        given = {name: tensor for name, tensor in given.items() if not name.startswith("selector.")}
+        warnings.warn(f"{folder} selects experts, which the new run does not: {SELECT_ANEW}", stacklevel=2)
     untrained = {name: t for name, t in wanted.items() if name.startswith("decoder.language_model.")}
     if problems := _misfits(wanted, untrained | given):
         raise CheckpointError(f"{folder / TENSORS} does not fit this run's model: {'; '.join(problems)}")

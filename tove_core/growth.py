@@ -70,4 +70,10 @@ def add_expert(
     model.config = model.config.model_copy(update={"experts": (*model.config.experts, wanted)})
     experts = model.provenance.experts | {key: origin}
     model.provenance = model.provenance.model_copy(update={"experts": experts})
+    if model.selector is not None:
+        warnings.warn(
+            f"the selector does not know {key!r}, which therefore runs on every image; run 'tove select' once it is "
+            "trained",
+            stacklevel=3,
+        )
     model.eval()

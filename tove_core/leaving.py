@@ -42,6 +42,7 @@ def manifest_without(manifest: Manifest, gone: Mapping[str, Rule]) -> Manifest:
             "provenance": manifest.provenance.model_copy(update={"experts": experts}),
             "off": {name: rule for name, rule in manifest.off.items() if name not in gone},
             "ghosts": ghosts,
+            "selection": manifest.selection and manifest.selection.without(gone),
         }
     )
 
@@ -49,12 +50,16 @@ def manifest_without(manifest: Manifest, gone: Mapping[str, Rule]) -> Manifest:
 def tensors_without(tensors: Mapping[str, Tensor], gone: Mapping[str, Rule], left: Manifest) -> dict[str, Tensor]:
     """Return the trained tensors that stay; `left` is what `manifest_without` gave.
 
-    A detached expert's gate row stays where it is a ghost. Where no expert is left, neither is a fusion.
+    A detached expert's gate row stays where it is a ghost. Where no expert is left, neither is a fusion; where none is
+    left to choose, neither is a selector.
     """
-    dropped = tuple(f"{part}.{name}." for name in gone for part in ("align", "fusion.first", "fusion.gate.own"))
+    parts = ("align", "fusion.first", "fusion.gate.own", "selector.rows")
+    dropped = tuple(f"{part}.{name}." for name in gone for part in parts)
     dropped += tuple(f"fusion.gate.rows.{name}." for name in gone if name not in left.ghosts)
     if gone and not left.config.experts:
         dropped += ("fusion.",)
+    if left.selection is None:
+        dropped += ("selector.",)
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(dropped)}
 
 

@@ -17,6 +17,7 @@ from tove_core.config import ExpertConfig, ModelConfig, Rule
 from tove_core.errors import ConfigError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.fusion.checks import clip_tokens
+from tove_core.fusion.selector import Selector
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor, Seen
@@ -27,7 +28,8 @@ from tove_core.listed import in_batches, listed
 from tove_core.naming import CLIP
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
-from tove_core.seeing import as_now, enhanced, see
+from tove_core.seeing import as_now, see
+from tove_core.selecting import encode_as_deployed, enhanced, selected
 from tove_core.tower.base import Tower
 from tove_core.tower.text import TextVectors
 
@@ -43,6 +45,8 @@ class ToveModel(nn.Module):
         provenance: where every frozen part came from.
         calibrated: whether channel statistics and the residual's size have been set from images.
         trained: whether the fusion or the decoder has seen a training step.
+        selector: what chooses experts for each image (`tove_core.selection.select`); None: every expert runs.
+        selecting: whether it is asked; False: every expert runs all the same.
     """
 
     progress: Tensor
@@ -67,6 +71,8 @@ class ToveModel(nn.Module):
         self.align = nn.ModuleDict(aligned)
         self.fusion = fusion
         self.decoder = decoder
+        self.selector: Selector | None = None
+        self.selecting = True
         self.config = config
         self.provenance = provenance
         self.origin = origin or Origin()
@@ -102,6 +108,11 @@ class ToveModel(nn.Module):
         """Experts that are on and therefore run."""
         return [] if self.fusion is None else self.fusion.active
 
+    @property
+    def selects(self) -> bool:
+        """Whether experts are chosen image by image."""
+        return self.selecting and self.selector is not None and bool(self.active_experts)
+
     # Seeing
 
     @torch.no_grad()
@@ -131,9 +142,19 @@ class ToveModel(nn.Module):
         return Preprocessor(inputs, self.config.view)
 
     def fuse(self, features: Mapping[str, Tensor], **options: Any) -> Fused:
-        """Enhance CLIP's tokens by the experts' features; options as for `Transfer.forward`. Gradients flow."""
+        """Enhance CLIP's tokens by all experts' features; options as for `Transfer.forward`. Gradients flow."""
         tokens = clip_tokens(features)
         return Fused(tokens, None) if self.fusion is None else self.fusion(tokens, features, **options)
+
+    @torch.no_grad()
+    def select(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
+        """Return for each expert that is on which images it runs on, bool [B]; CLIP alone runs for that.
+
+        Raises:
+            ConfigError: the model has no selector.
+            ImageError: there is no image, or one cannot be read.
+        """
+        return selected(self, images)
 
     def forward(self, images: ImageSource | Sequence[ImageSource | Seen], **options: Any) -> Tensor:
         """Return enhanced tokens v' [B, N, D], float32, as `tokens` does; gradients flow to the fusion in grad mode.
@@ -145,14 +166,17 @@ class ToveModel(nn.Module):
 
         Args:
             images: B of them: a list, an array [B, H, W, 3], a tensor [B, 3, H, W], or what `preprocessor().see` gave.
-            options: `mask`, `keys` and `noise` as for `Transfer.forward`.
+            options: `mask`, `keys` and `noise` as for `Transfer.forward`; a mask stands in for the model's own choice.
 
         Raises:
             ImageError: there is no image, or one cannot be read.
             ConfigError: an option has another shape, or noise comes without keys.
         """
         now = as_now(self)
-        return now.fuse(now.encode(images), **options).tokens
+        if options.get("mask") is not None:
+            return now.fuse(now.encode(images), **options).tokens
+        features, mask = encode_as_deployed(now, listed(images))
+        return now.fuse(features, **{**options, "mask": mask}).tokens
 
     @torch.no_grad()
     def tokens(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
@@ -166,6 +190,8 @@ class ToveModel(nn.Module):
     @torch.no_grad()
     def gates(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
         """Return each expert's gate map [B, rows, columns] on CLIP's grid; 1 is the weight of equal gates.
+
+        Of an expert that was not chosen for an image it is 0.
 
         Raises:
             ConfigError: the fusion has no gate.
@@ -263,6 +289,7 @@ class ToveModel(nn.Module):
         gone = self._fusion().prune()
         for name in gone:
             del self.experts[name], self.align[name]
+        self.selector = self.selector and self.selector.without(gone)
         if gone and not self.experts:
             self.fusion = None  # nothing is left to fuse: tokens are CLIP's own
         kept = tuple(expert for expert in self.config.experts if expert.key in self.experts)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from tove_core.fusion import Align, Fused
-from tove_core.fusion.finite import require_finite
+from tove_core.fusion import Align
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.streams import run_beside
 from tove_core.hub.transfer import arrived, sent
-from tove_core.listed import listed
 from tove_core.naming import CLIP
 from tove_core.tower.base import Tower
 
@@ -29,24 +27,6 @@ def as_now(model: ToveModel) -> ToveModel:
     now._modules = dict(model._modules)
     now.fusion = model.fusion and model.fusion.as_now()
     return now
-
-
-def enhanced(model: ToveModel, images: Any) -> Fused:
-    """Return tokens and gates of images, by the experts that are on when it is called.
-
-    Raises:
-        DataError: an expert gives values that are not finite.
-    """
-    return looked(model, images)[1]
-
-
-def looked(model: ToveModel, images: Any) -> tuple[dict[str, Tensor], Fused]:
-    """Return what `ToveModel.encode` gives of images, and what is made of it; otherwise as `enhanced`."""
-    now, seen = as_now(model), listed(images)
-    features = now.encode(seen)
-    fused = now.fuse(features)
-    require_finite(fused.tokens, features, seen)
-    return features, fused
 
 
 def see(

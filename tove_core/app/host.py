@@ -18,7 +18,8 @@ from tove_core.hub.images import ImageSource, read_image
 from tove_core.language.marks import wrong_marks
 from tove_core.model import ToveModel
 from tove_core.naming import CLIP
-from tove_core.seeing import as_now, looked
+from tove_core.seeing import as_now
+from tove_core.selecting import looked
 
 
 @dataclass(frozen=True)

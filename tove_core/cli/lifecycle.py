@@ -1,4 +1,4 @@
-"""`tove contributions`, `detach` and `merge`: take experts away again."""
+"""`tove contributions`, `detach`, `select` and `merge`: take experts away again, or run them where they help."""
 
 from __future__ import annotations
 
@@ -70,6 +70,74 @@ def detach(
     model.save_pretrained(out)
     describe_run(place, out, model)
     print(f"wrote {out} with {', '.join(model.active_experts) or 'no experts'}")
+
+
+def select(
+    run: OwnRun,
+    out: Out,
+    budget: Annotated[float, typer.Option(help="mean cost of an image, as a share of running all experts: 0.5")],
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPERT=NUMBER", help="cost of an expert, in any one unit; operations if none is given"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="steps of learning")] = 500,
+    batch_size: Annotated[int, typer.Option(min=1, help="samples learnt from, or measured, together")] = 128,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="at most so many samples of the validation (else training) data, within its limit"),
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="take the training data, validation data or not")] = False,
+    seed: Annotated[int, typer.Option(help="of the selector, the order of the samples and their parts")] = 0,
+    cache: Cached = None,
+    device: Device = None,
+) -> None:
+    """Learn from CLIP's tokens which experts an image deserves, under a budget; compare that with fixed choices."""
+    from tove_core.data.readers import read
+    from tove_core.folders import require_new, require_writable
+    from tove_core.model import ToveModel
+    from tove_core.selection import require_selectable
+    from tove_core.selection import select as learn_to_select
+    from tove_core.selection.report import SELECTION
+    from tove_core.settings import write_config
+    from tove_core.training.run import describe_run, run_data, run_examples
+
+    costs = _costs(cost or [])
+    require_new(out)
+    require_writable(out)
+    place = own_run(run, "tove select")
+    tell_unused_gpu(device)
+    model = ToveModel.from_pretrained(place, device=device)
+    require_selectable(model, budget)
+    data = run_data(place, limit, train=train)
+    examples = run_examples(place, model, data, read(data), cache=cache)
+    options = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    report = learn_to_select(model, examples, budget, costs=costs, quiet=False, **options)
+    model.save_pretrained(out)
+    describe_run(place, out, model)
+    write_config(report.model_copy(update={"run": place, "limit": limit}), out / SELECTION)
+    print(report)
+    print(f"wrote {out}, which selects experts")
+
+
+def _costs(given: list[str]) -> dict[str, float] | None:
+    """Return the costs of `--cost`, None where none was given.
+
+    Raises:
+        ConfigError: one is no name and number, or a name comes twice.
+    """
+    from tove_core.errors import ConfigError
+
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            name = ""
+        if not name or name in found:
+            raise ConfigError(f"--cost {text} cannot be used; give each expert once, with a number: --cost depth=3.5")
+        found[name] = value
+    return found or None
 
 
 def merge(

@@ -237,6 +237,8 @@ def evaluate(
         examples = run_examples(place, model, wanted, samples, cache=cache, quiet=quiet)
         scores = score(model, examples, **options)
         print(scores)
+        if model.selects and model.selector is not None:
+            print(f"selection: {model.selector.selection}")
         if line := told({MISSING: missing, UNREADABLE: len(samples) - len(scores.predictions)}):
             print(line)
         said = scores.predictions

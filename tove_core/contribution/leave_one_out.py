@@ -18,6 +18,7 @@ from tove_core.evaluation.loss import answer_loss, require_answers
 from tove_core.evaluation.probe import require_rule, switched_off
 from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
+from tove_core.selecting import every_expert
 from tove_core.training.examples import Examples
 from tove_core.training.lengths import fitting
 from tove_core.training.metrics import Display
@@ -40,13 +41,15 @@ class Contribution:
     mass: float | None
 
 
+@torch.no_grad()
 def contributions(
     model: ToveModel, examples: Examples, *, rule: Rule | None = None, batch_size: int = 128, quiet: bool = True
 ) -> list[Contribution]:
     """Return every active expert's contribution on some samples, the largest loss first; nothing where none is on.
 
     Every image is seen once, and each expert is switched off on its batch. Samples that are too long for the language
-    model, or whose image turns out unreadable, are left out, with a warning.
+    model, or whose image turns out unreadable, are left out, with a warning. A model that selects experts is measured
+    with all of them on every image, with a note.
 
     Args:
         rule: how an expert is switched off; None: as the model is configured.
@@ -66,14 +69,15 @@ def contributions(
     names, gates = model.active_experts, _GateStatistics()
     full, count, done = 0.0, 0, 0
     without = dict.fromkeys(names, 0.0)
-    with Display(len(kept), "measure", quiet=quiet, every=batch_size * 10) as display:
+    display = Display(len(kept), "measure", quiet=quiet, every=batch_size * 10)
+    with every_expert(model, "contributions are measured"), display:
         for indices, features in kept.read(batch_size):
-            nats, tokens = answer_loss(model, decoder, kept, indices, features)
+            nats, tokens = answer_loss(decoder, kept, indices, model.fuse(features).tokens)
             full, count = full + nats, count + tokens
             gates.add(model, features)
             for name in names:
                 with switched_off(model, [name], rule):
-                    without[name] += answer_loss(model, decoder, kept, indices, features)[0]
+                    without[name] += answer_loss(decoder, kept, indices, model.fuse(features).tokens)[0]
             done += len(indices)
             display.update(done)
     require_answers(count, examples)

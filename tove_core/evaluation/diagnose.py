@@ -19,6 +19,7 @@ from tove_core.evaluation.probe import Answers, Probe, probe
 from tove_core.evaluation.references import Reference, references_of
 from tove_core.evaluation.tasks import Task, check_task, clusters_of, kinds_of, task
 from tove_core.model import ToveModel
+from tove_core.selecting import every_expert
 from tove_core.training.examples import MAX_BROKEN
 from tove_core.training.source import Cache
 
@@ -44,7 +45,8 @@ def diagnose(
     """Compare a model with another on the same samples, kind by kind, and say what each of its experts does there.
 
     Every expert is switched off in turn. Questions are scored by one metric and captions by CIDEr-D; intervals are 95 %
-    ones of a paired bootstrap over images (in NLVR over statements with all their pictures).
+    ones of a paired bootstrap over images (in NLVR over statements with all their pictures). A model that selects
+    experts is looked at with all of them on every image, with a note.
 
     Args:
         model: whose experts are looked at.
@@ -73,20 +75,21 @@ def diagnose(
     if against is not None:
         check_predictions(against, [sample.id for sample in samples])
     asked = {one.id for _, references in split for one in references}
-    found = probe(
-        model, [sample for sample in samples if sample.id in asked], rule=rule, bare=against is None,
-        batch_size=batch_size, max_broken=max_broken, cache=cache, quiet=quiet, **generation,
-    )  # fmt: skip
-    other = found.bare.said if found.bare is not None else (against or {})
-    kept = {sample.id for sample in found.samples}
-    split = [(chosen, left) for chosen, refs in split if (left := [one for one in refs if one.id in kept])]
-    parts, pairs = [], []
-    for chosen, references in split:
-        part, of_part = compare_part(chosen, references, found, other)
-        parts.append(part)
-        pairs += of_part
-    by_id = {sample.id: sample for sample in found.samples}
-    shown = gate_maps(model, [(by_id[pair.id], pair) for pair in choose(pairs, examples)])
+    with every_expert(model, "the model is diagnosed"):
+        found = probe(
+            model, [sample for sample in samples if sample.id in asked], rule=rule, bare=against is None,
+            batch_size=batch_size, max_broken=max_broken, cache=cache, quiet=quiet, **generation,
+        )  # fmt: skip
+        other = found.bare.said if found.bare is not None else (against or {})
+        kept = {sample.id for sample in found.samples}
+        split = [(chosen, left) for chosen, refs in split if (left := [one for one in refs if one.id in kept])]
+        parts, pairs = [], []
+        for chosen, references in split:
+            part, of_part = compare_part(chosen, references, found, other)
+            parts.append(part)
+            pairs += of_part
+        by_id = {sample.id: sample for sample in found.samples}
+        shown = gate_maps(model, [(by_id[pair.id], pair) for pair in choose(pairs, examples)])
     return Diagnosis(
         run=names[0],
         other=names[1],

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tove_core.errors import ConfigError, DataError
-from tove_core.language.base import Decoder
+from tove_core.language.base import Decoder, DecoderOutput
 from tove_core.model import ToveModel
+from tove_core.selecting import fuse_deployed
 from tove_core.training.examples import Examples
 from tove_core.training.lengths import fitting
 
 
+@torch.no_grad()
 def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) -> float:
-    """Return nats per answer token over all samples, each with its first target.
+    """Return nats per answer token over all samples, each with its first target; experts as the model is deployed.
 
     Samples that are too long for the language model, or whose image turns out unreadable, are left out, with a warning.
 
@@ -30,19 +32,22 @@ def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) ->
     total, count = 0.0, 0
     kept = fitting(model, model.decoder, examples)
     for indices, features in kept.read(batch_size):
-        nats, tokens = answer_loss(model, model.decoder, kept, indices, features)
+        nats, tokens = answer_loss(model.decoder, kept, indices, fuse_deployed(model, features).tokens)
         total, count = total + nats, count + tokens
     return total / require_answers(count, examples)
 
 
-@torch.no_grad()
-def answer_loss(
-    model: ToveModel, decoder: Decoder, examples: Examples, indices: Sequence[int], features: Mapping[str, Tensor]
-) -> tuple[float, int]:
-    """Return the nats of some samples' first targets, given their features, and how many tokens these have."""
-    targets = [examples.samples[i].targets[0] for i in indices]
-    output = decoder(model.fuse(features).tokens, examples.prompts(indices), targets)
+def answer_loss(decoder: Decoder, examples: Examples, indices: Sequence[int], tokens: Tensor) -> tuple[float, int]:
+    """Return the nats of some samples' first targets, given enhanced tokens, and how many tokens these have."""
+    output = answers_expected(decoder, examples, indices, tokens)
     return output.loss_sum.item(), int(output.token_count)
+
+
+@torch.no_grad()
+def answers_expected(decoder: Decoder, examples: Examples, indices: Sequence[int], tokens: Tensor) -> DecoderOutput:
+    """Return what the decoder makes of some samples' first targets, given their enhanced tokens [B, N, D]."""
+    targets = [examples.samples[i].targets[0] for i in indices]
+    return decoder(tokens, examples.prompts(indices), targets)
 
 
 def require_answers(count: int, examples: Examples) -> int:

@@ -47,6 +47,8 @@ def describe(
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} is not a tove checkpoint (no readable tove.json); give a run") from error
     model = {"sha256": hashlib.sha256(content).hexdigest(), "config": saved.get("config"), "off": saved.get("off")}
+    if saved.get("selection") is not None:  # else nothing, so that an evaluation begun by an older version goes on
+        model["selection"] = saved["selection"]
     return {
         "format": _FORMAT,
         "task": task,

@@ -12,6 +12,7 @@ import torch
 from tove_core.errors import DataError
 from tove_core.fusion.finite import require_finite
 from tove_core.model import ToveModel
+from tove_core.selecting import fuse_deployed
 from tove_core.training.examples import Examples
 from tove_core.training.metrics import Display
 
@@ -29,7 +30,7 @@ def predict(
     num_beams: int = 1,
     quiet: bool = True,
 ) -> dict[str, str]:
-    """Return what the model says, by sample id, in the order of the data set.
+    """Return what the model says, by sample id, in the order of the data set; experts as it is deployed.
 
     Samples whose image turns out unreadable, where features are computed as they are wanted, are left out, with a
     warning.
@@ -58,7 +59,7 @@ def predict_batches(
     # Captions take many more steps than answers; batches of one sort end together.
     for indices, features in examples.read(batch_size, lambda i: examples.samples[i].prompt is None):
         with torch.no_grad():
-            tokens = model.fuse(features).tokens
+            tokens = fuse_deployed(model, features).tokens
             require_finite(tokens, features, [examples.samples[i].id for i in indices])
             texts = model.generate(tokens, examples.prompts(indices), **generation)
         yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}

@@ -15,6 +15,7 @@ from tove_core.errors import ConfigError
 from tove_core.evaluation.collect import BLOCK
 from tove_core.evaluation.predict import predict_batches
 from tove_core.model import ToveModel
+from tove_core.selecting import every_expert
 from tove_core.training.examples import MAX_BROKEN, Examples
 from tove_core.training.metrics import Display
 from tove_core.training.source import Cache, cached_examples
@@ -68,6 +69,8 @@ def probe(
 ) -> Probe:
     """Let a model answer samples in all its states; features are computed once and kept for one block at a time.
 
+    A model that selects experts answers with all of them on every image, with a note.
+
     Args:
         model: as it was trained; its active experts are switched off in turn and on again.
         samples: with targets.
@@ -91,7 +94,8 @@ def probe(
     states: list[tuple[list[str], Answers]] = [([], found.full)]
     states += [([name], answers) for name, answers in found.without.items()]
     states += [] if found.bare is None else [(names, found.bare)]
-    with Display(len(samples) * len(states), "answer", quiet=quiet, every=BLOCK) as display:
+    display = Display(len(samples) * len(states), "answer", quiet=quiet, every=BLOCK)
+    with every_expert(model, "the model answers"), display:
         done = 0
         for examples in blocks(model, samples, max_broken, cache, quiet=quiet):
             found.samples += examples.samples
@@ -116,12 +120,15 @@ def say(
 ) -> dict[str, str]:
     """Return what a model says about samples, by id; those with unreadable images are left out, with a warning.
 
+    A model that selects experts answers with all of them on every image, with a note, as the one it is compared with.
+
     Raises:
         ConfigError: the model has no decoder.
         DataError: too many images are unreadable.
     """
     said: dict[str, str] = {}
-    with Display(len(samples), "answer", quiet=quiet, every=BLOCK) as display:
+    display = Display(len(samples), "answer", quiet=quiet, every=BLOCK)
+    with every_expert(model, "the other model answers"), display:
         for examples in blocks(model, samples, max_broken, cache, quiet=quiet):
             for batch in predict_batches(model, examples, batch_size=batch_size, **generation):
                 said |= batch

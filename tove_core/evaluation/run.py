@@ -17,6 +17,7 @@ from tove_core.evaluation.references import digest, references_of
 from tove_core.evaluation.report import SCORES, report
 from tove_core.evaluation.saved import MISSING, OTHER_TASK, PREDICTIONS, UNREADABLE, Saved, open_predictions, told
 from tove_core.evaluation.tasks import Task, check_task, scored_by, task, task_for
+from tove_core.fusion.selector import Selection
 from tove_core.hub.checkpoints import find_checkpoint
 from tove_core.model import ToveModel
 from tove_core.training.examples import MAX_BROKEN, WORKERS
@@ -62,6 +63,8 @@ def evaluate_once(
     examples = make_examples(model, list(asked), cache=cache, quiet=quiet, **options)
     said = predict(model, examples, batch_size=batch_size, num_beams=num_beams, quiet=quiet)
     print(report(chosen, said, [one for one in references if one.id in said]))
+    if model.selects and model.selector is not None:
+        print(f"selection: {model.selector.selection}")
     if line := told({**left_out, UNREADABLE: len(asked) - len(said)}):
         print(line)
     return said
@@ -134,6 +137,8 @@ def _tell(folder: Path, saved: Saved, chosen: Task | None) -> None:
         plain = {**result.plain(), "left_out": saved.left_out}
         (folder / SCORES).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
         print(result)
+    if selection := (saved.manifest.get("model") or {}).get("selection"):
+        print(f"selection: {Selection.model_validate(selection)}")
     if line := told(saved.left_out):
         print(line)
     if cost := saved.manifest.get("cost"):

@@ -25,6 +25,7 @@ from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
 from tove_core.provenance import Origin
+from tove_core.selecting import every_expert
 from tove_core.tower.base import Tower
 from tove_core.training.engine import Share
 from tove_core.training.examples import Examples, by_sample
@@ -52,7 +53,8 @@ def merge(
     under bf16 autocast.
 
     Args:
-        model: stays as it is; its decoder is where the new model's starts.
+        model: stays as it is; its decoder is where the new model's starts. One that selects experts teaches with all of
+            them on every image, with a note.
         examples: samples bound to `model`; with a feature table the experts do not run again.
 
     Raises:
@@ -71,7 +73,7 @@ def merge(
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
     display = Display(config.steps, "control" if config.control else "merge", quiet=quiet)
     read = ReadAhead(lambda row: preprocess.see(load_image(examples.images[row])), config.workers)
-    with display, read, closing(examples):
+    with every_expert(model, "the tower is trained on what the model gives"), display, read, closing(examples):
         for step in range(config.steps):
             set_rates(optimizer, schedule(step, _as_training(config)))
             torch.manual_seed(seed * 1_000_003 + step)

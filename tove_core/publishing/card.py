@@ -53,10 +53,11 @@ def _about(manifest: Manifest) -> str:
         kind = "a frozen CLIP without experts"
     writes = "; a language model writes from these tokens" if config.decoder else ""
     trained = "" if manifest.trained else " It was never trained."
+    selects = f" With a selector, {manifest.selection}." if manifest.selection else ""
     inside = "inside this repository" if manifest.full else "not in this repository: they are found by reference"
     return (
-        f"A [tove](https://arxiv.org/abs/2504.00691) model: {kind}{writes}. Fusion: `{config.fusion.kind}`.{trained} "
-        f"The frozen parts are {inside}. Written by tove {manifest.provenance.tove}."
+        f"A [tove](https://arxiv.org/abs/2504.00691) model: {kind}{writes}. Fusion: `{config.fusion.kind}`.{trained}"
+        f"{selects} The frozen parts are {inside}. Written by tove {manifest.provenance.tove}."
     )
 
 

@@ -49,7 +49,7 @@ def count_parameters(model: ToveModel) -> ParametersReport:
     """Count the parameters of a model's parts; a tensor shared by two layers counts once."""
     parts: list[tuple[str, nn.Module | None]] = [("clip", model.tower)]
     parts += [(f"expert {key}", expert) for key, expert in model.experts.items()]
-    parts += [("fusion", model.fusion), ("decoder", model.decoder)]
+    parts += [("fusion", model.fusion), ("decoder", model.decoder), ("selector", model.selector)]
     return ParametersReport(tuple(_row(name, part) for name, part in parts if part is not None))
 
 

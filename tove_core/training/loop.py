@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.errors import CheckpointError, ConfigError, ToveError
 from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
+from tove_core.selecting import SELECT_ANEW
 from tove_core.training.average import MovingAverage
 from tove_core.training.checkpointing import checkpointed
 from tove_core.training.engine import Engine, Report, Share
@@ -54,6 +56,7 @@ def fit(
     """Train a model's fusion and decoder in place.
 
     Where `config.shard` divides the language model, it is whole again at the end, and stays divided after an error.
+    Every expert is trained on every image; unless some are trained alone, the model loses its selector, with a warning.
 
     Args:
         model: calibrated already (`ToveModel.calibrate`), before its features were computed; a state calibrates too.
@@ -79,6 +82,9 @@ def fit(
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
     require_targets(examples.samples)
+    if model.selector is not None and only is None:
+        warnings.warn(f"the model will select experts no more: {SELECT_ANEW}", stacklevel=2)
+        model.selector = None
     seed, output = seed_given(seed), None if output is None else path_given(output, "output")
     run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
     with only_experts(model, only), listening() as request:
