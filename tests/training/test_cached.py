@@ -222,7 +222,8 @@ def test_weights_of_a_transformers_clip_are_read_once_as_well(
     from tove_core.training import cached
 
     sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
-    seen, text = (
+    seen = sizes | {"image_size": 40, "patch_size": 8}
+    text = sizes | {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 1}
         sizes | {"image_size": 40, "patch_size": 8},
         sizes | {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 1},
     )
