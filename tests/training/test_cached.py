@@ -224,9 +224,6 @@ def test_weights_of_a_transformers_clip_are_read_once_as_well(
     sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
     seen = sizes | {"image_size": 40, "patch_size": 8}
     text = sizes | {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 1}
-        sizes | {"image_size": 40, "patch_size": 8},
-        sizes | {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 1},
-    )
     CLIPModel(CLIPConfig(vision_config=seen, text_config=text, projection_dim=20)).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
     model, read = toy.build([], decoder=None, clip=f"hf:{tmp_path}"), []
