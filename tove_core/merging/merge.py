@@ -23,6 +23,7 @@ from tove_core.data.sample import load_image
 from tove_core.errors import ConfigError, ToveError
 from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
+from tove_core.language.randomness import restored
 from tove_core.model import CLIP, ToveModel
 from tove_core.provenance import Origin
 from tove_core.tower.base import Tower
@@ -49,7 +50,7 @@ def merge(
     With `config.control` the tower is unfrozen and trained with the language loss alone, without a teacher.
 
     The tower is trained in float32 whatever its dtype, which it has again in the end; one of half precision computes
-    under bf16 autocast.
+    under bf16 autocast. Torch's generators are left as they were.
 
     Args:
         model: stays as it is; its decoder is where the new model's starts.
@@ -71,7 +72,7 @@ def merge(
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
     display = Display(config.steps, "control" if config.control else "merge", quiet=quiet)
     read = ReadAhead(lambda row: preprocess.see(load_image(examples.images[row])), config.workers)
-    with display, read, closing(examples):
+    with display, read, closing(examples), restored():
         for step in range(config.steps):
             set_rates(optimizer, schedule(step, _as_training(config)))
             torch.manual_seed(seed * 1_000_003 + step)
