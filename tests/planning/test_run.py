@@ -20,6 +20,7 @@ from tove_core.planning.plan import plan_model
 from tove_core.planning.run import plan_run
 from tove_core.planning.run_figures import RunPlan
 from tove_core.planning.run_table import render_run
+from tove_core.planning.speed import measured
 from tove_core.training import fit
 from tove_core.training.cached import build_cache, cache_builder
 from tove_core.training.examples import Examples
@@ -239,3 +240,12 @@ def test_an_expert_whose_output_is_a_parameter_is_counted_to_the_end() -> None:
     assert blank.flops.value == 0 and blank.activations.value == 0 and "on meta" in blank.activations.how
     assert not made.memory[None].how.startswith("at least")
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("device", "words"), [("meta", "have no values"), ("cuda:77", "cannot be used here")])
+def test_hours_come_from_no_device_that_computes_nothing(toy: Any, tmp_path: Path, device: str, words: str) -> None:
+    config = configured(toy, even_data(tmp_path / "data"))
+    made = plan_model(config.model, batch=4, training=True)
+    plan, step = plan_run(config, made)
+    with pytest.raises(ConfigError, match=f"--measure is to run on '{device}'.*{words}"):
+        measured(config, made, plan, step, device)

@@ -20,7 +20,7 @@ from tove_core.config import ExpertConfig, RunConfig
 from tove_core.errors import ConfigError
 from tove_core.hub.load import load_expert
 from tove_core.hub.microbatch import free_memory
-from tove_core.hub.placement import Placement
+from tove_core.hub.placement import Placement, usable_device
 from tove_core.planning.figures import PARTIAL, Figure, Part, Plan
 from tove_core.planning.run_figures import THOUSAND, Hours, RunPlan, Timing
 from tove_core.planning.step import CLIP, Step, sample_flops
@@ -65,9 +65,9 @@ def measured(config: RunConfig, made: Plan, plan: RunPlan, step: Step | None, de
         step: the run's trained parts on meta; they are taken to the device.
 
     Raises:
-        ConfigError: there is no such device, or no part could be timed.
+        ConfigError: there is no such device, it holds no values, or no part could be timed.
     """
-    place = _usable(device or "cpu")
+    place = usable_device(device or "cpu", "--measure")
     subjects = _subjects(config, made, plan, step, place)
     timings: dict[str, Timing] = {}
     untimed: dict[str, str] = {}
@@ -233,14 +233,6 @@ def _free(place: torch.device) -> int:
     import psutil  # accelerate brings it
 
     return psutil.virtual_memory().available
-
-
-def _usable(device: str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"--device {device!r} cannot be used here ({reason}); choose another") from error
 
 
 def _called(place: torch.device) -> str:
