@@ -19,6 +19,7 @@ from tove_core.export.compare import ExportReport, difference, probe_ids, probe_
 from tove_core.export.hf_convert import check_form, to_config, to_state
 from tove_core.export.open_clip_dir import TOKENIZER_FILES, text_probe
 from tove_core.folders import new_folder
+from tove_core.hub.bars import without_bars
 from tove_core.tower.base import ResizeMode, Tower
 from tove_core.tower.hf import HfTower
 from tove_core.tower.load import load_tower
@@ -65,7 +66,8 @@ def write_hf(
 
 
 def _own(tower: HfTower, inside: Path) -> PreTrainedModel:
-    tower.model.save_pretrained(inside)
+    with without_bars():
+        tower.model.save_pretrained(inside)
     if tower.files.folder is not None:
         for name in TOKENIZER_FILES:
             if tower.files.has(name):
@@ -89,7 +91,8 @@ def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
     if state.keys() != expected:
         odd = sorted(state.keys() ^ expected)
         raise CheckpointError(f"converting {tower.reference!r} left {odd[:3]} over; report this as a bug")
-    model.save_pretrained(inside, state_dict=state)
+    with without_bars():
+        model.save_pretrained(inside, state_dict=state)
     return model
 
 
