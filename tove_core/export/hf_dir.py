@@ -141,20 +141,22 @@ def _load_back(tower: HfTower | OpenClipTower, inside: Path) -> ExportReport:
     source = copy.deepcopy(tower).to(device="cpu", dtype=torch.float32).eval()
     pixels, ids = probe_pixels(tower.input.size), _text_ids(source)
     with torch.no_grad():
-        image = difference("patch tokens", source(pixels).patches, loaded(pixels).patches)
+        patch, image = difference("patch tokens", source(pixels).patches, loaded(pixels).patches), None
         if source.embed_width is not None:
-            image = max(image, difference("image embeddings", source.embed(pixels), loaded.embed(pixels)))
+            image = difference("image embeddings", source.embed(pixels), loaded.embed(pixels))
         text = None if ids is None else difference("text embeddings", _embed_ids(source, ids), _embed_ids(loaded, ids))
     return ExportReport(
         format="transformers",
         reference=tower.reference,
         activation=tower.activation,
         parameters=sum(p.numel() for p in loaded.parameters()),
-        image_difference=image[0],
-        image_scale=image[1],
+        image_difference=image and image[0],
+        image_scale=image and image[1],
         text_difference=text and text[0],
         text_scale=text and text[1],
         libraries=versions("tove-core", "torch", "transformers"),
+        patch_difference=patch[0],
+        patch_scale=patch[1],
     )
 
 
