@@ -71,7 +71,8 @@ class _Stay:
             for tensor in self._tensors:
                 tensor.data = tensor.data.to(device, non_blocking=True, copy=True)
             if device.type == "cuda":
-                self._copied = torch.cuda.current_stream(device).record_event()
+                self._copied = torch.cuda.Event()
+                self._copied.record(torch.cuda.current_stream(device))
         except BaseException:
             self._restore()
             raise
