@@ -242,6 +242,15 @@ def test_an_expert_whose_output_is_a_parameter_is_counted_to_the_end() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_a_step_is_timed_only_where_it_fits_as_it_is_built_in_no_few_bits(toy: Any, tmp_path: Path) -> None:
+    config = configured(toy, even_data(tmp_path / "data"), {"quantize": "4bit"})
+    made = plan_model(config.model, batch=4, training=True)
+    plan, step = plan_run(config, made)
+    (timed,) = (one for one in speed._subjects(config, made, plan, step, torch.device("cpu")) if one.name == speed.STEP)
+    held = sum(t.numel() * t.element_size() for t in [*step.decoder.parameters(), *step.decoder.buffers()])
+    assert timed.part.weights.value == held > next(p.weights.value for p in made.parts if p.part == "decoder")
+
+
 @pytest.mark.parametrize(("device", "words"), [("meta", "have no values"), ("cuda:77", "cannot be used here")])
 def test_hours_come_from_no_device_that_computes_nothing(toy: Any, tmp_path: Path, device: str, words: str) -> None:
     config = configured(toy, even_data(tmp_path / "data"))

@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tove_core.hub.load import load_expert
 from tove_core.hub.microbatch import free_memory
 from tove_core.hub.placement import Placement, usable_device
 from tove_core.planning.figures import PARTIAL, Figure, Part, Plan
+from tove_core.planning.measure import tensor_bytes
 from tove_core.planning.run_figures import THOUSAND, Hours, RunPlan, Timing
 from tove_core.planning.step import CLIP, Step, sample_flops
 from tove_core.tower.load import load_tower
@@ -120,6 +121,8 @@ def _subjects(config: RunConfig, made: Plan, plan: RunPlan, step: Step | None, p
         found.append(_Subject(wanted.key, part, known, limit, partial(_expert, wanted, place)))
     if step is not None and plan.tokens is not None:
         (part,) = (part for part in made.parts if part.part == "decoder")
+        # What is timed is not held in few bits, whatever `decoder.quantize` says: random weights are not quantised.
+        part = replace(part, weights=Figure(tensor_bytes(step.decoder), "as it is timed"))
         flops, _ = sample_flops(step, plan.tokens, plan.data)
         found.append(_Subject(STEP, part, flops, share, partial(_step, config, step, plan.tokens, plan, place)))
     return found
