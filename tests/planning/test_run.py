@@ -230,7 +230,7 @@ def test_a_part_that_cannot_be_timed_gets_the_speed_of_the_others(
     monkeypatch.setattr(speed, "_free", lambda _: 0)
     with pytest.raises(ConfigError, match=r"no part could be timed.*more memory than is free"):
         speed.measured(config, made, run, step)
-    with pytest.raises(ConfigError, match="--device 'nowhere' cannot be used"):
+    with pytest.raises(ConfigError, match="--measure is to run on 'nowhere', which cannot be used"):
         speed.measured(config, made, run, step, "nowhere")
 
 
