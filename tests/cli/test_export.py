@@ -52,7 +52,10 @@ def test_a_merged_model_becomes_a_llava_with_its_own_tower(tove: Tove, merged: P
 
 def test_its_clip_alone_goes_to_transformers_and_open_clip(tove: Tove, merged: Path, tmp_path: Path) -> None:
     for name in ("clip", "open-clip"):
-        assert tove("export", merged, "--to", name, "--out", tmp_path / name).code == 0
+        done = tove("export", merged, "--to", name, "--out", tmp_path / name)
+        report = json.loads((tmp_path / name / "tove_export.json").read_text())
+        assert done.code == 0 and f"image embeddings differ by {report['image_difference']:.2g} of " in done.out
+        assert ("patch tokens differ by" in done.out) == (name == "clip")
     pixels = torch.randn(2, 3, 40, 40)
     with torch.no_grad():
         own = ToveModel.from_pretrained(merged).tower.embed(pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from tove_core.demo.claims import page, run
-from tove_core.demo.claims.jobs import CURVES, DETACH, FUSIONS, MERGE, Job, jobs
+from tove_core.demo.claims.jobs import CURVES, DETACH, FUSIONS, MERGE, Job, Runner, jobs
 from tove_core.demo.claims.run import Found
 from tove_core.demo.claims.subjects import EASY_VQA, NLVR, TINY, WORLD, subject
 from tove_core.demo.claims.subjects import SIZES as SIZES_OF_THE_PAGE
@@ -17,8 +18,15 @@ from tove_core.demo.claims.summary import change, of_differences, rank_correlati
 from tove_core.demo.claims.variants import CLIP_ONLY, HUB, VARIANTS
 from tove_core.demo.claims.verdicts import verdicts
 from tove_core.demo.hooks import EXPERTS
+from tove_core.demo.reader import samples
+from tove_core.demo.splits import TEST
 from tove_core.demo.world import SMALL
 from tove_core.errors import ConfigError, DataError
+
+
+class Freed(list):
+    """A list that tells when it is gone."""
+
 
 SIZES = dict.fromkeys((WORLD, EASY_VQA, NLVR), TINY)
 
@@ -42,6 +50,15 @@ def test_the_variants_differ_from_the_hub_in_what_their_name_says():
     assert configs["gate, no expert dropout"].gate == hub.gate.model_copy(update={"expert_dropout": 0.0})
     assert all(configs[f"{name} alone"].replace and not configs[f"CLIP + {name}"].replace for name in EXPERTS)
     assert len({variant.config(9999).model_dump_json() for variant in VARIANTS.values()}) == len(VARIANTS)
+
+
+def test_features_are_of_the_list_they_were_computed_for_and_each_curve_computes_them_once():
+    data, freed = subject(WORLD, TINY), Freed(samples(TEST, 2))
+    assert len(data.examples(data.hub, freed)) == len(freed)
+    kept = weakref.ref(freed)
+    del freed
+    assert kept() is not None, "another list would get its number, and with it its features"
+    assert data.first(3) is data.first(3) and len(data.first(2)) < len(data.first(3))
 
 
 def test_jobs_come_seed_by_seed_and_later_stages_after_what_they_need():
@@ -127,6 +144,14 @@ def test_the_committed_page_is_what_the_committed_results_give(tmp_path: Path):
     run.unpack(folder / "claims.json", tmp_path)
     found = [run.collect(tmp_path, name, size, (0, 1, 2)) for name, size in SIZES_OF_THE_PAGE.items()]
     assert (folder / "claims.md").read_text() == page.render([one for one in found if one.results], "claims") + "\n"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"settings": {}}', '[{"settings": {}}]', '"a"', "{"])
+def test_a_damaged_result_is_refused(tmp_path: Path, content: str):
+    runner, job = Runner(tmp_path, lambda: pytest.fail("no data are wanted"), {}), Job(DETACH, DETACH, 0)
+    job.file(tmp_path).write_text(content)
+    with pytest.raises(ConfigError, match=r"detach-detach-all-0\.json is damaged .*remove it to do its job again"):
+        runner.result(job)
 
 
 def test_a_file_that_holds_no_results_is_refused(tmp_path: Path):

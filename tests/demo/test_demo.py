@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tove_core.demo.hooks import EXPERTS
+from tove_core.demo.results import SeedResult, write_report
 from tove_core.demo.run import demo
 from tove_core.demo.world import Size, World
 from tove_core.errors import DataError
+from tove_core.evaluation.evaluate import Scores
 from tove_core.model import CLIP, ToveModel
 
 TINY = Size(train=60, validation=20, test=20, questions=3, steps=3, batch=8, merge_steps=2)
@@ -43,6 +46,35 @@ def test_the_demo_writes_a_checkpoint_that_answers_a_merged_clip_pictures_and_th
     assert model.trained and model.active_experts == list(EXPERTS)
     loaded = open_clip.create_model(f"local-dir:{tmp_path / 'demo' / 'merged'}")
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.tower.parameters())
+
+
+def scores() -> Scores:
+    return Scores(0.5, {"shape": (0.5, 2)}, {"shape": 0.5}, {}, {"a": "red"})
+
+
+def test_overwrite_replaces_an_earlier_demo_and_nothing_else(
+    tove: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Path] = []
+    monkeypatch.setattr("tove_core.demo.run.demo", lambda out, **_: ran.append(out))
+    earlier, other = tmp_path / "demo", tmp_path / "thesis"
+    for folder in (earlier, other):
+        folder.mkdir()
+        (folder / "chapter.txt").write_text("years of work")
+    write_report(earlier, [SeedResult(0, scores(), scores(), [], scores(), scores())])
+    for content in ("{}", "[]", "[1]", '[{"seed": 0}]', "no JSON", ""):
+        (other / "report.json").write_text(content)
+        assert "exists already" in tove("demo", "--overwrite", "--out", other).error
+        assert (other / "chapter.txt").read_text() == "years of work" and not ran
+    assert "exists already" in tove("demo", "--out", earlier).error
+    assert tove("demo", "--overwrite", "--out", earlier).code == 0
+    assert ran == [earlier] and not earlier.exists()
+
+
+@pytest.mark.parametrize("option", [("--seeds", 2), ("--small",)])
+def test_rebuilding_weights_refuses_options_of_the_demo(tove: Any, tmp_path: Path, option: tuple[Any, ...]) -> None:
+    done = tove("demo", "--rebuild-weights", "--out", tmp_path / "new", *option)
+    assert f"{option[0]} is for the demo itself" in done.error and not (tmp_path / "new").exists()
 
 
 def test_a_model_with_fewer_experts_gets_the_same_features_from_the_shared_table(world: World) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 
 from tove_core.data.sample import Sample
-from tove_core.errors import DataError
+from tove_core.errors import CheckpointError, DataError
+from tove_core.evaluation.manifest import MANIFEST, write_manifest
 from tove_core.evaluation.predictions import check_predictions, read_predictions, write_predictions
 from tove_core.evaluation.references import digest, read_references, references_of, write_references
 
@@ -21,6 +23,28 @@ def write(tmp_path):
         return path
 
     return file
+
+
+def test_what_cannot_be_written_is_said_in_a_sentence_and_what_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "said.jsonl"
+    write_predictions(path, SAID)
+    before, files = path.read_bytes(), [*tmp_path.iterdir()]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    writes = {
+        path: lambda: write_predictions(path, {"other": "text"}),
+        tmp_path / "references.jsonl": lambda: write_references(tmp_path / "references.jsonl", []),
+        tmp_path / MANIFEST: lambda: write_manifest(tmp_path, {"format": 1}),
+    }
+    for name, write in writes.items():
+        with pytest.raises(CheckpointError, match=rf"{name.name} cannot be written \(.*No space left"):
+            write()
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == files
 
 
 def test_predictions_come_back_as_they_were_written(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from tove_core.config import DataConfig
 from tove_core.data.sample import Sample
-from tove_core.errors import ConfigError, DataError
+from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.evaluation import collect as collecting
 from tove_core.evaluation import run as runs
 from tove_core.evaluation.collect import begin, collect, remaining
@@ -57,6 +57,14 @@ def test_a_folder_holds_what_the_model_says_in_the_order_of_the_data(toy: Any, m
         "predictions.jsonl",
         "references.jsonl",
     }
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_ends_an_evaluation_with_a_sentence(toy: Any, model: Any, tmp_path: Path) -> None:
+    begin(tmp_path, MANIFEST, toy.samples())
+    (tmp_path / "part-00000.jsonl").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"part-00000\.jsonl cannot be written .*No space left"):
+        collect(model, toy.samples(), tmp_path, batch_size=3)
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])

@@ -9,14 +9,24 @@ import open_clip
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
-from transformers import AutoTokenizer, CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers import AutoTokenizer, CLIPModel, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from tove_core.config import ClipConfig
 from tove_core.errors import ConfigError
+from tove_core.export.clip import write_clip
+from tove_core.export.compare import probe_pixels
 from tove_core.export.hf_dir import clip_tokenizer, write_hf
 from tove_core.tower import load_tower
 from tove_core.tower.open_clip import OpenClipTower
 
+VISION = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "image_size": 40,
+    "patch_size": 8,
+}
 READER = """
 import sys, torch
 from transformers import CLIPModel
@@ -162,3 +172,30 @@ def test_a_transformers_tower_is_written_as_itself_after_training_at_another_siz
 def test_half_precision_is_kept(make_tower, tmp_path):
     write_hf(make_tower().to(torch.bfloat16), tmp_path / "out")
     assert CLIPModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+def test_the_report_keeps_patch_tokens_and_image_embeddings_apart(make_tower, tmp_path):
+    tower = make_tower()
+    report, pixels = write_hf(tower, tmp_path / "out"), probe_pixels(tower.input.size)
+    with torch.no_grad():
+        patches, images = tower(pixels).patches.abs().max().item(), tower.embed(pixels).abs().max().item()
+    assert report.patch_scale == pytest.approx(patches, rel=1e-6) and report.patch_difference <= 1e-5 * patches
+    assert report.image_scale == pytest.approx(images, rel=1e-6) and report.image_difference <= 1e-5 * images
+    assert abs(patches - images) > 1e-3 * images, "or the test could not tell them apart"
+
+
+def test_a_tower_without_image_embeddings_is_reported_by_its_patch_tokens(tmp_path):
+    CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(tmp_path / "in")
+    settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    (tmp_path / "in" / "preprocessor_config.json").write_text(json.dumps(settings))
+    report = write_hf(load_tower(ClipConfig(name=f"hf:{tmp_path / 'in'}")), tmp_path / "out")
+    assert (report.image_difference, report.image_scale, report.text_scale) == (None, None, None)
+    assert report.patch_scale > 0
+
+
+def test_a_view_that_pads_is_refused_with_what_can_say_it(toy, tmp_path):
+    model = toy.build([], view="pad")
+    with pytest.raises(ConfigError, match=r"view 'pad'.*--to open-clip.*--to llava") as caught:
+        write_clip(model, tmp_path / "out")
+    assert "resize_mode" not in str(caught.value) and not (tmp_path / "out").exists()
+    write_clip(model, tmp_path / "out", transformers=False)

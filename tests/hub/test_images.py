@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import io
+import mmap
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,3 +306,51 @@ class _nothing:
 def test_other_forms_are_refused_with_what_to_give(source: object, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         read_image(source)  # type: ignore[arg-type]
+
+
+class Lazy:
+    """A data set as torch has them: a length, and items by number."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.items[number]
+
+
+def objects(items: list[Any]) -> np.ndarray:
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def column(items: list[Any]) -> Any:
+    datasets, arrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    features = datasets.Features({"image": datasets.Image()})
+    rows = [{"bytes": encoded(item), "path": None} for item in items]
+    table = arrow.table({"image": rows}, schema=features.arrow_schema)
+    return datasets.Dataset(table, datasets.DatasetInfo(features=features), fingerprint="own")["image"]
+
+
+def series(items: list[Any]) -> Any:
+    return pytest.importorskip("pandas").Series(items, index=range(5, 5 + len(items)))
+
+
+@pytest.mark.parametrize("form", [deque, objects, Lazy, column, series, tuple, iter])
+def test_images_come_in_any_form_that_has_an_order(form: Any):
+    images = [Image.new("RGB", (5, 3 + number), "teal") for number in range(3)]
+    found = listed(form(images))
+    assert [image.size for image in found] == [image.size for image in images]
+    assert listed(np.array(["a.png", "b.png"])) == ["a.png", "b.png"] == listed(deque(["a.png", "b.png"]))
+
+
+def test_what_is_one_image_is_not_taken_apart(tmp_path: Path):
+    with mmap.mmap(-1, 5) as mapped:
+        arrays = [np.zeros((4, 5, 3)), np.zeros((4, 5)), np.zeros(3), torch.zeros(3, 4, 5), torch.zeros(3)]
+        given = ["a.png", tmp_path, b"abc", bytearray(b"abc"), memoryview(b"abc"), {"bytes": b"abc"}]
+        for one in [*given, mapped, *arrays]:
+            (found,) = listed(one)
+            assert found is one

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.config import ExpertConfig
-from tove_core.errors import ConfigError, ContractError
+from tove_core.errors import ConfigError, ContractError, PluginError
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.offload import brought_to
 from tove_core.hub.placement import PlacedExpert, Placement, usable_device
@@ -81,7 +83,7 @@ def test_an_error_in_the_middle_brings_offloaded_weights_home() -> None:
     made = module()
     made.fails = True
     expert, home = placed(Placement(offload=True), made), made.conv.weight.data_ptr()
-    with pytest.raises(Exception, match="in the middle"):
+    with pytest.raises(PluginError, match="ArithmeticError: in the middle"):
         expert(pixels())
     assert made.conv.weight.data_ptr() == home
     with pytest.raises(ContractError):
@@ -95,6 +97,65 @@ def test_shared_parameters_are_brought_once() -> None:
     with brought_to(both, CPU):
         assert second.weight is first.weight
     assert second.weight is first.weight
+
+
+def test_threads_share_what_is_brought_and_the_last_one_brings_it_home() -> None:
+    made, threads = module(), 4
+    home = [t.data_ptr() for t in [*made.parameters(), *made.buffers()]]
+    together, leaving = threading.Barrier(threads, timeout=30), [threading.Event() for _ in range(threads + 1)]
+    leaving[0].set()
+
+    def stay(number: int) -> list[list[int]]:
+        with brought_to(made, CPU):
+            together.wait()  # all are in it, and leave in turn
+            assert leaving[number].wait(30)
+            seen = [t.data_ptr() for t in [*made.parameters(), *made.buffers()]]
+        after = [t.data_ptr() for t in [*made.parameters(), *made.buffers()]]
+        leaving[number + 1].set()
+        return [seen, after]
+
+    with ThreadPoolExecutor(threads) as pool:
+        inside, after = zip(*pool.map(stay, range(threads)), strict=True)
+    assert all(seen == inside[0] for seen in inside) and set(inside[0]).isdisjoint(home)
+    assert after[-1] == home and all(seen == inside[0] for seen in after[:-1])
+
+
+def test_what_cannot_be_brought_is_home_again_and_can_be_brought_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = module()
+    home, to = [t.data_ptr() for t in [*made.parameters(), *made.buffers()]], Tensor.to
+
+    def full(self: Tensor, *args: Any, **given: Any) -> Tensor:
+        if self.data_ptr() == home[2]:
+            raise torch.OutOfMemoryError("no room for the third")
+        return to(self, *args, **given)
+
+    monkeypatch.setattr(Tensor, "to", full)
+    with pytest.raises(torch.OutOfMemoryError), brought_to(made, CPU):
+        pass
+    monkeypatch.undo()
+    assert [t.data_ptr() for t in [*made.parameters(), *made.buffers()]] == home
+    with brought_to(made, CPU):
+        assert made.conv.weight.data_ptr() != home[0]
+    assert [t.data_ptr() for t in [*made.parameters(), *made.buffers()]] == home
+
+
+def test_one_who_wants_it_on_another_device_waits_until_it_is_home() -> None:
+    made, inside = module(), threading.Event()
+    home, other_device = made.conv.weight.data_ptr(), torch.device("cpu", 0)
+
+    def elsewhere() -> int:
+        inside.set()
+        with brought_to(made, other_device):
+            return made.conv.weight.data_ptr()
+
+    with ThreadPoolExecutor(1) as pool:
+        with brought_to(made, CPU):
+            other = pool.submit(elsewhere)
+            assert inside.wait(30)
+            with pytest.raises(TimeoutError):
+                other.result(timeout=0.2)
+        assert other.result(timeout=30) != home
+    assert made.conv.weight.data_ptr() == home
 
 
 def test_an_expert_without_tensors_runs_where_it_is_placed() -> None:

@@ -61,6 +61,14 @@ def distance(student: Any, model: Any, toy: Any) -> float:
     return (F.mse_loss(student.tokens(toy.pictures(12)), wanted) / wanted.square().mean()).item()
 
 
+def test_merging_leaves_the_global_generator_as_it_was(toy: Any, taught: tuple[Any, Any]) -> None:
+    model, examples = taught
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    merge(model, examples, config(steps=2), quiet=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_student_starts_exactly_at_clips_own_tokens(toy: Any, taught: tuple[Any, Any]) -> None:
     model, examples = taught
     student = merge(model, examples, config(steps=1, learning_rate=1e-30, weight_decay=0), quiet=True)

@@ -15,8 +15,10 @@ from torch import nn
 
 import tove_core
 from tove_core import plugins
+from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, UnknownExpertError
 from tove_core.fusion.align import aligned_width
+from tove_core.language.load import load_decoder
 from tove_core.planning.figures import Plan
 from tove_core.planning.plan import plan_model
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Regions, Weights
@@ -200,6 +202,42 @@ def test_transformers_towers_and_decoders_that_look_at_the_image(tmp_path: Path)
     # Each of two layers: query, keys with values, output, and a layer norm; beside them the projector from 24 to 16.
     cross = 2 * (16 * 16 + 16 + 16 * 32 + 32 + 16 * 16 + 16 + 2 * 16)
     assert language.training.value == 12 * (cross + 24 * 16 + 16 + 16 * 16 + 16)
+
+
+def test_a_language_model_held_in_few_bits_weighs_less_and_is_an_estimate(toy: Any, tmp_path: Path) -> None:
+    from transformers import GPT2Config
+
+    GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2).save_pretrained(tmp_path / "gpt2")
+
+    def held(quantize: str | None, clip: str = toy.clip, **more: Any) -> Any:
+        named = {"name": str(tmp_path / "gpt2"), "dtype": "bfloat16", "quantize": quantize} | more
+        return part(tove_core.plan([], clip=clip, decoder=named), "decoder").weights
+
+    # Of each of two layers: attention's two products and the other two. Embeddings, which are the head, stay as is.
+    shapes = [(16, 48), (16, 16), (16, 64), (64, 16)]
+    linear, rows = 2 * sum(a * b for a, b in shapes), 2 * sum(b for _, b in shapes)
+    whole, eight, four = (held(quantize) for quantize in (None, "8bit", "4bit"))
+    assert whole.exact and not eight.exact and not four.exact and "8bit" in eight.how and "4bit" in four.how
+    assert whole.value - eight.value == 2 * linear - linear - 4 * rows
+    assert whole.value - four.value == 2 * linear - linear // 2 - 4 * linear // 64
+    adapted, plain = (held(quantize, train="lora") for quantize in ("4bit", None))
+    assert plain.value - adapted.value == whole.value - four.value, "adapters stay in float32"
+    unknown = [held(quantize, clip="hf:some/clip").value for quantize in (None, "4bit")]
+    assert unknown[0] - unknown[1] == whole.value - four.value
+
+
+def test_the_projector_of_a_plan_ends_in_the_width_it_has_in_the_built_decoder(toy: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, ElectraConfig
+
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vocabulary = AutoTokenizer.from_pretrained(toy.decoder)
+    vocabulary.save_pretrained(tmp_path)
+    ElectraConfig(vocab_size=len(vocabulary), embedding_size=16, **sizes).save_pretrained(tmp_path)
+    for kind in ("cross-attention", "prefix"):
+        config = DecoderConfig(name=str(tmp_path), kind=kind)
+        built = load_decoder(config, width=32, weights="random")
+        found = part(tove_core.plan([], clip=toy.clip, decoder=config), "decoder")
+        assert found.params.value == sum(p.numel() for p in built.parameters())
 
 
 def test_training_adds_gradients_moments_and_what_the_backward_pass_keeps(toy: Any) -> None:

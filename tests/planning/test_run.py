@@ -20,6 +20,7 @@ from tove_core.planning.plan import plan_model
 from tove_core.planning.run import plan_run
 from tove_core.planning.run_figures import RunPlan
 from tove_core.planning.run_table import render_run
+from tove_core.planning.speed import measured
 from tove_core.training import fit
 from tove_core.training.cached import build_cache, cache_builder
 from tove_core.training.examples import Examples
@@ -229,7 +230,7 @@ def test_a_part_that_cannot_be_timed_gets_the_speed_of_the_others(
     monkeypatch.setattr(speed, "_free", lambda _: 0)
     with pytest.raises(ConfigError, match=r"no part could be timed.*more memory than is free"):
         speed.measured(config, made, run, step)
-    with pytest.raises(ConfigError, match="--device 'nowhere' cannot be used"):
+    with pytest.raises(ConfigError, match="--measure is to run on 'nowhere', which cannot be used"):
         speed.measured(config, made, run, step, "nowhere")
 
 
@@ -239,3 +240,21 @@ def test_an_expert_whose_output_is_a_parameter_is_counted_to_the_end() -> None:
     assert blank.flops.value == 0 and blank.activations.value == 0 and "on meta" in blank.activations.how
     assert not made.memory[None].how.startswith("at least")
     assert torch.is_grad_enabled()
+
+
+def test_a_step_is_timed_only_where_it_fits_as_it_is_built_in_no_few_bits(toy: Any, tmp_path: Path) -> None:
+    config = configured(toy, even_data(tmp_path / "data"), {"quantize": "4bit"})
+    made = plan_model(config.model, batch=4, training=True)
+    plan, step = plan_run(config, made)
+    (timed,) = (one for one in speed._subjects(config, made, plan, step, torch.device("cpu")) if one.name == speed.STEP)
+    held = sum(t.numel() * t.element_size() for t in [*step.decoder.parameters(), *step.decoder.buffers()])
+    assert timed.part.weights.value == held > next(p.weights.value for p in made.parts if p.part == "decoder")
+
+
+@pytest.mark.parametrize(("device", "words"), [("meta", "have no values"), ("cuda:77", "cannot be used here")])
+def test_hours_come_from_no_device_that_computes_nothing(toy: Any, tmp_path: Path, device: str, words: str) -> None:
+    config = configured(toy, even_data(tmp_path / "data"))
+    made = plan_model(config.model, batch=4, training=True)
+    plan, step = plan_run(config, made)
+    with pytest.raises(ConfigError, match=f"--measure is to run on '{device}'.*{words}"):
+        measured(config, made, plan, step, device)

@@ -273,3 +273,15 @@ def test_a_hub_name_is_read_through_the_downloader(monkeypatch, hf_folder):
     tokens = load_tower(ClipConfig(name="hf:someone/clip"))(pixels)
     torch.testing.assert_close(tokens.patches, states(model, pixels)[-2][:, 1:])
     assert set(asked) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_no_bar_of_transformers_reaches_the_terminal(hf_folder, tmp_path, capfd):
+    from transformers.utils import logging
+
+    from tove_core.export.hf_dir import write_hf
+
+    folder, _ = hf_folder(CLIPVisionModel(CLIPVisionConfig(**VISION)))
+    capfd.readouterr()
+    logging.enable_progress_bar()
+    write_hf(load_tower(ClipConfig(name=f"hf:{folder}")), tmp_path / "out")
+    assert "it/s" not in capfd.readouterr().err and logging.is_progress_bar_enabled()

@@ -51,6 +51,8 @@ def test_random_weights_need_no_file(open_clip_folder):
         ("hf-hub:a/b/c", "neither a hub id"),
         ("package:tove_nowhere/clip", "not installed"),
         ("package:tove_core/nowhere", "no folder 'nowhere'"),
+        ("package:tove_core/../tove_core/demo/assets/clip", "without '..'"),
+        ("package:tove_core//etc", "without '..'"),
     ],
 )
 def test_a_bad_name_is_an_error_that_says_what_is_wrong(name, message):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -211,6 +212,28 @@ def test_an_image_that_is_repaired_changes_the_statistics_and_so_the_features_of
     prepare(repaired, samples)
     missing = cache_builder(repaired, samples, tmp_path / "cache").estimate().missing
     assert missing == {"clip": 1, "toy-wide": 1, "toy-whole": 1, "toy-fine": 12}
+
+
+def test_weights_of_a_transformers_clip_are_read_once_as_well(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    from tove_core.training import cached
+
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    seen = sizes | {"image_size": 40, "patch_size": 8}
+    text = sizes | {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 1}
+    CLIPModel(CLIPConfig(vision_config=seen, text_config=text, projection_dim=20)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    model, read = toy.build([], decoder=None, clip=f"hf:{tmp_path}"), []
+    plain = cached._weights
+    monkeypatch.setattr(cached, "_weights", lambda module: read.append(module) or plain(module))
+    first, again = (feature_fingerprints(model)[0].decides["weights"] for _ in range(2))
+    assert first == again and len(read) == 1
+    with torch.no_grad():
+        model.tower.model.visual_projection.weight[0, 0] += 1
+    assert feature_fingerprints(model)[0].decides["weights"] != first and len(read) == 2
 
 
 def test_weights_are_read_again_once_they_are_changed(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

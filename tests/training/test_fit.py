@@ -58,6 +58,22 @@ def test_the_loss_falls_and_no_frozen_parameter_changes(toy: Any) -> None:
     assert model.trained and not model.training
 
 
+def test_training_leaves_the_global_generator_as_it_was_and_draws_nothing_from_it(toy: Any) -> None:
+    found = []
+    for seed in (11, 12):
+        model = toy.build(decoder=LANGUAGE)
+        examples = toy.examples(model)
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        fit(model, examples, config(steps=2), quiet=True)
+        assert torch.equal(torch.get_rng_state(), before)
+        with pytest.raises(ArithmeticError):
+            fit(model, examples, config(steps=2), quiet=True, after_step=lambda _: 1 // 0)
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append(trained_state(model))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_with_decoder_train_none_the_language_model_stays(toy: Any) -> None:
     model = toy.build()
     examples = toy.examples(model)

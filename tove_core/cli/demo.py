@@ -23,15 +23,30 @@ def demo(
     """Train CLIP only and the hub on the embedded world, detach, merge, and print what was measured. No download."""
     from tove_core.folders import require_new
 
+    if rebuild_weights:
+        _refuse_with_rebuild(seeds, small)
     if overwrite and (out / "report.json").is_file():
-        shutil.rmtree(out)
+        from tove_core.demo.results import holds_report
+
+        if holds_report(out):
+            shutil.rmtree(out)
     require_new(out, "give another folder, or --overwrite where an earlier demo is in it")
     if rebuild_weights:
         from tove_core.demo.rebuild import rebuild
 
-        rebuild(out)
+        rebuild(out, report=(lambda _: None) if quiet else print)
         print(f"wrote {out}; to use it, put it in the place of tove_core/demo/assets")
         return
     from tove_core.demo import run, world
 
     run.demo(out, seeds=seeds, size=world.SMALL if small else world.FULL, quiet=quiet)
+
+
+def _refuse_with_rebuild(seeds: int, small: bool) -> None:
+    from tove_core.errors import ConfigError
+
+    for option, given in (("--seeds", seeds != 1), ("--small", small)):
+        if given:
+            raise ConfigError(
+                f"{option} is for the demo itself and was given with --rebuild-weights; leave one of them out"
+            )

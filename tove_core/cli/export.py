@@ -57,7 +57,7 @@ def export(
         from tove_core.export.clip import write_clip
 
         report = write_clip(model, out, transformers=to == "clip")
-        print(f"wrote {out}; image embeddings differ by {report.image_difference:.2g} of {report.image_scale:.3g}")
+        print(f"wrote {out}; {report.summary()}")
 
 
 def _llava(model: ToveModel, out: Path, dtype: str | None) -> None:

@@ -13,7 +13,7 @@ from tove_core.builder import assemble
 from tove_core.config import ClipConfig, DecoderConfig, FusionConfig, ModelConfig, TrainingConfig
 from tove_core.demo.reader import CAPTION_PROMPT, samples
 from tove_core.demo.splits import PRETRAIN
-from tove_core.language.bars import without_bars
+from tove_core.hub.bars import without_bars
 from tove_core.language.load import save_decoder
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples

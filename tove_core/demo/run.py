@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tove_core.config import MergeConfig
 from tove_core.contribution import contributions
-from tove_core.demo.results import SeedResult
+from tove_core.demo.results import SeedResult, write_report
 from tove_core.demo.table import render
 from tove_core.demo.world import FULL, Size, World, training
 from tove_core.evaluation.evaluate import Scores, evaluate
@@ -45,7 +42,7 @@ def demo(out: Path, *, seeds: int = 1, size: Size = FULL, quiet: bool = False, s
     results = [_seed(world, seed, out, quiet=quiet, say=say) for seed in range(seeds)]
     text = render(results, size, time.perf_counter() - began, world.test_questions)
     (out / "report.md").write_text(text + "\n", encoding="utf-8")
-    (out / "report.json").write_text(json.dumps([_plain(one) for one in results], indent=2) + "\n", encoding="utf-8")
+    write_report(out, results)
     say(text)
     say(f"\nwrote {out}: checkpoint/, merged/ (open_clip loads it), gates.png, metrics.jsonl, report.md")
     say(f"try: tove answer {out} IMAGE --question 'what shape is the red one?'    test the claims: tove bench claims")
@@ -120,11 +117,3 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self.seconds[self._name] = round(time.perf_counter() - self._start, 1)
-
-
-def _plain(result: SeedResult) -> dict[str, Any]:
-    data = asdict(result)
-    for scores in data.values():
-        if isinstance(scores, dict):
-            scores.pop("predictions", None)
-    return data

@@ -93,7 +93,8 @@ class Prepared:
 
     def __init__(self, train: list[Sample]) -> None:
         self.train = train
-        self._tables: dict[int, Features | None] = {}
+        # The list is kept beside its features: another that came after it could get the same number.
+        self._tables: dict[int, tuple[list[Sample], Features | None]] = {}
         self.hub = self.build(model_config("gate"))
 
     def build(self, config: ModelConfig, seed: int = 0) -> ToveModel:
@@ -105,8 +106,8 @@ class Prepared:
     def examples(self, model: ToveModel, part: list[Sample]) -> Examples:
         """Bind samples to a model; of one and the same list the features are computed once."""
         if id(part) not in self._tables:
-            self._tables[id(part)] = Examples.cached(self.hub, part, batch_size=256).table
-        return Examples(model, part, self._tables[id(part)])
+            self._tables[id(part)] = part, Examples.cached(self.hub, part, batch_size=256).table
+        return Examples(model, part, self._tables[id(part)][1])
 
 
 class World(Prepared):

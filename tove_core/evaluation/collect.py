@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from accelerate import PartialState
 
 from tove_core.data.sample import Sample, distinct_images
-from tove_core.errors import DataError
+from tove_core.errors import CheckpointError, DataError
 from tove_core.evaluation.files import read_records, write_whole
 from tove_core.evaluation.manifest import check_same, read_manifest, write_manifest
 from tove_core.evaluation.metrics.score import first_ids
@@ -53,12 +54,14 @@ def begin(folder: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) 
 
     Raises:
         ConfigError: it holds another.
+        CheckpointError: it cannot be written.
     """
     state = PartialState()
     check_same(folder, manifest)
     state.wait_for_everyone()  # all have looked before the first one writes
     if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
+        with _told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         if read_manifest(folder) is None:
             write_references(folder / REFERENCES, references_of(samples))
             write_manifest(folder, manifest)
@@ -90,6 +93,7 @@ def collect(
     Raises:
         DataError: another process stopped and left samples unanswered, too many images cannot be read, or the cache
             that is named does not serve.
+        CheckpointError: a file cannot be written, as on a full disk; what was answered before is kept.
     """
     state = PartialState()
     todo = remaining(folder, samples)
@@ -168,7 +172,7 @@ def _answer(
     generation: Mapping[str, Any],
 ) -> None:
     left = {sample.id: None for sample in samples}
-    with path.open("w", encoding="utf-8") as file, Display(len(samples), "predict", quiet=quiet) as display:
+    with _opened(path) as file, Display(len(samples), "predict", quiet=quiet) as display:
         for examples in blocks:
             for said in predict_batches(model, examples, batch_size=batch_size, **generation):
                 _write(file, said)
@@ -179,9 +183,31 @@ def _answer(
 
 
 def _write(file: TextIO, said: Mapping[str, str | None]) -> None:
-    for key, text in said.items():
-        file.write(json.dumps({"id": key, "prediction": text}, ensure_ascii=False) + "\n")
-    file.flush()
+    with _told(Path(file.name)):
+        for key, text in said.items():
+            file.write(json.dumps({"id": key, "prediction": text}, ensure_ascii=False) + "\n")
+        file.flush()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Open a file to write into; what it could not take was told by then, so that closing it does not tell it again."""
+    with _told(path):
+        file = path.open("w", encoding="utf-8")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say in a sentence what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written ({error}); make room or give another folder") from error
 
 
 def _gather(folder: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tove_core.errors import DataError
+from tove_core.folders import write_file
 
 
 def read_records(path: Path, *, torn: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -65,11 +65,9 @@ def _decoded(content: bytes, where: str) -> str:
 
 
 def write_whole(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write records so that the file is there whole or not at all."""
-    work = path.with_name(f".{path.name}.tmp")
-    with work.open("w", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    work.replace(path)
+    """Write records so that the file is there whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.errors import CheckpointError, ConfigError, DataError
+from tove_core.folders import write_file
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -85,10 +86,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest, whole or not at all."""
-    work = folder / f".{MANIFEST}.tmp"
-    work.write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
-    work.replace(folder / MANIFEST)
+    """Write a manifest, whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    write_file(folder / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
 
 
 def check_same(folder: Path, wanted: Mapping[str, Any]) -> None:

@@ -16,7 +16,11 @@ _FORMS = (("id", "prediction"), ("image_id", "caption"), ("question_id", "answer
 
 
 def write_predictions(path: Path, said: Mapping[str, str]) -> None:
-    """Write one `{"id": ..., "prediction": ...}` per line, whole or not at all."""
+    """Write one `{"id": ..., "prediction": ...}` per line, whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     write_whole(path, ({"id": key, "prediction": text} for key, text in said.items()))
 
 

@@ -13,6 +13,7 @@ from tove_core.data.sample import Sample
 from tove_core.errors import DataError
 from tove_core.evaluation.files import read_records
 from tove_core.evaluation.metrics.score import by_id, first_ids
+from tove_core.folders import write_file
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ def references_of(samples: Sequence[Sample]) -> list[Reference]:
 
 
 def write_references(path: Path, references: Iterable[Reference]) -> None:
-    """Write one JSON object per line."""
-    path.write_text("".join(f"{_line(one)}\n" for one in references), encoding="utf-8")
+    """Write one JSON object per line, whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    write_file(path, "".join(f"{_line(one)}\n" for one in references))
 
 
 def read_references(path: Path) -> list[Reference]:

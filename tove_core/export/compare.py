@@ -29,22 +29,36 @@ class ExportReport:
         reference: name of the source model.
         activation: of its image tower.
         parameters: number of parameters written.
-        image_difference: largest absolute difference of image embeddings, of values as large as `image_scale`.
+        image_difference: largest absolute difference of image embeddings, of values as large as `image_scale`; None
+            where the tower gives none.
         image_scale: largest absolute value of the source's image embeddings.
         text_difference: the same for texts; None where there is no text tower.
         text_scale: the same for texts.
         libraries: versions of what wrote it.
+        patch_difference: the same for patch tokens of the configured layer; None where they were not compared.
+        patch_scale: the same for patch tokens.
     """
 
     format: str
     reference: str
     activation: str
     parameters: int
-    image_difference: float
-    image_scale: float
+    image_difference: float | None
+    image_scale: float | None
     text_difference: float | None
     text_scale: float | None
     libraries: dict[str, str]
+    patch_difference: float | None = None
+    patch_scale: float | None = None
+
+    def summary(self) -> str:
+        """Return how far what is seen of an image is from the source, in words."""
+        compared = (
+            ("image embeddings", self.image_difference, self.image_scale),
+            ("patch tokens", self.patch_difference, self.patch_scale),
+        )
+        known = [f"{what} differ by {by:.2g} of {scale:.3g}" for what, by, scale in compared if None not in (by, scale)]
+        return ", ".join(known)
 
     def save(self, folder: Path) -> None:
         """Write the report into `folder`."""

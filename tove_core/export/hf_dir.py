@@ -19,6 +19,7 @@ from tove_core.export.compare import ExportReport, difference, probe_ids, probe_
 from tove_core.export.hf_convert import check_form, to_config, to_state
 from tove_core.export.open_clip_dir import TOKENIZER_FILES, text_probe
 from tove_core.folders import new_folder
+from tove_core.hub.bars import without_bars
 from tove_core.tower.base import ResizeMode, Tower
 from tove_core.tower.hf import HfTower
 from tove_core.tower.load import load_tower
@@ -65,7 +66,8 @@ def write_hf(
 
 
 def _own(tower: HfTower, inside: Path) -> PreTrainedModel:
-    tower.model.save_pretrained(inside)
+    with without_bars():
+        tower.model.save_pretrained(inside)
     if tower.files.folder is not None:
         for name in TOKENIZER_FILES:
             if tower.files.has(name):
@@ -89,7 +91,8 @@ def _converted(tower: OpenClipTower, inside: Path) -> PreTrainedModel:
     if state.keys() != expected:
         odd = sorted(state.keys() ^ expected)
         raise CheckpointError(f"converting {tower.reference!r} left {odd[:3]} over; report this as a bug")
-    model.save_pretrained(inside, state_dict=state)
+    with without_bars():
+        model.save_pretrained(inside, state_dict=state)
     return model
 
 
@@ -143,20 +146,22 @@ def _load_back(tower: HfTower | OpenClipTower, inside: Path) -> ExportReport:
     source = copy.deepcopy(tower).to(device="cpu", dtype=torch.float32).eval()
     pixels, ids = probe_pixels(tower.input.size), _text_ids(source)
     with torch.no_grad():
-        image = difference("patch tokens", source(pixels).patches, loaded(pixels).patches)
+        patch, image = difference("patch tokens", source(pixels).patches, loaded(pixels).patches), None
         if source.embed_width is not None:
-            image = max(image, difference("image embeddings", source.embed(pixels), loaded.embed(pixels)))
+            image = difference("image embeddings", source.embed(pixels), loaded.embed(pixels))
         text = None if ids is None else difference("text embeddings", embed_ids(source, ids), embed_ids(loaded, ids))
     return ExportReport(
         format="transformers",
         reference=tower.reference,
         activation=tower.activation,
         parameters=sum(p.numel() for p in loaded.parameters()),
-        image_difference=image[0],
-        image_scale=image[1],
+        image_difference=image and image[0],
+        image_scale=image and image[1],
         text_difference=text and text[0],
         text_scale=text and text[1],
         libraries=versions("tove-core", "torch", "transformers"),
+        patch_difference=patch[0],
+        patch_scale=patch[1],
     )
 
 

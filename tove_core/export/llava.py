@@ -16,7 +16,7 @@ from tove_core.export.llava_model import llava_model
 from tove_core.export.llava_processor import save_processor
 from tove_core.export.llava_proof import prove
 from tove_core.folders import new_folder
-from tove_core.language.bars import without_bars
+from tove_core.hub.bars import without_bars
 from tove_core.language.base import Decoder
 from tove_core.language.prefix import PrefixDecoder
 from tove_core.model import ToveModel

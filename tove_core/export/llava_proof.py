@@ -14,8 +14,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from tove_core.errors import CheckpointError
 from tove_core.export.compare import difference, probe_pixels
+from tove_core.hub.bars import without_bars
 from tove_core.hub.view import Preprocessor, View
-from tove_core.language.bars import without_bars
 from tove_core.language.base import Decoder
 from tove_core.language.lora import adapted, plain_state
 from tove_core.tower.base import Tower

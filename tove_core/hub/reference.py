@@ -70,6 +70,18 @@ def resolve_folder(reference: str) -> Path | None:
     )
 
 
+def package_parts(module: str, inside: str) -> tuple[str, ...]:
+    """Return the parts of a path inside a package; the package is not looked for.
+
+    Raises:
+        ConfigError: `module` is no import name, or `inside` leaves it.
+    """
+    parts = PurePosixPath(inside).parts
+    if not _MODULE.fullmatch(module) or ".." in parts or inside.startswith("/") or "\\" in inside:
+        raise ConfigError(f"'{module}/{inside}' is not a path inside a package; write MODULE/SUB/FOLDER without '..'")
+    return parts
+
+
 def package_path(module: str, inside: str) -> Path:
     """Return the path on disk of a file or folder inside an installed package; it need not exist.
 
@@ -80,9 +92,7 @@ def package_path(module: str, inside: str) -> Path:
     Raises:
         ConfigError: the package is not installed, does not lie on disk, or `inside` leaves it.
     """
-    parts = PurePosixPath(inside).parts
-    if not _MODULE.fullmatch(module) or ".." in parts or inside.startswith("/") or "\\" in inside:
-        raise ConfigError(f"'{module}/{inside}' is not a path inside a package; write MODULE/SUB/FOLDER without '..'")
+    parts = package_parts(module, inside)
     try:
         root = resources.files(module)
     except (ImportError, TypeError) as error:

@@ -105,7 +105,7 @@ class Decoder(nn.Module, ABC):
         self.identity = identity or DecoderIdentity(config.name, config.kind, type(language_model).__name__)
         self.vocabulary: int = embeddings.weight.shape[0]  # type: ignore[index]
         self.pad = self._padding_id()
-        self.projector = Projector(width, self._hidden(language_model))
+        self.projector = Projector(width, self.hidden(language_model))
         self.language_model = language_model
         self._first = first_position(language_model)
         self._selects = "logits_to_keep" in inspect.signature(language_model.forward).parameters
@@ -251,8 +251,9 @@ class Decoder(nn.Module, ABC):
             layer.lora_dropout.train(mode)
         return self
 
+    @staticmethod
     @abstractmethod
-    def _hidden(self, language_model: PreTrainedModel) -> int:
+    def hidden(language_model: PreTrainedModel) -> int:
         """Return the width the projector ends in."""
 
     @abstractmethod

@@ -46,7 +46,13 @@ class CrossAttentionDecoder(Decoder):
 
     needs_start = True
 
-    def _hidden(self, language_model: PreTrainedModel) -> int:
+    @staticmethod
+    def hidden(language_model: PreTrainedModel) -> int:
+        """Return the width the projector ends in: that of what a language model reads of an encoder.
+
+        Raises:
+            ConfigError: the language model was built without cross-attention layers.
+        """
         if not getattr(language_model.config, "add_cross_attention", False):
             raise ConfigError(
                 f"{type(language_model).__name__} was built without cross-attention layers; "

@@ -21,8 +21,8 @@ from tove_core.config import DecoderConfig
 from tove_core.environment import offline
 from tove_core.errors import CheckpointError, WeightsError
 from tove_core.folders import require_writable
+from tove_core.hub.bars import without_bars
 from tove_core.hub.digest import sha256
-from tove_core.language.bars import without_bars
 from tove_core.language.base import Decoder, DecoderIdentity
 from tove_core.language.cross_attention import CrossAttentionDecoder, cross_attention_parameters
 from tove_core.language.lora import adapted, plain_state

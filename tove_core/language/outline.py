@@ -14,7 +14,7 @@ from tove_core.errors import WeightsError
 from tove_core.hub.download import fetch_file
 from tove_core.hub.reference import resolve_folder
 from tove_core.language.cross_attention import cross_attention_parameters
-from tove_core.language.load import prepare, unreachable
+from tove_core.language.load import KINDS, prepare, unreachable
 from tove_core.language.lora import add_lora
 from tove_core.language.projector import Projector
 
@@ -51,8 +51,7 @@ class DecoderOutline(nn.Module):
         self.prefix = config.kind == "prefix"
         with torch.device("meta"):
             self.language_model: Any = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
-            hidden = self.language_model.get_input_embeddings().weight.shape[1]
-            self.projector = Projector(width, hidden)
+            self.projector = Projector(width, KINDS[config.kind].hidden(self.language_model))
         self._selects = "logits_to_keep" in inspect.signature(self.language_model.forward).parameters
         self.language_model.requires_grad_(config.train == "all")
         if config.train == "cross-attention":

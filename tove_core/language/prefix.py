@@ -17,7 +17,9 @@ class PrefixDecoder(Decoder):
     With a merged CLIP in front this is a LLaVA (Liu et al. 2023): same projector, same order of tokens.
     """
 
-    def _hidden(self, language_model: PreTrainedModel) -> int:
+    @staticmethod
+    def hidden(language_model: PreTrainedModel) -> int:
+        """Return the width the projector ends in: that of the text's embeddings."""
         return language_model.get_input_embeddings().weight.shape[1]  # type: ignore[index]
 
     def _positions(self, tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""Weights drawn from a seed alone, which leave the global generators as they were; for sampling see `draws`."""
+"""What draws from a seed alone and leaves the global generators as they were; for sampling see `draws`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
         torch.set_rng_state(host)
         if card is not None and cuda is not None:
             torch.cuda.set_rng_state(card, cuda)
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Let the block seed torch's generators and draw from them; afterwards they are as they were, on every device."""
+    host = torch.get_rng_state()
+    # Without an earlier use of CUDA there is no state to keep, and asking for one would start it.
+    cards = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(host)
+        if cards:
+            torch.cuda.set_rng_state_all(cards)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
 
 
 @contextmanager

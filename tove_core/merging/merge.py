@@ -23,6 +23,7 @@ from tove_core.data.sample import load_image
 from tove_core.errors import ConfigError, ToveError
 from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
+from tove_core.language.randomness import restored
 from tove_core.model import CLIP, ToveModel
 from tove_core.provenance import Origin
 from tove_core.selecting import every_expert
@@ -50,7 +51,7 @@ def merge(
     With `config.control` the tower is unfrozen and trained with the language loss alone, without a teacher.
 
     The tower is trained in float32 whatever its dtype, which it has again in the end; one of half precision computes
-    under bf16 autocast.
+    under bf16 autocast. Torch's generators are left as they were.
 
     Args:
         model: stays as it is; its decoder is where the new model's starts. One that selects experts teaches with all of
@@ -73,7 +74,8 @@ def merge(
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
     display = Display(config.steps, "control" if config.control else "merge", quiet=quiet)
     read = ReadAhead(lambda row: preprocess.see(load_image(examples.images[row])), config.workers)
-    with every_expert(model, "the tower is trained on what the model gives"), display, read, closing(examples):
+    told = every_expert(model, "the tower is trained on what the model gives")
+    with told, display, read, closing(examples), restored():
         for step in range(config.steps):
             set_rates(optimizer, schedule(step, _as_training(config)))
             torch.manual_seed(seed * 1_000_003 + step)

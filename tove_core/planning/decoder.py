@@ -8,6 +8,7 @@ from tove_core.config import DecoderConfig
 from tove_core.errors import WeightsError
 from tove_core.hub.download import on_disk
 from tove_core.language.outline import DecoderOutline
+from tove_core.language.quantised import bytes_spared
 from tove_core.planning.experts import FLOAT32, ON_META
 from tove_core.planning.figures import NOTHING, Figure, Part
 from tove_core.planning.measure import parameters, run, tensor_bytes
@@ -35,7 +36,8 @@ def decoder_part(config: DecoderConfig, tower: Tower | None, batch: int, *, trai
         why = Figure.unknown("it depends on CLIP, which is not known")
         model = outline.language_model
         without = "without its projector, whose size depends on CLIP"
-        params, weights = Figure.about(parameters(model), without), Figure.about(tensor_bytes(model), without)
+        held = _held(config, outline, tensor_bytes(model))
+        params, weights = Figure.about(parameters(model), without), Figure.about(held.value or 0, without)
         return Part("decoder", config.name, params, download, weights, why, why)
     length = PROMPT + config.max_new_tokens
     tokens = torch.empty(batch, tower.tokens, tower.width, device="meta")
@@ -50,11 +52,19 @@ def decoder_part(config: DecoderConfig, tower: Tower | None, batch: int, *, trai
         name=config.name,
         params=Figure(parameters(outline), ON_META),
         download=download,
-        weights=Figure(tensor_bytes(outline), f"in {config.dtype}"),
+        weights=_held(config, outline, tensor_bytes(outline)),
         activations=Figure.about(ran.peak, said),
         flops=Figure.about(flops, said),
         training=Figure.about(3 * trained, "gradient and two moments of AdamW") if training else NOTHING,
     )
+
+
+def _held(config: DecoderConfig, outline: DecoderOutline, plain: int) -> Figure:
+    """Return what the decoder holds on its device, where it is `plain` bytes in the configured dtype."""
+    if config.quantize is None:
+        return Figure(plain, f"in {config.dtype}")
+    spared = bytes_spared(outline.language_model, config.quantize)
+    return Figure.about(plain - spared, f"linear layers in {config.quantize}, the rest in {config.dtype}")
 
 
 def _download(outline: DecoderOutline) -> Figure:

@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from tove_core.config import ExpertConfig, RunConfig
 from tove_core.errors import ConfigError
 from tove_core.hub.load import load_expert
 from tove_core.hub.microbatch import free_memory
-from tove_core.hub.placement import Placement
+from tove_core.hub.placement import Placement, usable_device
 from tove_core.planning.figures import PARTIAL, Figure, Part, Plan
+from tove_core.planning.measure import tensor_bytes
 from tove_core.planning.run_figures import THOUSAND, Hours, RunPlan, Timing
 from tove_core.planning.step import CLIP, Step, sample_flops
 from tove_core.tower.load import load_tower
@@ -65,9 +66,9 @@ def measured(config: RunConfig, made: Plan, plan: RunPlan, step: Step | None, de
         step: the run's trained parts on meta; they are taken to the device.
 
     Raises:
-        ConfigError: there is no such device, or no part could be timed.
+        ConfigError: there is no such device, it holds no values, or no part could be timed.
     """
-    place = _usable(device or "cpu")
+    place = usable_device(device or "cpu", "--measure")
     subjects = _subjects(config, made, plan, step, place)
     timings: dict[str, Timing] = {}
     untimed: dict[str, str] = {}
@@ -120,6 +121,8 @@ def _subjects(config: RunConfig, made: Plan, plan: RunPlan, step: Step | None, p
         found.append(_Subject(wanted.key, part, known, limit, partial(_expert, wanted, place)))
     if step is not None and plan.tokens is not None:
         (part,) = (part for part in made.parts if part.part == "decoder")
+        # What is timed is not held in few bits, whatever `decoder.quantize` says: random weights are not quantised.
+        part = replace(part, weights=Figure(tensor_bytes(step.decoder), "as it is timed"))
         flops, _ = sample_flops(step, plan.tokens, plan.data)
         found.append(_Subject(STEP, part, flops, share, partial(_step, config, step, plan.tokens, plan, place)))
     return found
@@ -233,14 +236,6 @@ def _free(place: torch.device) -> int:
     import psutil  # accelerate brings it
 
     return psutil.virtual_memory().available
-
-
-def _usable(device: str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"--device {device!r} cannot be used here ({reason}); choose another") from error
 
 
 def _called(place: torch.device) -> str:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tove_core.errors import ConfigError, WeightsError
+from tove_core.hub.bars import without_bars
 from tove_core.tower.activation import activation_of
 from tove_core.tower.base import ResizeMode, Tokens, Tower, image_input
 from tove_core.tower.source import Files, sha256_of
@@ -182,7 +183,7 @@ def _load(kind: type[PreTrainedModel], files: Files, reference: str) -> tuple[Pr
         names = [WEIGHTS_FILE]
     paths = [files.weights(name) for name in names]
     try:
-        with files.staged([CONFIG_FILE, *names]) as folder:
+        with files.staged([CONFIG_FILE, *names]) as folder, without_bars():
             loaded: Any = kind.from_pretrained(
                 folder,
                 use_safetensors=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.errors import ConfigError, WeightsError
-from tove_core.hub.reference import here
+from tove_core.hub.reference import here, package_parts
 
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -175,11 +175,12 @@ def package_folder(reference: str) -> Files:
     """Return the files of `MODULE/FOLDER`, a folder inside an installed package, without importing the package.
 
     Raises:
-        ConfigError: the package or the folder is not there.
+        ConfigError: the package or the folder is not there, or the folder is none inside it.
     """
     module, _, inside = reference.partition("/")
+    parts = package_parts(module, inside)
     try:
-        spec = importlib.util.find_spec(module) if module else None
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
@@ -187,8 +188,8 @@ def package_folder(reference: str) -> Files:
             f"package {module!r} of 'package:{reference}' is not installed; write 'package:MODULE/FOLDER'"
         )
     for location in spec.submodule_search_locations:
-        if (Path(location) / inside).is_dir():
-            return Files(folder=Path(location) / inside)
+        if (folder := Path(location, *parts)).is_dir():
+            return Files(folder=folder)
     raise ConfigError(f"package {module!r} has no folder {inside!r}; check 'package:{reference}'")
 
 

@@ -139,7 +139,7 @@ def _clip(model: ToveModel, hashed: bool) -> FeatureFingerprint:
         "activation": str(tower.activation),
     }
     if hashed:
-        decides["weights"] = _kept(tower.vision, lambda: _weights(tower.vision))
+        decides["weights"] = _kept(tower, "weights", tower.vision, lambda: _weights(tower.vision))
     return FeatureFingerprint(CLIP, (tower.tokens, tower.width), decides, versions=_versions())
 
 
@@ -160,11 +160,11 @@ def _expert(model: ToveModel, key: str, hashed: bool) -> FeatureFingerprint:
         # What is installed computes, which need not be the version a checkpoint was recorded with.
         decides["version"] = plugins.registry().find(origin.reference).source.version
     if hashed:
-        decides["weights"] = _kept(expert.module, lambda: _weights(expert.module))
+        decides["weights"] = _kept(expert.module, "weights", expert.module, lambda: _weights(expert.module))
     if hashed and origin.distribution == IN_PROCESS:
         decides["code"] = code_digest(spec, expert)
     if hashed and gives_text(spec):
-        decides["text"] = _kept(model.tower, lambda: text_fingerprint(model.tower))
+        decides["text"] = _kept(model.tower, "text", model.tower, lambda: text_fingerprint(model.tower))
     shape = (model.tower.tokens, align.width)
     return FeatureFingerprint(key, shape, decides, _statistics(align), _versions())
 
@@ -177,17 +177,22 @@ def _statistics(align: Align) -> dict[str, dict[str, list[float]]]:
     return measured
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[nn.Module, dict[str, tuple[object, str]]] = WeakKeyDictionary()
 
 
-def _kept(module: nn.Module, hashed: Callable[[], str]) -> str:
-    """Return a hash of a module's tensors; while none is changed or replaced they are read once."""
+def _kept(owner: nn.Module, what: str, module: nn.Module, hashed: Callable[[], str]) -> str:
+    """Return a hash of a module's tensors; while none is changed or replaced they are read once.
+
+    Args:
+        owner: what the hash is kept for; `module` may be put together anew for every call.
+        what: names the hash among those of `owner`.
+    """
     tensors = [*module.parameters(), *module.buffers()]
     stamp = [(t.data_ptr(), t.dtype, t.shape, None if t.is_inference() else t._version) for t in tensors]
-    known = _KNOWN.get(module)
-    if known is None or known[0] != stamp:
-        known = _KNOWN[module] = stamp, hashed()
-    return known[1]
+    kept = _KNOWN.setdefault(owner, {})
+    if what not in kept or kept[what][0] != stamp:
+        kept[what] = stamp, hashed()
+    return kept[what][1]
 
 
 def _weights(module: nn.Module) -> str:

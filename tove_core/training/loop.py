@@ -21,6 +21,7 @@ from tove_core.config import TrainingConfig
 from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.errors import CheckpointError, ConfigError, ToveError
 from tove_core.language.base import Decoder
+from tove_core.language.randomness import restored
 from tove_core.model import ToveModel
 from tove_core.selecting import SELECT_ANEW
 from tove_core.training.average import MovingAverage
@@ -55,6 +56,8 @@ def fit(
 ) -> None:
     """Train a model's fusion and decoder in place.
 
+    Torch's generators are left as they were: what is random follows from `seed` alone.
+
     Where `config.shard` divides the language model, it is whole again at the end, and stays divided after an error.
     Every expert is trained on every image; unless some are trained alone, the model loses its selector, with a warning.
 
@@ -87,7 +90,7 @@ def fit(
         model.selector = None
     seed, output = seed_given(seed), None if output is None else path_given(output, "output")
     run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
-    with only_experts(model, only), listening() as request:
+    with only_experts(model, only), listening() as request, restored():
         run.go(request, resume)
     model.trained = True
     model.eval()

@@ -100,6 +100,8 @@ class Display:
         self.console = Console(stderr=True)
         self.quiet = quiet
         self.bar: Progress | None = None
+        self._done = self._shown = 0
+        self._note = ""
 
     def __enter__(self) -> Self:
         """Show the bar."""
@@ -113,16 +115,24 @@ class Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Take the bar away."""
+        """Take the bar away; where there is none, say how far it came, unless an error does."""
         if self.bar is not None:
             self.bar.stop()
+        elif error is None and self._done != self._shown:
+            self._line()
 
     def update(self, done: int, note: str = "") -> None:
-        """Show how far it is."""
+        """Show how far it is; as a line, whenever another `every` are done, and at the end."""
+        last, self._done, self._note = self._done, done, note
         if self.bar is not None:
             self.bar.update(self.task, completed=done, note=note)
-        elif not self.quiet and (done % self.every == 0 or done == self.total):
-            print(f"{self.label} {done}/{self.total} {note}", file=sys.stderr, flush=True)
+        elif done // self.every > last // self.every or (done == self.total and done != self._shown):
+            self._line()
+
+    def _line(self) -> None:
+        self._shown = self._done
+        if not self.quiet:
+            print(f"{self.label} {self._done}/{self.total} {self._note}", file=sys.stderr, flush=True)
 
 
 class Reporter:

@@ -93,6 +93,8 @@ class Runner:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{path} is damaged ({error}); remove it to do its job again") from error
+        if not isinstance(found, dict) or not found.keys() >= {"job", "settings"}:
+            raise ConfigError(f"{path} is damaged (it holds no result); remove it to do its job again")
         if found["settings"] != self._settings_of(job):
             raise ConfigError(f"{path} was made with other settings; give another folder, or remove it to do it again")
         return found

@@ -52,6 +52,7 @@ class Subject(Prepared):
 
     def __init__(self, name: str, size: Size, parts: Parts) -> None:
         self.name, self.size, self.parts = name, size, parts
+        self._first: dict[int, list[Sample]] = {}
         super().__init__(parts.train)
         widths = [align.width for align in self.hub.align.values()]  # type: ignore[misc]  # all are Aligns
         self.budget = fusion_parameters(self.hub.config.fusion, self.hub.tower.width, widths)  # type: ignore[arg-type]
@@ -62,7 +63,7 @@ class Subject(Prepared):
         return [sample for sample in self.parts.test if sample.prompt is not None]
 
     def first(self, scenes: int) -> list[Sample]:
-        """Return the training samples about the first distinct images.
+        """Return the training samples about the first distinct images, the same list every time.
 
         Raises:
             ConfigError: there are not so many.
@@ -72,7 +73,10 @@ class Subject(Prepared):
             raise ConfigError(
                 f"{scenes} training images were asked for and {self.name} has {len(images)}; ask for less"
             )
-        return [sample for sample, own in zip(self.train, rows, strict=True) if max(own) < scenes]
+        if scenes not in self._first:
+            pairs = zip(self.train, rows, strict=True)
+            self._first[scenes] = [sample for sample, own in pairs if max(own) < scenes]
+        return self._first[scenes]
 
     def cluster(self, sample: Sample) -> str:
         """Return what samples that must be drawn together share: the statement in NLVR, elsewhere the image."""
