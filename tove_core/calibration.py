@@ -9,6 +9,7 @@ import torch
 
 from tove_core.errors import ConfigError, DataError, ImageError
 from tove_core.fusion import Align
+from tove_core.hub.autocast import no_autocast
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor, View
@@ -54,7 +55,8 @@ def calibrate(model: ToveModel, images: ImageSource | Sequence[ImageSource], bat
                 f"{key!r} gives values that are not finite for the images to calibrate on; "
                 "calibrate on others, or leave the expert out"
             )
-    model.fusion.calibrate(features[CLIP], features)
+    with no_autocast(model.device.type):
+        model.fusion.calibrate(features[CLIP], features)
     model.calibrated = True
 
 

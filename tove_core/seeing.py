@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tove_core.fusion import Align, Fused
 from tove_core.fusion.finite import require_finite
+from tove_core.hub.autocast import no_autocast
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.streams import run_beside
 from tove_core.hub.transfer import arrived, sent
@@ -63,4 +64,6 @@ def see(
 
 
 def _features(expert: FrozenExpert, align: Align, pixels: Tensor, home: torch.device) -> Tensor:
-    return align({name: arrived(value, home) for name, value in expert(pixels).items()})
+    outputs = {name: arrived(value, home) for name, value in expert(pixels).items()}
+    with no_autocast(home.type):  # what is aligned is what a feature cache keeps
+        return align(outputs)
