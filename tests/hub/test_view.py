@@ -154,3 +154,11 @@ def test_no_images_and_unknown_views_are_errors() -> None:
     for nothing in ([], "picture.png"):
         with pytest.raises(ImageError, match="no images"):
             Preprocessor({"clip": CLIP})(nothing)  # type: ignore[arg-type]
+
+
+def test_an_image_that_was_prepared_in_another_view_is_refused() -> None:
+    image = tensor(smooth(30, 51))
+    seen = Preprocessor({"clip": CLIP}, "crop").see(image)
+    assert torch.equal(Preprocessor({"clip": CLIP}, "crop")([seen])["clip"][0], resample(image, "crop", CLIP))
+    with pytest.raises(ImageError, match="prepared in view 'crop', and this model sees 'squash'"):
+        Preprocessor({"clip": CLIP})([seen])
