@@ -145,7 +145,7 @@ def test_images_prepared_one_by_one_give_the_same_batches() -> None:
     assert all(torch.equal(found[key], wanted[key]) for key in wanted) and found["clip"] is found["again"]
     assert [len(one.rows) for one in seen] == [2, 2, 2]
     with pytest.raises(ImageError, match="prepared for other experts"):
-        Preprocessor({"new": Input(size=(8, 8))})(seen)
+        Preprocessor({"new": Input(size=(8, 8))}, "pad")(seen)
 
 
 def test_no_images_and_unknown_views_are_errors() -> None:
