@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from tove_core.checks import whole
 from tove_core.errors import ConfigError, DataError, ImageError
 from tove_core.fusion import Align
 from tove_core.hub.autocast import no_autocast
@@ -35,6 +36,7 @@ def drawn(count: int, wanted: int) -> list[int]:
 @torch.no_grad()
 def calibrate(model: ToveModel, images: ImageSource | Sequence[ImageSource], batch_size: int = 64) -> None:
     """Measure what is fixed before training; see `ToveModel.calibrate`."""
+    batch_size = whole(batch_size, "batch_size", least=1)
     if model.calibrated or model.fusion is None:
         return
     if model.trained:
