@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tove_core.checks import seed_given
 from tove_core.config import FusionConfig, MergeConfig, ModelConfig, TrainingConfig
 from tove_core.data.ahead import ReadAhead
 from tove_core.data.batches import BatchSampler, mixture_parts
@@ -56,11 +57,12 @@ def merge(
         examples: samples bound to `model`; with a feature table the experts do not run again.
 
     Raises:
-        ConfigError: the model has no decoder, or nothing to merge.
+        ConfigError: the model has no decoder, or nothing to merge, or the seed is no whole number from 0.
         DataError: the examples hold features of another model, too many images are unreadable, or too many samples too
             long for the language model.
         ToveError: the loss or the gradient is not finite; the step and the samples are named.
     """
+    seed = seed_given(seed)
     decoder = require_mergeable(model, config)
     examples.require_of(model)
     warn_of_schedule(config.steps, config.warmup, "")
