@@ -303,3 +303,17 @@ class _nothing:
 def test_other_forms_are_refused_with_what_to_give(source: object, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         read_image(source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["tensor", "array"])
+def test_floats_that_rounding_left_outside_are_cut_and_others_told_exactly(form: str) -> None:
+    def given(low: float, high: float) -> object:
+        values = np.full((3, 4, 5), 0.25, dtype=np.float32)
+        values[0, 0, :2] = low, high
+        return torch.from_numpy(values) if form == "tensor" else values.transpose(1, 2, 0)
+
+    seen = read_image(given(-5e-7, 1.0000005))  # type: ignore[arg-type]
+    assert seen[0, 0].tolist() == [0, 1, 0.25, 0.25, 0.25] and seen[1:].eq(0.25).all()
+    for low, high, told in ((0, 1.00001, "from 0 to 1.00001"), (-0.00001, 1, r"from -9\.99\d+e-06 to 1 ")):
+        with pytest.raises(ImageError, match=told):
+            read_image(given(low, high))  # type: ignore[arg-type]
