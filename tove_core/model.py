@@ -283,7 +283,9 @@ class ToveModel(nn.Module):
         self.provenance = self.provenance.model_copy(update={"experts": origins})
         return gone
 
-    def add_expert(self, expert: str | ExpertConfig | Mapping[str, Any], *, images: Sequence[ImageSource] = ()) -> None:
+    def add_expert(
+        self, expert: str | ExpertConfig | Mapping[str, Any], *, images: ImageSource | Sequence[ImageSource] = ()
+    ) -> None:
         """Let an expert join a trained model without changing what it says; see `tove_core.growth.add_expert`."""
         from tove_core.growth import add_expert
 
