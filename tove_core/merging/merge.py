@@ -42,6 +42,7 @@ _EMBEDDINGS = frozenset(
 """What open_clip, timm and transformers call embeddings of class and position, which by custom get no weight decay."""
 
 
+@torch.inference_mode(False)  # as in a caller's `no_grad` too: nothing could be learnt there
 def merge(
     model: ToveModel, examples: Examples, config: MergeConfig, *, seed: int = 0, quiet: bool = False
 ) -> ToveModel:
@@ -65,7 +66,7 @@ def merge(
     seed = seed_given(seed)
     decoder = require_mergeable(model, config)
     examples.require_of(model)
-    warn_of_schedule(config.steps, config.warmup, "")
+    warn_of_schedule(config.steps, config.warmup, "", stacklevel=4)
     student, decoder = _student(model, decoder)
     optimizer = adamw(_groups(student, decoder, config), betas=config.betas)
     sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
