@@ -13,9 +13,8 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_gets_through_to_another_process_whole(kind: type[ToveError]) -> None:
-    error = {Interrupted: lambda: Interrupted("stopped", 15), ContractError: lambda: ContractError("no", "regions")}.get(
-        kind, lambda: kind("seen, wanted, do")
-    )()
+    more = {Interrupted: (15,), ContractError: ("regions",)}
+    error = kind("seen, wanted, do", *more.get(kind, ()))
     error.add_note("in worker 3")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is kind and str(again) == str(error)

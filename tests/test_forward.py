@@ -161,7 +161,7 @@ def test_distributed_data_parallel_calls_it(model: Any, toy: Any, tmp_path: Path
 @pytest.mark.parametrize("only", ["clip", 3, [1], b"clip"])
 def test_who_is_to_be_run_is_given_as_a_list_of_names(toy: Any, model: Any, only: Any) -> None:
     for ask in (lambda: model.encode(batch(), only=only), lambda: model.preprocessor(only)):
-        with pytest.raises(ConfigError, match="only is .*; give a list of names"):
+        with pytest.raises(ConfigError, match=r"only is .*; give a list of names"):
             ask()
 
 

@@ -25,7 +25,10 @@ from tove_core.places import with_absolute_member
 
 @torch.no_grad()
 def add_expert(
-    model: ToveModel, expert: str | ExpertConfig | Mapping[str, Any], *, images: ImageSource | Sequence[ImageSource] = ()
+    model: ToveModel,
+    expert: str | ExpertConfig | Mapping[str, Any],
+    *,
+    images: ImageSource | Sequence[ImageSource] = (),
 ) -> None:
     """Let an expert join: loaded, frozen, and with a first linear of zeros, so that every token stays bit for bit.
 

@@ -62,7 +62,7 @@ def test_every_fusion_refuses_what_it_has_no_use_for(make: Any, drawn: Any, kind
     for switched in ([], list(fusion.experts)):
         for name in switched:
             fusion.switch_off(name, "zero")
-        with pytest.raises(ConfigError, match="gate noise 0.3 was asked for without keys"):
+        with pytest.raises(ConfigError, match=r"gate noise 0\.3 was asked for without keys"):
             fusion(v, u, noise=0.3)
         with pytest.raises(ConfigError, match="noise is -3"):
             fusion(v, u, noise=-3)

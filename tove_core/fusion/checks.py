@@ -57,9 +57,7 @@ def check_options(mask: object, keys: object, noise: float, batch: int, experts:
     """
     if mask is not None and not _is(mask, (batch, len(experts)), [torch.bool]):
         columns = f"a column for each of {', '.join(experts)}" if experts else "no column, there being no expert"
-        raise ConfigError(
-            f"the mask is {_with_type(mask)}; wanted [{batch}, {len(experts)}], {columns}, as torch.bool"
-        )
+        raise ConfigError(f"the mask is {_with_type(mask)}; wanted [{batch}, {len(experts)}], {columns}, as torch.bool")
     if keys is not None and not _is(keys, (batch,), [torch.int64, torch.int32]):
         raise ConfigError(
             f"the keys are {_with_type(keys)}; wanted torch.int64 [{batch}], one for each sample, as "

@@ -56,7 +56,7 @@ def check_values(
 
 
 def check_options(options: Mapping[str, Any], model: PreTrainedModel, *, do_sample: bool = True) -> None:
-    """Refuse options that transformers' `generate` does not have or would ignore, or that ask for more than a text each.
+    """Refuse options that transformers' `generate` does not have or would ignore, or that ask for more than one text.
 
     Args:
         do_sample: whether tokens are drawn.

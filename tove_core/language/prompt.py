@@ -127,8 +127,10 @@ class PromptLayout:
         """
         added = self._encoder.added_tokens_decoder
         special = {*self.tokenizer.all_special_ids, *(one for one, token in added.items() if token.special)}
-        special -= {self._image, self.tokenizer.unk_token_id}
-        return [str(self.tokenizer.convert_ids_to_tokens(one)) for one in self._ids([text])[0] if one in special]
+        found = [one for one in self._ids([text])[0] if one in special and one != self._image]
+        names = [str(self.tokenizer.convert_ids_to_tokens(one)) for one in found]
+        # What a tokenizer does not know may become a special token too, without being spelt.
+        return [name for name in names if name != self.tokenizer.unk_token or name in text]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the answer in generated ids: up to the end token, without special tokens or surrounding blanks."""
@@ -162,7 +164,7 @@ class PromptLayout:
             raise DataError(f"target {text!r} holds {IMAGE!r}, which marks the image's place; take it out")
         if self.end in ids:
             end = self.tokenizer.convert_ids_to_tokens(self.end)
-            raise DataError(f"target {text!r:.80} holds {end!r}, which ends an answer and is put behind it; take it out")
+            raise DataError(f"target {text!r:.80} holds {end!r}, which ends an answer and comes behind it; take it out")
         return (*ids[1:], self.end)
 
     def _ids(self, texts: Any) -> list[list[int]]:

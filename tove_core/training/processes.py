@@ -21,7 +21,9 @@ PATIENCE = timedelta(days=30)
 """How long one waits for others whose images may be many more or far larger."""
 
 
-def join(device: str | torch.device | None, wanted: int | None = None, *, patience: timedelta | None = None) -> PartialState:
+def join(
+    device: str | torch.device | None, wanted: int | None = None, *, patience: timedelta | None = None
+) -> PartialState:
     """Join the processes that were started together; alone where this one was started by itself.
 
     Args:

@@ -150,8 +150,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     with all_told():
         if together.is_main_process:
             _keep(config)
-    settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining, "warn": False}
-    fit(model, examples, config.training, **settings)
+    settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
+    fit(model, examples, config.training, **settings, warn=False)
     with all_told():  # nobody reads the checkpoint before it is there
         if together.is_main_process:
             _end(model, config.output)
