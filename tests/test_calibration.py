@@ -108,3 +108,13 @@ def test_what_was_trained_uncalibrated_is_not_scaled_but_goes_on(toy: Any, tmp_p
     grown = train(RunConfig.model_validate(given), quiet=True)
     assert torch.equal(grown.fusion.second.weight, before)
     assert grown.align["toy-fine"].get_buffer("depth-std").ne(1).all()
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5])
+def test_images_are_not_measured_none_at_a_time(toy: Any, size: Any) -> None:
+    model = toy.build(decoder=None)
+    with pytest.raises(ConfigError, match=f"batch_size is {size}; give a whole number, at least 1"):
+        model.calibrate(toy.pictures(2), batch_size=size)
+    with pytest.raises(ConfigError, match=f"batch_size is {size}"):
+        Examples.cached(model, halves(1, 1), batch_size=size)
+    assert not model.calibrated

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tove_core.errors import ConfigError, ImageError
+from tove_core.errors import ConfigError, ImageError, UnknownExpertError
 from tove_core.fusion.noise import sample_keys, sample_mask
 from tove_core.training.step import TransferStep
 
@@ -156,3 +156,24 @@ def test_distributed_data_parallel_calls_it(model: Any, toy: Any, tmp_path: Path
     finally:
         torch.distributed.destroy_process_group()
     assert alone and all(torch.allclose(model.get_parameter(name).grad, grad) for name, grad in alone.items())
+
+
+@pytest.mark.parametrize("only", ["clip", 3, [1], b"clip"])
+def test_who_is_to_be_run_is_given_as_a_list_of_names(toy: Any, model: Any, only: Any) -> None:
+    for ask in (lambda: model.encode(batch(), only=only), lambda: model.preprocessor(only)):
+        with pytest.raises(ConfigError, match=r"only is .*; give a list of names"):
+            ask()
+
+
+def test_images_are_prepared_for_nobody_that_the_model_does_not_hold(model: Any) -> None:
+    with pytest.raises(UnknownExpertError, match=r"prepared for \['nope'\]; this model holds clip, toy-"):
+        model.preprocessor(["clip", "nope"])
+    model.detach("toy-wide")
+    assert list(model.preprocessor(["toy-wide"]).inputs) == ["toy-wide"]
+
+
+def test_a_model_without_experts_takes_the_same_options(toy: Any) -> None:
+    plain = toy.build([], decoder=None)
+    assert torch.equal(plain(batch(), keys=torch.arange(3), noise=0.1), plain.tokens(batch()))
+    with pytest.raises(TypeError, match="maks"):
+        plain(batch(), maks=3)

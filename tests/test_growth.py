@@ -189,3 +189,20 @@ def test_growth_that_cannot_be_says_why(toy: Any, trained: Any) -> None:
         with pytest.raises((ConfigError, UnknownExpertError), match=wanted):
             fit(trained, examples, FEW, quiet=True, only=only)
     assert trained.active_experts == ["toy-fine", "toy-wide"]
+
+
+def test_images_to_join_on_come_in_every_form_that_calibration_takes(toy: Any) -> None:
+    pixels = torch.randint(0, 256, (3, 3, 40, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    arrays = pixels.permute(0, 2, 3, 1).numpy()
+    found = []
+    for images in (list(pixels), pixels, arrays, iter(list(pixels))):
+        model = toy.build(["toy-wide"], decoder=None, seed=3)
+        model.calibrate(toy.pictures(3))
+        model.add_expert("toy-fine", images=images)
+        found.append(model.align["toy-fine"].get_buffer("depth-std"))
+    assert all(torch.equal(one, found[0]) for one in found)
+    model = toy.build(["toy-wide"], decoder=None, seed=3)
+    model.calibrate(toy.pictures(3))
+    for nothing in ((), iter([]), pixels[:0]):
+        with pytest.raises(ConfigError, match="give images to measure them on"):
+            model.add_expert("toy-fine", images=nothing)

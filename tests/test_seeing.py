@@ -109,3 +109,17 @@ def spoil(outputs: Any, value: float) -> Any:
         if len(tensor) > 1:
             tensor[1].view(-1)[3] = value
     return outputs
+
+
+def test_the_callers_autocast_changes_nothing_of_what_is_frozen_or_measured(toy: Any) -> None:
+    model, other, shown = built(toy), toy.build(seed=3), toy.pictures(2)
+    plain = model.encode(shown)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = model.encode(shown)
+        other.calibrate(toy.pictures(4))
+    assert all(torch.equal(cast[name], plain[name]) for name in plain)
+    assert torch.equal(other.fusion.second.weight, model.fusion.second.weight)
+    for name in model.active_experts:
+        model.detach(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.tokens(shown), plain["clip"])

@@ -7,8 +7,10 @@ from typing import cast
 
 import torch
 
+from tove_core.checks import whole
 from tove_core.errors import ConfigError, DataError, ImageError
 from tove_core.fusion import Align
+from tove_core.hub.autocast import no_autocast
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor, View
@@ -34,6 +36,7 @@ def drawn(count: int, wanted: int) -> list[int]:
 @torch.no_grad()
 def calibrate(model: ToveModel, images: ImageSource | Sequence[ImageSource], batch_size: int = 64) -> None:
     """Measure what is fixed before training; see `ToveModel.calibrate`."""
+    batch_size = whole(batch_size, "batch_size", least=1)
     if model.calibrated or model.fusion is None:
         return
     if model.trained:
@@ -54,7 +57,8 @@ def calibrate(model: ToveModel, images: ImageSource | Sequence[ImageSource], bat
                 f"{key!r} gives values that are not finite for the images to calibrate on; "
                 "calibrate on others, or leave the expert out"
             )
-    model.fusion.calibrate(features[CLIP], features)
+    with no_autocast(model.device.type):
+        model.fusion.calibrate(features[CLIP], features)
     model.calibrated = True
 
 

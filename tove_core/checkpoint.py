@@ -161,7 +161,7 @@ def verified(folder: Path) -> Manifest:
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | Path) -> Manifest:
     """Read and check `tove.json`; folders as for `load`.
 
     Raises:
@@ -185,7 +185,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path} is not valid: {describe(error)}") from error
 
 
-def require_decoder(folder: Path) -> None:
+def require_decoder(folder: str | Path) -> None:
     """Refuse a checkpoint whose model cannot write text, before anything is loaded; folders as for `load`.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,21 @@ def path_given(place: Any, what: str) -> Path:
     if not isinstance(place, (str, os.PathLike)):
         raise ConfigError(f"{what} is {place!r:.60}; give a path")
     return Path(place)
+
+
+def names_given(names: Any, what: str) -> list[str]:
+    """Return names that were given as a list of texts; one text alone would be read letter by letter.
+
+    Args:
+        what: the argument, as the error calls it.
+
+    Raises:
+        ConfigError: they are no list, or one of them is no text.
+    """
+    listed = list(names) if isinstance(names, Iterable) and not isinstance(names, (str, bytes, Mapping)) else None
+    if listed is None or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(f"{what} is {names!r:.60}; give a list of names")
+    return listed
 
 
 def whole(value: Any, name: str, *, least: int, most: int | None = None) -> int:

@@ -78,3 +78,7 @@ class Interrupted(ToveError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int], dict[str, object]]:
+        # By itself an exception is made again from its message alone.
+        return type(self), (str(self), self.signal), self.__dict__

@@ -18,13 +18,17 @@ from tove_core.fusion.kinds import check_names
 from tove_core.hub.images import ImageSource
 from tove_core.hub.placement import Placement
 from tove_core.licenses import check_licenses
+from tove_core.listed import listed
 from tove_core.model import ToveModel
 from tove_core.places import with_absolute_member
 
 
 @torch.no_grad()
 def add_expert(
-    model: ToveModel, expert: str | ExpertConfig | Mapping[str, Any], *, images: Sequence[ImageSource] = ()
+    model: ToveModel,
+    expert: str | ExpertConfig | Mapping[str, Any],
+    *,
+    images: ImageSource | Sequence[ImageSource] = (),
 ) -> None:
     """Let an expert join: loaded, frozen, and with a first linear of zeros, so that every token stays bit for bit.
 
@@ -33,7 +37,8 @@ def add_expert(
 
     Args:
         expert: as `tove_core.build` takes it; its weights come from where the model's experts came from.
-        images: a sample of training images, for outputs with `norm: fixed` (a few hundred are enough).
+        images: a sample of training images, for outputs with `norm: fixed` (a few hundred are enough), in any form that
+            `ToveModel.calibrate` takes.
 
     Raises:
         ConfigError: the model has no experts to join, holds this one already, or images are needed.
@@ -62,9 +67,10 @@ def add_expert(
     align = Align(loaded.spec, model.tower.grid, model.texts)
     # Of a model that is neither, `calibrate` will measure it with the others.
     if align.needs_measuring and (model.calibrated or model.trained):
-        if not images:
+        shown = listed(images)
+        if not shown:
             raise ConfigError(f"expert {key!r} is normalised by statistics of its own; give images to measure them on")
-        measure(align, loaded, model.config.view, images)
+        measure(align, loaded, model.config.view, shown)
     fusion.add(key, align.width)
     model.experts[key], model.align[key] = loaded, align
     model.config = model.config.model_copy(update={"experts": (*model.config.experts, wanted)})

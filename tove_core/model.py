@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tove_core.checks import names_given
 from tove_core.config import ExpertConfig, ModelConfig, Rule
 from tove_core.errors import ConfigError, UnknownExpertError
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.fusion.checks import clip_tokens
 from tove_core.fusion.selector import Selector
+from tove_core.fusion.transfer import without_experts
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor, Seen
@@ -127,24 +129,34 @@ class ToveModel(nn.Module):
 
         Raises:
             UnknownExpertError: `only` names what is not active.
+            ConfigError: `only` is no list of names.
         """
         features = [CLIP, *self.active_experts]
-        if only is not None and (unknown := sorted(set(only) - set(features))):
+        asked = features if only is None else names_given(only, "only")
+        if unknown := sorted(set(asked) - set(features)):
             raise UnknownExpertError(f"{unknown} cannot be run; this model has {', '.join(features)} on")
-        wanted = features if only is None else [key for key in features if key in only]
+        wanted = [key for key in features if key in asked]
         experts = {key: (self._expert(key), self._align(key)) for key in wanted if key != CLIP}
         return see(self.preprocessor(wanted)(listed(images)), self.tower, experts)
 
     def preprocessor(self, only: Sequence[str] | None = None) -> Preprocessor:
-        """Return what prepares images for CLIP and the active experts, or for `only` some of them."""
-        wanted = [CLIP, *self.active_experts] if only is None else only
+        """Return what prepares images for CLIP and the active experts, or for `only` some that the model holds.
+
+        Raises:
+            UnknownExpertError: `only` names what it does not hold.
+            ConfigError: `only` is no list of names.
+        """
+        wanted = [CLIP, *self.active_experts] if only is None else names_given(only, "only")
+        held = [CLIP, *self.experts]
+        if unknown := sorted(set(wanted) - set(held)):
+            raise UnknownExpertError(f"images cannot be prepared for {unknown}; this model holds {', '.join(held)}")
         inputs = {key: self.tower.input if key == CLIP else self._expert(key).spec.input for key in wanted}
         return Preprocessor(inputs, self.config.view)
 
     def fuse(self, features: Mapping[str, Tensor], **options: Any) -> Fused:
         """Enhance CLIP's tokens by all experts' features; options as for `Transfer.forward`. Gradients flow."""
         tokens = clip_tokens(features)
-        return Fused(tokens, None) if self.fusion is None else self.fusion(tokens, features, **options)
+        return without_experts(tokens, **options) if self.fusion is None else self.fusion(tokens, features, **options)
 
     @torch.no_grad()
     def select(self, images: ImageSource | Sequence[ImageSource]) -> dict[str, Tensor]:
@@ -298,7 +310,9 @@ class ToveModel(nn.Module):
         self.provenance = self.provenance.model_copy(update={"experts": origins})
         return gone
 
-    def add_expert(self, expert: str | ExpertConfig | Mapping[str, Any], *, images: Sequence[ImageSource] = ()) -> None:
+    def add_expert(
+        self, expert: str | ExpertConfig | Mapping[str, Any], *, images: ImageSource | Sequence[ImageSource] = ()
+    ) -> None:
         """Let an expert join a trained model without changing what it says; see `tove_core.growth.add_expert`."""
         from tove_core.growth import add_expert
 
@@ -316,7 +330,8 @@ class ToveModel(nn.Module):
             batch_size: images that are seen at a time; the residual's size is measured on as many, drawn from all.
 
         Raises:
-            ConfigError: every expert is off, or the model was trained without being calibrated.
+            ConfigError: every expert is off, the model was trained without being calibrated, or the batch size is
+                below 1.
             DataError: an expert gives values for them that are not finite; nothing is changed.
             ImageError: there is no image, or one cannot be read.
         """

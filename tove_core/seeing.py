@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tove_core.fusion import Align
+from tove_core.hub.autocast import no_autocast
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.streams import run_beside
 from tove_core.hub.transfer import arrived, sent
@@ -48,4 +49,6 @@ def see(
 
 
 def _features(expert: FrozenExpert, align: Align, pixels: Tensor, home: torch.device) -> Tensor:
-    return align({name: arrived(value, home) for name, value in expert(pixels).items()})
+    outputs = {name: arrived(value, home) for name, value in expert(pixels).items()}
+    with no_autocast(home.type):  # what is aligned is what a feature cache keeps
+        return align(outputs)

@@ -7,7 +7,7 @@ import torch
 
 from tove_core.config import ClipConfig
 from tove_core.data.sample import Sample
-from tove_core.errors import DataError
+from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.clip_tower import embed_images, retrieve, score_with_clip, zero_shot
 from tove_core.tower import load_tower
 
@@ -72,3 +72,10 @@ def test_classes_and_templates_that_do_not_fit_are_refused(tower: Any, samples: 
         zero_shot(tower, samples, CLASSES, templates=["a photo"])
     with pytest.raises(DataError, match=r"6 classes \(5 different\)"):
         zero_shot(tower, samples, [*CLASSES, "red"])
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_images_are_not_embedded_none_at_a_time(tower: Any, samples: list[Sample], size: int) -> None:
+    for ask in (embed_images, retrieve):
+        with pytest.raises(ConfigError, match=f"batch_size is {size}; give a whole number, at least 1"):
+            ask(tower, samples, batch_size=size)

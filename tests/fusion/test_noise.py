@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,8 @@ def test_keys_do_not_depend_on_the_batch():
     alone = torch.cat([sample_keys(3, [epoch], [index]) for epoch, index in ((0, 5), (0, 9), (1, 5))])
     assert together.dtype == torch.int64
     assert torch.equal(together, alone)
+    for kind in (np.array, torch.tensor):
+        assert torch.equal(sample_keys(3, kind([0, 0, 1]), kind([5, 9, 5])), together)
 
 
 def test_an_epoch_for_each_sample_is_needed():

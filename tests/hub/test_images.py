@@ -354,3 +354,17 @@ def test_what_is_one_image_is_not_taken_apart(tmp_path: Path):
         for one in [*given, mapped, *arrays]:
             (found,) = listed(one)
             assert found is one
+
+
+@pytest.mark.parametrize("form", ["tensor", "array"])
+def test_floats_that_rounding_left_outside_are_cut_and_others_told_exactly(form: str) -> None:
+    def given(low: float, high: float) -> object:
+        values = np.full((3, 4, 5), 0.25, dtype=np.float32)
+        values[0, 0, :2] = low, high
+        return torch.from_numpy(values) if form == "tensor" else values.transpose(1, 2, 0)
+
+    seen = read_image(given(-5e-7, 1.0000005))  # type: ignore[arg-type]
+    assert seen[0, 0].tolist() == [0, 1, 0.25, 0.25, 0.25] and seen[1:].eq(0.25).all()
+    for low, high, told in ((0, 1.00001, "from 0 to 1.00001"), (-0.00001, 1, r"from -9\.99\d+e-06 to 1 ")):
+        with pytest.raises(ImageError, match=told):
+            read_image(given(low, high))  # type: ignore[arg-type]

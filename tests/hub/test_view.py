@@ -145,7 +145,7 @@ def test_images_prepared_one_by_one_give_the_same_batches() -> None:
     assert all(torch.equal(found[key], wanted[key]) for key in wanted) and found["clip"] is found["again"]
     assert [len(one.rows) for one in seen] == [2, 2, 2]
     with pytest.raises(ImageError, match="prepared for other experts"):
-        Preprocessor({"new": Input(size=(8, 8))})(seen)
+        Preprocessor({"new": Input(size=(8, 8))}, "pad")(seen)
 
 
 def test_no_images_and_unknown_views_are_errors() -> None:
@@ -154,3 +154,11 @@ def test_no_images_and_unknown_views_are_errors() -> None:
     for nothing in ([], "picture.png"):
         with pytest.raises(ImageError, match="no images"):
             Preprocessor({"clip": CLIP})(nothing)  # type: ignore[arg-type]
+
+
+def test_an_image_that_was_prepared_in_another_view_is_refused() -> None:
+    image = tensor(smooth(30, 51))
+    seen = Preprocessor({"clip": CLIP}, "crop").see(image)
+    assert torch.equal(Preprocessor({"clip": CLIP}, "crop")([seen])["clip"][0], resample(image, "crop", CLIP))
+    with pytest.raises(ImageError, match="prepared in view 'crop', and this model sees 'squash'"):
+        Preprocessor({"clip": CLIP})([seen])

@@ -101,7 +101,7 @@ def test_processors_that_are_given_come_before_the_draws(make, tokens):
     assert seen and set(seen) == {torch.Tensor}
 
 
-@pytest.mark.parametrize("seed", ["1", 1.5, True, 2**64, -(2**63) - 1])
+@pytest.mark.parametrize("seed", ["1", 1.5, True, -1, 2**32])
 def test_a_seed_that_is_no_whole_number_is_refused(make, tokens, seed):
     with pytest.raises(ConfigError, match=r"^seed is .*; give a whole number"):
         make("llama").generate(tokens[:1], ["how many?"], do_sample=True, seed=seed)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -203,3 +204,57 @@ def test_what_is_no_text_is_refused_as_a_prompt_and_as_a_target(make, tokens, pr
             ask()
     with pytest.raises(DataError, match=words.replace("prompt", "target")):
         decoder(tokens[:1], ["how many?"], [prompt])
+
+
+@pytest.mark.parametrize(("family", "kind"), KINDS[:2])
+def test_a_stop_string_ends_an_answer_and_stays_in_it(make, tokens, prompts, family, kind):
+    decoder, step = make(family, kind=kind, max_new_tokens=5), itertools.count()
+    letters = decoder.tokenizer.convert_tokens_to_ids(list("abcdefgh"))
+
+    def spell(ids, scores):  # abcde, bcdef, cdefg
+        first = next(step)
+        for row, score in enumerate(scores.fill_(0)):
+            score[letters[first + row]] = 9
+        return scores
+
+    assert decoder.generate(tokens, prompts, stop_strings=["d"], logits_processor=[spell]) == ["abcd", "bcd", "cd"]
+
+
+def test_padding_is_no_part_of_an_answer_in_any_batch(make, tokens, prompts, tokenizer):
+    decoder = make("llama", max_new_tokens=23)
+    decoder.language_model.generation_config.eos_token_id = None
+    rows = []
+    decode, decoder.layout.decode = decoder.layout.decode, lambda ids: rows.append(ids) or decode(ids)
+    decoder.generate(tokens, prompts)
+    end = rows[0][4]  # ends the first answer long before its time, unless it is said earlier
+    together = decoder.generate(tokens, prompts, eos_token_id=end)
+    alone = [decoder.generate(tokens[i : i + 1], prompts[i : i + 1], eos_token_id=end)[0] for i in range(3)]
+    assert together == alone
+    assert decoder.generate(tokens, prompts, eos_token_id=end, pad_token_id=tokenizer.eos_token_id) == together
+    with pytest.raises(ConfigError, match="pad_token_id is 10, which is no special token"):
+        decoder.generate(tokens, prompts, eos_token_id=end, pad_token_id=10)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_length": 3}, "max_length counts the prompt too and is ignored; give max_new_tokens"),
+        ({"min_p": 0.2}, "min_p shapes sampling but do_sample is off"),
+        ({"typical_p": 0.2}, "typical_p shapes sampling but do_sample is off"),
+        ({"eta_cutoff": 0.2}, "eta_cutoff shapes sampling but do_sample is off"),
+    ],
+)
+def test_options_that_transformers_would_ignore_are_refused(make, tokens, prompts, options, words):
+    decoder = make("llama")
+    with pytest.raises(ConfigError, match=words):
+        decoder.generate(tokens, prompts, **options)
+    assert decoder.generate(tokens, prompts, min_p=None, typical_p=1.0) == decoder.generate(tokens, prompts)
+    if "min_p" in options:
+        assert len(decoder.generate(tokens, prompts, do_sample=True, seed=1, **options)) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_is_said_about_tokens_that_are_not_finite(make, tokens, prompts, value):
+    tokens[1, 3, 2] = value
+    with pytest.raises(DataError, match=r"1 of 3 samples hold values that are not finite \(the first: 1, from 0"):
+        make("llama").generate(tokens, prompts)

@@ -148,8 +148,23 @@ def test_a_request_for_a_gradient_is_refused():
         ((2, 3, 9, 13), {"norm": "fixed", "mean": torch.zeros(1), "std": torch.ones(1)}, r"wanted \[3\] each"),
         ((2, 3, 9, 13), {"norm": "batch"}, "norm 'batch'"),
         ((2, 3, 9, 13), {"fold": 0}, "fold 0"),
+        ((2, 3, 9, 13), {"fold": 2.0}, "fold 2.0; wanted .*, and a whole number, 1 or more"),
+        ((2, 3, 9, 13), {"dtype": torch.int32}, "tokens of torch.int32 were asked for; wanted a floating-point type"),
+        ((2, 3, 9, 13), {"mean": torch.zeros(3)}, "mean and std were given with norm 'none', which has none"),
+        ((2, 3, 9, 13), {"norm": "position", "std": torch.ones(3)}, "with norm 'position', which has none"),
+        (
+            (2, 3, 9, 13),
+            {"norm": "fixed", "mean": torch.zeros(3).long(), "std": torch.ones(3)},
+            "mean and std are torch.int64 and torch.float32",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_what_was_wanted(shape, options, message):
     with pytest.raises(ValueError, match=message):
         align_tokens(torch.zeros(shape), (3, 5), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool, torch.complex64])
+def test_a_map_of_other_numbers_than_floats_is_refused(dtype):
+    with pytest.raises(ValueError, match=f"the map is {dtype}; wanted a floating-point type"):
+        align_tokens(torch.ones(2, 3, 9, 13, dtype=dtype), (3, 5))

@@ -220,3 +220,11 @@ def test_devices_and_types_that_do_not_fit_are_refused():
         gated_activation_mix(hidden, [torch.zeros(5), torch.zeros(5, device="meta")], logits)
     with pytest.raises(ValueError, match=r"hidden\[0\] is torch.int64; wanted a floating-point type"):
         gated_activation_mix([hidden[0].long(), hidden[1]], None, logits)
+    with pytest.raises(ValueError, match=r"bias\[0\] is of type NoneType; wanted a tensor \[H\]"):
+        gated_activation_mix(hidden, [None, None], logits)
+    with pytest.raises(ValueError, match=r"biases are one tensor of shape \(2, 5\); wanted a list"):
+        gated_activation_mix(hidden, torch.zeros(2, 5), logits)
+    with pytest.raises(ValueError, match=r"hidden tensors are one tensor of shape"):
+        gated_activation_mix(torch.stack(hidden), None, logits)
+    with pytest.raises(ValueError, match=r"hidden\[0\] is no tensor"):
+        gated_activation_mix([None, hidden[0]], None, logits)

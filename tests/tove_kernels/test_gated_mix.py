@@ -174,3 +174,11 @@ def test_more_rows_than_the_kernels_can_number_are_refused():
     v = torch.zeros(1, 1, 0).expand(2**15, 2**15, 0)
     with pytest.raises(ValueError, match=r"tokens have 1073741824 rows; wanted fewer than 2\*\*30"):
         gated_mix(v, [v], torch.zeros(1, 1, 1).expand(2**15, 2**15, 1))
+
+
+def test_experts_in_one_tensor_and_none_in_place_of_one_are_refused():
+    v, logits = torch.zeros(2, 7, 5), torch.zeros(2, 7, 2)
+    with pytest.raises(ValueError, match=r"experts are one tensor of shape \(2, 2, 7, 5\); wanted a list, a tensor"):
+        gated_mix(v, torch.stack([v, v]), logits)
+    with pytest.raises(ValueError, match=r"experts\[1\] is of type NoneType; wanted a tensor \[B, N - prefix, D\]"):
+        gated_mix(v, [v, None], logits)

@@ -34,5 +34,7 @@ def test_parameters_that_were_exchanged_meanwhile_are_trainable_again(toy: Any) 
 def test_who_is_to_be_trained_must_be_there(toy: Any) -> None:
     with pytest.raises(ConfigError, match="at least one expert's name"), only_experts(toy.build(), []):
         pass
+    with pytest.raises(ConfigError, match="only is 'toy-wide'; give a list"), only_experts(toy.build(), "toy-wide"):
+        pass
     with pytest.raises(UnknownExpertError), only_experts(toy.build(), ["toy-nobody"]):
         pass

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from tove_core.checks import whole
 from tove_core.data.sample import Sample, distinct_images, load_image
 from tove_core.errors import DataError
 from tove_core.evaluation.metrics.embeddings import class_vectors, clip_score, retrieval, zero_shot_accuracy
@@ -41,7 +42,9 @@ def embed_images(
 
     Raises:
         DataError: a sample has several images.
+        ConfigError: the batch size is below 1.
     """
+    batch_size = whole(batch_size, "batch_size", least=1)
     images, rows = distinct_images(samples)
     if several := [sample.id for sample, own in zip(samples, rows, strict=True) if len(own) != 1]:
         raise DataError(

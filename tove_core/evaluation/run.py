@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tove_core.checkpoint import require_decoder
+from tove_core.checks import path_given
 from tove_core.config import DataConfig
 from tove_core.data.sample import Sample
 from tove_core.evaluation.collect import begin, collect, remaining
@@ -26,7 +27,7 @@ from tove_core.training.source import Cache, make_examples
 
 
 def evaluate_once(
-    checkpoint: Path,
+    checkpoint: str | Path,
     samples: Sequence[Sample],
     name: str | None = None,
     *,
@@ -53,6 +54,7 @@ def evaluate_once(
         ConfigError: there is no such task, or no one task fits the data.
         DataError: the data set is another task's, or too many images cannot be read.
     """
+    checkpoint = path_given(checkpoint, "the checkpoint")
     require_decoder(checkpoint)
     chosen = _choose(name, samples)
     asked, left_out = _take(chosen, samples, missing)
@@ -71,8 +73,8 @@ def evaluate_once(
 
 
 def evaluate_into(
-    folder: Path,
-    checkpoint: Path,
+    folder: str | Path,
+    checkpoint: str | Path,
     data: DataConfig,
     samples: Sequence[Sample],
     name: str | None = None,
@@ -102,6 +104,7 @@ def evaluate_into(
         ConfigError: the folder holds another evaluation, there is no such task, or no one task fits the data.
         DataError: the data set is another task's, or too many images cannot be read.
     """
+    folder, checkpoint = path_given(folder, "the folder"), path_given(checkpoint, "the checkpoint")
     require_decoder(checkpoint)
     state = join(device, patience=PATIENCE)
     chosen = _choose(name, samples) if scored or name is not None else None

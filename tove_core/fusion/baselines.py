@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tove_core.config import FusionConfig
 from tove_core.errors import ConfigError
+from tove_core.fusion.checks import check_options, check_width
 from tove_core.fusion.transfer import Fused, Transfer
 
 
@@ -58,7 +59,17 @@ class ClipMlp(Transfer):
         """
         raise ConfigError(f"fusion.kind 'clip-mlp' uses no experts, so {name!r} cannot join; train one of kind 'gate'")
 
-    def forward(self, tokens: Tensor, features: Mapping[str, Tensor], **_: object) -> Fused:
-        """Add what an MLP makes of v; features, masks and noise do not exist for it."""
+    def forward(
+        self,
+        tokens: Tensor,
+        features: Mapping[str, Tensor],
+        *,
+        mask: Tensor | None = None,
+        keys: Tensor | None = None,
+        noise: float = 0.0,
+    ) -> Fused:
+        """Add what an MLP makes of v; features are not read, a mask has no columns, and there is no gate for noise."""
+        check_options(mask, keys, noise, tokens.shape[0], self.experts)
+        check_width(tokens, self.width)
         added = self.second(F.gelu(self.first[self.SELF](self.own(tokens))))
         return Fused(tokens + added.to(tokens.dtype), None)

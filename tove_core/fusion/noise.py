@@ -26,7 +26,9 @@ def sample_keys(seed: int, epoch: Sequence[int], index: Sequence[int]) -> Tensor
         epoch: B of them: how often each sample has been taken before.
         index: B of them: each sample's place in the data set.
     """
-    keys = [((seed * 1_000_003 + e) * _MIX + i * 0xD1B54A32D192ED03) & _MASK for e, i in zip(epoch, index, strict=True)]
+    # As Python's integers, which do not overflow: arrays and tensors give numbers of 64 bits.
+    taken = [(int(e), int(i)) for e, i in zip(epoch, index, strict=True)]
+    keys = [((int(seed) * 1_000_003 + e) * _MIX + i * 0xD1B54A32D192ED03) & _MASK for e, i in taken]
     return torch.tensor(keys, dtype=torch.int64)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tove_core.config import FusionConfig, Rule
 from tove_core.errors import ConfigError, ContractError, UnknownExpertError
-from tove_core.fusion.checks import check_options, described
+from tove_core.fusion.checks import check_options, check_width, described
 from tove_core.fusion.size import projector_hidden
 
 
@@ -24,6 +24,18 @@ class Fused(NamedTuple):
 
     tokens: Tensor
     gates: Tensor | None
+
+
+def without_experts(
+    tokens: Tensor, *, mask: Tensor | None = None, keys: Tensor | None = None, noise: float = 0.0
+) -> Fused:
+    """Return v as it is, for a model that has nothing to fuse; arguments are held to what `Transfer.forward` takes.
+
+    Raises:
+        ConfigError: as for it.
+    """
+    check_options(mask, keys, noise, tokens.shape[0], [])
+    return Fused(tokens, None)
 
 
 class Transfer(nn.Module):
@@ -106,12 +118,13 @@ class Transfer(nn.Module):
             is off. With `config.replace` it is the experts' part alone.
 
         Raises:
-            ContractError: features of an expert that is on are missing or of another shape.
+            ContractError: features of an expert that is on are missing or of another shape, or v is of another width.
             ConfigError: the mask or the keys have another shape or type, or noise is below 0 or comes without keys.
         """
+        # Of the shape, for `len` would fix the batch size of a program that is exported.
+        check_options(mask, keys, noise, tokens.shape[0], self.experts)
         if not self.active:
             return Fused(tokens, None)
-        check_options(mask, keys, noise, len(tokens), self.experts)
         self._check(tokens, features)
         mix, gates = self._mix(self.own(tokens), self._own_all(features), mask, keys, noise)
         added = self.second(mix).to(tokens.dtype)
@@ -125,11 +138,12 @@ class Transfer(nn.Module):
         return {name: self.own(features[name]) for name in self.active}
 
     def _check(self, tokens: Tensor, features: Mapping[str, Tensor]) -> None:
+        check_width(tokens, self.width)
         for name in self.active:
             wanted, given = (*tokens.shape[:2], self.first[name].in_features), features.get(name)
-            if not isinstance(given, Tensor) or tuple(given.shape) != wanted:
+            if not isinstance(given, Tensor) or tuple(given.shape) != wanted or not given.is_floating_point():
                 raise ContractError(
-                    f"features of expert {name!r} are {described(given)}; wanted aligned tokens {list(wanted)}"
+                    f"features of expert {name!r} are {described(given)}; wanted aligned tokens {list(wanted)}, floats"
                 )
 
     def _mix(

@@ -18,8 +18,13 @@ TENSORS = "model.safetensors"
 FROZEN = "frozen"
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder that a run folder, a merged model's folder or a checkpoint folder means."""
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint folder that a run folder, a merged model's folder or a checkpoint folder means.
+
+    Raises:
+        ConfigError: it is no path.
+    """
+    path = path_given(path, "the checkpoint")
     return path / CHECKPOINT if (path / CHECKPOINT / MANIFEST).is_file() else path
 
 

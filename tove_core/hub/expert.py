@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from tove_core.errors import ContractError, PluginError, ToveError
+from tove_core.hub.autocast import no_autocast
 from tove_core.hub.microbatch import is_out_of_memory
 from tove_core.hub.region_contract import checked_regions
 from tove_core.hub.regions import RegionBatch
@@ -84,7 +84,7 @@ class FrozenExpert(nn.Module):
         own = own.clone() if own.is_inference() else own
         version = own._version
         # The caller's autocast must not decide in which precision a frozen expert computes.
-        with _no_autocast(own.device.type):
+        with no_autocast(own.device.type):
             outputs = self._run(own)
         if own._version != version:
             raise ContractError(
@@ -162,12 +162,6 @@ class FrozenExpert(nn.Module):
         # A copy: an expert may write into the same tensor at its next call, or be in inference mode by itself, whose
         # tensors no trained layer could save.
         return tensor.to(device=pixels.device, dtype=torch.float32, copy=True)
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def promised_shape(output: Grid | Vector, pixels: Tensor) -> tuple[int, ...]:

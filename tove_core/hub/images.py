@@ -20,12 +20,16 @@ ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 [H, W, 3] or [H, W], or a tensor [3, H, W]."""
 
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_ROUNDING = 1e-6
+"""How far floats may lie outside 0..1: arithmetic on images in float32 leaves them so."""
 _REMOTE = frozenset({"http", "https", "ftp", "s3", "gs", "hf"})
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
 
 def read_image(source: ImageSource) -> Tensor:
     """Return an image as RGB, [3, H, W]: uint8, or float32 in 0..1 where the source holds floats.
+
+    Floats that rounding left a millionth outside are cut to 0..1; others there are refused.
 
     Orientation tags are applied; transparency is laid over white; 16-bit grey is scaled to 8 bits. Of several frames
     the first is taken.
@@ -181,6 +185,6 @@ def _checked(tensor: Tensor, name: str) -> Tensor:
         raise ImageError(f"{name} of {tensor.dtype} was given as an image; give uint8, or floats in 0..1")
     low, high = tensor.aminmax()
     # The comparison is also false for NaN.
-    if not (low >= 0 and high <= 1):
-        raise ImageError(f"{name} with values from {low:.4g} to {high:.4g} was given; floats must lie in 0..1")
-    return tensor.float()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise ImageError(f"{name} with values from {low:.9g} to {high:.9g} was given; floats must lie in 0..1")
+    return tensor.float() if low >= 0 and high <= 1 else tensor.float().clamp(0, 1)

@@ -79,9 +79,11 @@ class Seen:
 
     Attributes:
         rows: by input, float32 [3, h, w].
+        view: the region that was seen.
     """
 
     rows: Mapping[Input, Tensor]
+    view: View
 
 
 class Preprocessor:
@@ -111,7 +113,7 @@ class Preprocessor:
         Raises:
             ImageError: it cannot be read.
         """
-        return Seen(resample_all(read_image(image).cpu(), self.view, self.inputs.values()))
+        return Seen(resample_all(read_image(image).cpu(), self.view, self.inputs.values()), self.view)
 
     def __call__(self, images: Sequence[ImageSource | Seen]) -> dict[str, Tensor]:
         """Return for each key a float32 tensor [B, 3, h, w] on the CPU.
@@ -119,16 +121,22 @@ class Preprocessor:
         Keys with equal inputs share one tensor, so it must not be written to.
 
         Raises:
-            ImageError: there are no images, one of them cannot be read, or what was seen was seen for other inputs.
+            ImageError: there are no images, one of them cannot be read, or what was seen was seen for other inputs or
+                in another view.
         """
         if isinstance(images, (str, bytes)) or len(images) == 0:
             raise ImageError("no images were given; give a sequence of at least one image")
         wanted: dict[Input, list[Tensor]] = {input: [] for input in self.inputs.values()}
         for source in images:
-            seen = (source if isinstance(source, Seen) else self.see(source)).rows
+            seen = source if isinstance(source, Seen) else self.see(source)
+            if seen.view != self.view:
+                raise ImageError(
+                    f"an image was prepared in view {seen.view!r}, and this model sees {self.view!r}; prepare it with "
+                    "the model's own preprocessor"
+                )
             for input, rows in wanted.items():
-                if input not in seen:
+                if input not in seen.rows:
                     raise ImageError("an image was prepared for other experts than are on now; prepare it again")
-                rows.append(seen[input])
+                rows.append(seen.rows[input])
         batches = {input: torch.stack(rows) for input, rows in wanted.items()}
         return {key: batches[input] for key, input in self.inputs.items()}

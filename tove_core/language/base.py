@@ -18,9 +18,9 @@ from tove_core.config import DecoderConfig
 from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
 from tove_core.language.draws import Draws, sampled_by
-from tove_core.language.given import check_tokens, listed_texts
+from tove_core.language.given import check_finite, check_tokens, listed_texts
 from tove_core.language.lora import adapted, add_lora
-from tove_core.language.options import check_options, check_values, refused_by_transformers
+from tove_core.language.options import check_options, check_padding, check_values, refused_by_transformers
 from tove_core.language.positions import first_position, position_ids
 from tove_core.language.projector import Projector
 from tove_core.language.prompt import EncodedText, PromptLayout
@@ -172,19 +172,24 @@ class Decoder(nn.Module, ABC):
             seed: makes sampling repeatable, whatever other threads draw, and leaves the global generators alone; None
                 draws from those.
             streamer: a transformers streamer, for one image without beams; see also `stream`.
-            options: further options of transformers' `generate`, such as `no_repeat_ngram_size`.
+            options: further options of transformers' `generate`, such as `no_repeat_ngram_size`. `stop_strings` end an
+                answer, and the one that did so is still in it.
 
         Raises:
             ConfigError: there is no such option or value, options contradict each other or ask for more than a text
                 for each image, or tokens are not [B, N, D].
-            DataError: prompts are empty, no texts, or do not fit the batch.
+            DataError: prompts are empty, no texts, or do not fit the batch, or tokens hold values that are not finite.
         """
         further = dict(options)
         if further:
-            check_options(further, self.language_model)
+            check_options(further, self.language_model, do_sample=do_sample)
+            check_padding(further.get("pad_token_id"), self.tokenizer, self.layout.end)
+        if further.get("stop_strings"):
+            options["tokenizer"] = self.tokenizer
         new = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
         check_values(new, num_beams, temperature, top_p, top_k)
         texts = [replace(text, target=()) for text in self._texts(tokens, prompts, None)]
+        check_finite(tokens)
         if not do_sample and (temperature, top_p, top_k) != (1.0, 1.0, 0):
             raise ConfigError("temperature, top_p and top_k shape sampling but do_sample is off; set do_sample=True")
         if streamer is not None and (len(texts) > 1 or num_beams > 1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import LogitsProcessor
 
-from tove_core.errors import ConfigError
+from tove_core.checks import seed_given
 
 GUESSING = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp", "custom_generate")
 """Options of transformers' `generate` by which it also draws elsewhere than from processed scores."""
@@ -25,14 +24,12 @@ class Draws(TorchFunctionMode):
     `OwnDraws` costs nearly nothing, and does wherever numbers are drawn from processed scores alone.
 
     Raises:
-        ConfigError: the seed is no whole number of 64 bits.
+        ConfigError: the seed is none that runs take either; see `tove_core.checks.seed_given`.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        if not isinstance(seed, Integral) or isinstance(seed, bool) or not -(2**63) <= int(seed) < 2**64:
-            raise ConfigError(f"seed is {seed!r:.60}; give a whole number, such as 0")
-        self._seed = int(seed)
+        self._seed = seed_given(seed)
         self._generators: dict[torch.device, torch.Generator] = {}
 
     @classmethod

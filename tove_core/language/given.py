@@ -26,6 +26,21 @@ def check_tokens(tokens: object, width: int) -> None:
     raise ConfigError(f"tokens {seen}; this decoder wants [B, N, {width}], a tensor as ToveModel.tokens gives it")
 
 
+def check_finite(tokens: Tensor) -> None:
+    """Refuse vision tokens that are not all numbers: nothing can be said about them, and what is said would be empty.
+
+    Raises:
+        DataError: some are not finite; the rows of the batch are named.
+    """
+    fine = tokens.isfinite().all(2).all(1)
+    if not fine.all():
+        rows = ", ".join(map(str, (~fine).nonzero().flatten().tolist()[:5]))
+        raise DataError(
+            f"tokens of {int((~fine).sum())} of {len(tokens)} samples hold values that are not finite (the first: "
+            f"{rows}, from 0); find out who gives them with ToveModel.tokens, or leave those out"
+        )
+
+
 def listed_texts(texts: Any, what: str) -> list[Any]:
     """Return texts as a list; what each of them is, is not looked at.
 

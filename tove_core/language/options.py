@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tove_core.errors import ConfigError, ToveError
 
@@ -25,6 +25,14 @@ _ONE_TEXT: dict[str, tuple[Any, ...]] = {
     "output_hidden_states": (None, False),
 }
 """Options of transformers' `generate` that make it return something else, with the values by which it does not."""
+_SHAPING: dict[str, tuple[Any, ...]] = {
+    "min_p": (None, 0.0),
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+    "top_h": (None,),
+}
+"""Options that shape what is drawn from, with the values by which they do not; transformers ignores them elsewhere."""
 _TAKEN = frozenset({"self", "inputs", "kwargs", "generation_config"})
 """Parameters of transformers' `generate` that are given by the decoder alone."""
 
@@ -47,8 +55,11 @@ def check_values(
         raise ConfigError(f"top_p is {top_p!r:.60}; give a number from 0 to 1")
 
 
-def check_options(options: Mapping[str, Any], model: PreTrainedModel) -> None:
-    """Refuse options that transformers' `generate` does not have, or that ask for more than a text for each image.
+def check_options(options: Mapping[str, Any], model: PreTrainedModel, *, do_sample: bool = True) -> None:
+    """Refuse options that transformers' `generate` does not have or would ignore, or that ask for more than one text.
+
+    Args:
+        do_sample: whether tokens are drawn.
 
     Raises:
         ConfigError: there is one; where it is misspelt, the nearest that exists is named.
@@ -67,6 +78,11 @@ def check_options(options: Mapping[str, Any], model: PreTrainedModel) -> None:
                 f"generation option {name} is {options[name]!r:.60}, but what is returned is one text for each image; "
                 "leave it out (for several answers ask several times, with do_sample and other seeds)"
             )
+    if options.get("max_length") is not None:
+        raise ConfigError("generation option max_length counts the prompt too and is ignored; give max_new_tokens")
+    for name, off in _SHAPING.items():
+        if not do_sample and options.get(name) not in off:
+            raise ConfigError(f"{name} shapes sampling but do_sample is off; set do_sample=True, or leave it out")
 
 
 @contextmanager
@@ -86,3 +102,20 @@ def refused_by_transformers(options: Mapping[str, Any]) -> Iterator[None]:
         raise ConfigError(
             f"transformers does not generate with {given} ({said:.300}); change or leave out one"
         ) from error
+
+
+def check_padding(pad: object, tokenizer: PreTrainedTokenizerBase, end: int) -> None:
+    """Refuse padding that is a word: it would stand behind every answer that is shorter than its batch's longest.
+
+    Args:
+        pad: the option `pad_token_id`.
+        end: the token that ends an answer.
+
+    Raises:
+        ConfigError: it is no special token.
+    """
+    if pad is not None and pad not in {end, *tokenizer.all_special_ids}:
+        raise ConfigError(
+            f"pad_token_id is {pad!r:.60}, which is no special token, so that it would be read as part of an answer; "
+            "leave it out"
+        )

@@ -108,7 +108,7 @@ class PromptLayout:
 
         Raises:
             DataError: the lists are empty or of different lengths, one is no text or has half a character, a target
-                holds the image's mark, or the template does not show a prompt's marks.
+                holds the image's mark or the end token, or the template does not show a prompt's marks.
         """
         if not prompts:
             raise DataError("the list of prompts is empty; give one prompt per image")
@@ -119,6 +119,18 @@ class PromptLayout:
         answers = [()] * len(prompts) if targets is None else self._targets(targets)
         rendered = self._ids(map(self.render, prompts))
         return [self._split(*one) for one in zip(rendered, prompts, answers, strict=True)]
+
+    def control_tokens(self, text: str) -> list[str]:
+        """Return the special tokens that the language model would read in a text, in order; `<image>` is none.
+
+        A text and the template around it are tokenised together, so that what spells a special token is one.
+        """
+        added = self._encoder.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(one for one, token in added.items() if token.special)}
+        found = [one for one in self._ids([text])[0] if one in special and one != self._image]
+        names = [str(self.tokenizer.convert_ids_to_tokens(one)) for one in found]
+        # What a tokenizer does not know may become a special token too, without being spelt.
+        return [name for name in names if name != self.tokenizer.unk_token or name in text]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the answer in generated ids: up to the end token, without special tokens or surrounding blanks."""
@@ -151,6 +163,9 @@ class PromptLayout:
     def _answer(self, text: str, ids: list[int]) -> tuple[int, ...]:
         if ids.count(self._image) != 1:
             raise DataError(f"target {text!r} holds {IMAGE!r}, which marks the image's place; take it out")
+        if self.end in ids:
+            end = self.tokenizer.convert_ids_to_tokens(self.end)
+            raise DataError(f"target {text!r:.80} holds {end!r}, which ends an answer and comes behind it; take it out")
         return (*ids[1:], self.end)
 
     def _ids(self, texts: Iterable[str]) -> list[list[int]]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tove_core.checks import seed_given
 from tove_core.config import FusionConfig, MergeConfig, ModelConfig, TrainingConfig
 from tove_core.data.ahead import ReadAhead
 from tove_core.data.batches import BatchSampler, mixture_parts
@@ -43,6 +44,7 @@ _EMBEDDINGS = frozenset(
 """What open_clip, timm and transformers call embeddings of class and position, which by custom get no weight decay."""
 
 
+@torch.inference_mode(False)  # as in a caller's `no_grad` too: nothing could be learnt there
 def merge(
     model: ToveModel, examples: Examples, config: MergeConfig, *, seed: int = 0, quiet: bool = False
 ) -> ToveModel:
@@ -59,14 +61,15 @@ def merge(
         examples: samples bound to `model`; with a feature table the experts do not run again.
 
     Raises:
-        ConfigError: the model has no decoder, or nothing to merge.
+        ConfigError: the model has no decoder, or nothing to merge, or the seed is no whole number from 0.
         DataError: the examples hold features of another model, too many images are unreadable, or too many samples too
             long for the language model.
         ToveError: the loss or the gradient is not finite; the step and the samples are named.
     """
+    seed = seed_given(seed)
     decoder = require_mergeable(model, config)
     examples.require_of(model)
-    warn_of_schedule(config.steps, config.warmup, "")
+    warn_of_schedule(config.steps, config.warmup, "", stacklevel=4)
     student, decoder = _student(model, decoder)
     optimizer = adamw(_groups(student, decoder, config), betas=config.betas)
     sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))

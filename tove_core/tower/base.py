@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tove_core.errors import ConfigError, ImageError
+from tove_core.hub.autocast import no_autocast
 from tove_core.spec import Input
 from tove_core.tower.activation import Activation
 
@@ -131,8 +132,8 @@ class Tower(nn.Module):
         return self._features(self._checked(pixels))
 
     def forward(self, pixels: Tensor) -> Tokens:
-        """Return `features` without gradient."""
-        with torch.no_grad():
+        """Return `features` without gradient, in the tower's own dtype whatever the caller's autocast says."""
+        with torch.no_grad(), no_autocast(self.device.type):
             return self.features(pixels)
 
     def embed(self, pixels: Tensor) -> Tensor:

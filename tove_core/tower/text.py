@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tove_core.errors import ConfigError
+from tove_core.hub.autocast import no_autocast
 from tove_core.tower.base import Tower
 
 CACHED = 32_768
@@ -82,7 +83,7 @@ class TextVectors:
             chunk = texts[start : start + size]
             filled = chunk + [""] * (size - len(chunk))
             # The caller's autocast must not decide what a word is.
-            with torch.autocast(self.tower.device.type, enabled=False):
+            with no_autocast(self.tower.device.type):
                 vectors = F.normalize(self.tower.embed_text(filled).float(), dim=-1)
             rows += vectors[: len(chunk)].cpu().unbind()
         # Rows of one large tensor would keep all of it alive.

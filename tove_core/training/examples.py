@@ -144,7 +144,9 @@ class Examples:
 
         Raises:
             DataError: more than `max_broken` of the images are unreadable, or another process failed.
+            ConfigError: the batch size is below 1.
         """
+        batch_size = whole(batch_size, "batch_size", least=1)
         made = cls(model, samples, max_broken=max_broken, workers=workers)
         options = {"batch_size": batch_size, "progress": progress, "workers": workers, "together": together}
         made.table = build_table(model, made.images, made.broken, **options)

@@ -33,7 +33,7 @@ from tove_core.training.metrics import Reporter
 from tove_core.training.only import only_experts
 from tove_core.training.optimise import schedule, set_rates
 from tove_core.training.processes import all_told, tell
-from tove_core.training.refusals import require_targets
+from tove_core.training.refusals import require_targets, warn_of_schedule
 from tove_core.training.shard import require_even
 from tove_core.training.shares import Shares
 from tove_core.training.state import STATE, load_state, restore_statistics, save_state
@@ -41,6 +41,7 @@ from tove_core.training.state import STATE, load_state, restore_statistics, save
 AfterStep = Callable[[int], None]
 
 
+@torch.inference_mode(False)  # as in a caller's `no_grad` too: nothing could be learnt there
 def fit(
     model: ToveModel,
     examples: Examples,
@@ -53,6 +54,7 @@ def fit(
     label: str = "train",
     after_step: AfterStep | None = None,
     only: Sequence[str] | None = None,
+    warn: bool = True,
 ) -> None:
     """Train a model's fusion and decoder in place.
 
@@ -72,9 +74,11 @@ def fit(
         label: what the progress is called.
         after_step: called with the number of finished steps.
         only: train these experts' first linears and gate rows alone, so that every other tensor stays bit for bit.
+        warn: of learning rates that never get to what is set; `train` has done so before it read anything.
 
     Raises:
-        ConfigError: the model has no decoder or nothing trainable, or has experts and is not calibrated.
+        ConfigError: the model has no decoder or nothing trainable, or has experts and is not calibrated; or trackers
+            are configured and there is no `output` for them.
         ToveError: the loss or the gradient is not finite; the step, the samples and the last good state are named.
         DataError: too many images are unreadable, or too many samples too long for the language model; or the examples
             hold features of another model.
@@ -84,12 +88,17 @@ def fit(
     """
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
+    if output is None and config.trackers:
+        raise ConfigError(
+            f"training.trackers names {', '.join(config.trackers)}, and output is None, where nothing is written; give "
+            "a folder as output, or leave them out"
+        )
     require_targets(examples.samples)
     if model.selector is not None and only is None:
         warnings.warn(f"the model will select experts no more: {SELECT_ANEW}", stacklevel=2)
         model.selector = None
     seed, output = seed_given(seed), None if output is None else path_given(output, "output")
-    run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
+    run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step, warn)
     with only_experts(model, only), listening() as request, restored():
         run.go(request, resume)
     model.trained = True
@@ -109,6 +118,7 @@ class _Run:
     quiet: bool
     label: str
     after_step: AfterStep | None
+    warn: bool
 
     def go(self, request: StopRequest, resume: bool) -> None:
         """Train to the end, or until asked to stop."""
@@ -120,6 +130,8 @@ class _Run:
         require_calibrated(self.model)
         self.examples.require_of(self.model)
         engine = Engine(self.model, self.decoder, config)
+        if self.warn and engine.first:
+            warn_of_schedule(config.steps, config.warmup, stacklevel=5)
         average = MovingAverage(engine.inner, config.average) if config.average else None
         values = average.values if average else None
         first = self._restored(engine, values) if resume else 0

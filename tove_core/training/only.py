@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from tove_core.checks import names_given
 from tove_core.errors import ConfigError
 from tove_core.model import ToveModel
 
@@ -15,11 +16,12 @@ def only_experts(model: ToveModel, experts: Sequence[str] | None) -> Iterator[No
 
     Raises:
         UnknownExpertError: the model holds no such expert.
-        ConfigError: there is no fusion, or no expert is named.
+        ConfigError: there is no fusion, or no expert is named, or what was given is no list of names.
     """
     if experts is None:
         yield
         return
+    experts = names_given(experts, "only")
     if model.fusion is None or not experts:
         raise ConfigError("training experts alone needs a fusion and at least one expert's name; add one first")
     kept = {id(p) for name in experts for p in model.fusion.of_expert(name)}

@@ -21,7 +21,9 @@ PATIENCE = timedelta(days=30)
 """How long one waits for others whose images may be many more or far larger."""
 
 
-def join(device: str | None, wanted: int | None = None, *, patience: timedelta | None = None) -> PartialState:
+def join(
+    device: str | torch.device | None, wanted: int | None = None, *, patience: timedelta | None = None
+) -> PartialState:
     """Join the processes that were started together; alone where this one was started by itself.
 
     Args:
@@ -32,6 +34,7 @@ def join(device: str | None, wanted: int | None = None, *, patience: timedelta |
     Raises:
         ConfigError: there are more or fewer processes than wanted, or there is no such device here.
     """
+    device = None if device is None else str(device)
     if device is not None and device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
         usable_device(device, "the model")  # which says so: else the processes would only not find each other
     options = {} if patience is None else {"timeout": patience}
@@ -101,12 +104,13 @@ def tell(problem: ToveError | None) -> None:
             raise kind(words)
 
 
-def own_device(device: str | None) -> str | None:
+def own_device(device: str | torch.device | None) -> str | None:
     """Return this process's device: with several processes, `cuda` means one card for each.
 
     Raises:
         ConfigError: one device, such as a card or `mps`, was named for several processes.
     """
+    device = None if device is None else str(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or device in (None, "cpu"):
         return device
     if device != "cuda":

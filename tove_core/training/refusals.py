@@ -66,13 +66,13 @@ def require_targets(samples: Sequence[Sample]) -> None:
         raise DataError(f"sample {bare!r} has no target, so nothing can be learnt from it; give it one or leave it out")
 
 
-def warn_of_schedule(steps: int, warmup: int, prefix: str = "training.") -> None:
-    """Warn of a learning rate that never gets to its highest."""
+def warn_of_schedule(steps: int, warmup: int, prefix: str = "training.", *, stacklevel: int = 3) -> None:
+    """Warn of a learning rate that never gets to its highest; `stacklevel` as for `warnings.warn`."""
     if warmup >= max(steps, 2):  # a run of one step that warms up in it is at its highest
         warnings.warn(
             f"{prefix}warmup is {warmup} and {prefix}steps is {steps}, so that the learning rate never "
             f"rises to what is set; lower {prefix}warmup below the steps",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

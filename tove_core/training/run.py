@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from torch import Tensor
 
@@ -44,7 +45,7 @@ CALIBRATION_IMAGES = 256
 
 
 def train(
-    config: RunConfig, *, device: str | None = None, quiet: bool = False, processes: int | None = None
+    config: RunConfig, *, device: str | torch.device | None = None, quiet: bool = False, processes: int | None = None
 ) -> ToveModel:
     """Start a run; its folder gets the resolved configuration, metrics, states and the final checkpoint.
 
@@ -67,7 +68,7 @@ def train(
 
 
 def resume(
-    folder: str | Path, *, device: str | None = None, quiet: bool = False, processes: int | None = None
+    folder: str | Path, *, device: str | torch.device | None = None, quiet: bool = False, processes: int | None = None
 ) -> ToveModel:
     """Go on with a stopped run from its last whole state, exactly as if it had not stopped; arguments as for `train`.
 
@@ -150,7 +151,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         if together.is_main_process:
             _keep(config)
     settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
-    fit(model, examples, config.training, **settings)
+    fit(model, examples, config.training, **settings, warn=False)
     with all_told():  # nobody reads the checkpoint before it is there
         if together.is_main_process:
             _end(model, config.output)
@@ -289,7 +290,7 @@ def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 
-def run_data(folder: Path, limit: int | None, *, train: bool = False) -> DataConfig:
+def run_data(folder: str | Path, limit: int | None, *, train: bool = False) -> DataConfig:
     """Return where a run's validation samples are, or its training samples where it has none or `train` is set.
 
     Args:
@@ -298,6 +299,7 @@ def run_data(folder: Path, limit: int | None, *, train: bool = False) -> DataCon
     Raises:
         CheckpointError: the folder holds no run.
     """
+    folder = path_given(folder, "the run")
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{folder} holds no run ({CONFIG} is missing), so its data are unknown; give a run folder"
@@ -318,16 +320,16 @@ def run_samples(folder: str | Path, limit: int | None, *, train: bool = False) -
     Raises:
         CheckpointError: the folder holds no run.
     """
-    return read(run_data(path_given(folder, "the run"), limit, train=train))
+    return read(run_data(folder, limit, train=train))
 
 
 def run_examples(
-    run: Path,
+    run: str | Path,
     model: ToveModel,
     data: DataConfig,
     samples: list[Sample],
     *,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     quiet: bool = False,
 ) -> Examples:
     """Bind samples to a run's model as it was trained: with its cache, its `workers`, and features kept or not.
@@ -339,6 +341,7 @@ def run_examples(
     Raises:
         DataError: see `make_examples`.
     """
+    run, cache = path_given(run, "the run"), None if cache is None else path_given(cache, "cache")
     found = cache_of(run, cache, build_source(run, data))
     broken, workers = data.max_broken, workers_of(run)
     return make_examples(model, samples, cache=found, quiet=quiet, max_broken=broken, workers=workers)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tove_kernels.gating.checks import check_device, check_gate, check_same
-from tove_kernels.residual_mix.checks import ROWS
+from tove_kernels.gating.checks import check_device, check_gate, check_listed, check_rows, check_same
 
 
 def check_activation_mix(
@@ -23,15 +22,17 @@ def check_activation_mix(
     Raises:
         ValueError: a shape, type or device does not fit, or there is no expert.
     """
+    check_listed("hidden tensors", hidden)
     if not hidden:
         raise ValueError("no hidden tensors were given; wanted one [B, N, H] per expert")
-    if hidden[0].dim() != 3:
-        raise ValueError(f"hidden[0] has shape {tuple(hidden[0].shape)}; wanted one shape [B, N, H] for every expert")
+    if not isinstance(hidden[0], Tensor) or hidden[0].dim() != 3:
+        seen = f"has shape {tuple(hidden[0].shape)}" if isinstance(hidden[0], Tensor) else "is no tensor"
+        raise ValueError(f"hidden[0] {seen}; wanted one shape [B, N, H] for every expert")
     batch, tokens, width = hidden[0].shape
     check_same("hidden", hidden, (batch, tokens, width), "one shape [B, N, H]")
-    if batch * tokens >= ROWS:
-        raise ValueError(f"hidden tensors have {batch * tokens} rows; wanted fewer than 2**30, split the batch")
+    check_rows("hidden tensors", batch, tokens)
     if bias is not None:
+        check_listed("biases", bias)
         if len(bias) != len(hidden):
             raise ValueError(f"{len(bias)} biases were given for {len(hidden)} experts; wanted one [H] each, or None")
         check_same("bias", bias, (width,), "[H]")

@@ -28,12 +28,12 @@ def align_tokens(
     cover the whole view, so nothing is cropped or shifted. Arithmetic is in float32, in float64 for float64 features.
 
     Args:
-        features: [B, C, h, w], of any strides; channels-last is the fastest.
+        features: [B, C, h, w], floating point, of any strides; channels-last is the fastest.
         grid: rows and columns of CLIP's tokens, N = rows * columns.
         norm: position: each position over its channels; fixed: (x - mean) / std per channel; none.
-        mean, std: [C], for `fixed`.
+        mean, std: [C], for `fixed` and for nothing else.
         fold: s; the tokens get C * s * s channels, ordered channel, row, column.
-        dtype: of the result; None: float32, or float64 for float64 features.
+        dtype: of the result, floating point; None: float32, or float64 for float64 features.
 
     Returns:
         [B, N, C * s * s], contiguous, without a gradient.
@@ -42,9 +42,7 @@ def align_tokens(
         ValueError: a gradient is asked for, or an argument does not fit.
         RuntimeError: TOVE_KERNELS is triton or compiled, and that cannot run here.
     """
-    check_align(features, grid, norm, mean, std, fold)
-    if norm != "fixed":
-        mean = std = None
+    check_align(features, grid, norm, mean, std, fold, dtype)
     wanted = dtype or torch.promote_types(features.dtype, torch.float32)
     if (chosen := backend(features.device.type)) != "triton":
         return plain(align_reference, chosen)(features, grid, norm, mean, std, fold, wanted)

@@ -10,6 +10,9 @@ from torch import Tensor
 RULES = ("zero", "renormalise")
 ACTIVATIONS = ("softmax", "sigmoid", "given")
 
+# Row numbers, and where a span or block beyond the last row would end, have 32 bits in the kernels; offsets have 64.
+ROWS = 2**30
+
 
 def check_gate(logits: Tensor, experts: int, mask: Tensor | None, rule: str, activation: str) -> None:
     """Check the arguments of `gate_weights`; a mask is never broadcast, it is too easily of the wrong experts.
@@ -55,6 +58,26 @@ def check_device(named: dict[str, Sequence[Tensor]]) -> None:
     raise ValueError(f"tensors lie on several devices ({listed}); move them to one")
 
 
+def check_rows(name: str, batch: int, tokens: int) -> None:
+    """Check that a kernel can count the rows; not while a program is traced, whose free sizes it would bound.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    if not torch.compiler.is_compiling() and batch * tokens >= ROWS:
+        raise ValueError(f"{name} have {batch * tokens} rows; wanted fewer than 2**30, split the batch")
+
+
+def check_listed(name: str, tensors: Sequence[Tensor]) -> None:
+    """Check that tensors come one by one, not stacked into one.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if isinstance(tensors, Tensor):
+        raise ValueError(f"{name} are one tensor of shape {tuple(tensors.shape)}; wanted a list, a tensor per expert")
+
+
 def check_same(name: str, tensors: Sequence[Tensor], shape: tuple[int, ...], wanted: str) -> None:
     """Check that every tensor has the shape and a floating-point type.
 
@@ -62,6 +85,8 @@ def check_same(name: str, tensors: Sequence[Tensor], shape: tuple[int, ...], wan
         ValueError: one does not; the message gives its place, what it has and what was wanted.
     """
     for place, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name}[{place}] is of type {type(tensor).__name__}; wanted a tensor {wanted}")
         if tensor.shape != shape:
             raise ValueError(f"{name}[{place}] has shape {tuple(tensor.shape)}; wanted {wanted} = {list(shape)}")
         if not tensor.is_floating_point():

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tove_kernels.gating.checks import check_device, check_gate, check_same
-
-# Row numbers, and where a span or block beyond the last row would end, have 32 bits in the kernels; offsets have 64.
-ROWS = 2**30
+from tove_kernels.gating.checks import check_device, check_gate, check_listed, check_rows, check_same
 
 
 def check_residual_mix(
@@ -26,6 +23,7 @@ def check_residual_mix(
     Raises:
         ValueError: a shape, type or device does not fit, or there is no expert.
     """
+    check_listed("experts", experts)
     if not experts:
         raise ValueError("no expert tensors were given; wanted one [B, N - prefix, D] per expert")
     if tokens.dim() != 3 or not tokens.is_floating_point():
@@ -33,8 +31,7 @@ def check_residual_mix(
     batch, count, width = tokens.shape
     if not 0 <= prefix <= count:
         raise ValueError(f"prefix is {prefix}; wanted 0 to {count}, the number of tokens")
-    if batch * count >= ROWS:
-        raise ValueError(f"tokens have {batch * count} rows; wanted fewer than 2**30, split the batch")
+    check_rows("tokens", batch, count)
     check_same("experts", experts, (batch, count - prefix, width), "[B, N - prefix, D]")
     if logits.dim() != 3 or tuple(logits.shape[:2]) != (batch, count) or logits.shape[-1] < len(experts):
         raise ValueError(
