@@ -29,6 +29,7 @@ from tove_core.model import ToveModel
 from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
+from tove_core.restorable import require_restorable
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
@@ -55,12 +56,14 @@ def save(model: ToveModel, folder: str | Path, *, full: bool = False) -> Path:
     A merged model is always saved in full: its tower is nowhere else.
 
     Raises:
-        CheckpointError: something that is not a checkpoint is in the way, or the folder cannot be written.
+        CheckpointError: the model is not what its configuration builds, a frozen part is being trained and `full` is
+            off, something that is not a checkpoint is in the way, or the folder cannot be written.
     """
     folder = path_given(folder, "the folder of the checkpoint")
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
     full = full or model.origin.own_tower
+    require_restorable(model, full=full)
     with new_folder(folder, overwrite=True) as place:
         save_file(trained_tensors(model), place / TENSORS)
         if full:
@@ -72,8 +75,8 @@ def save(model: ToveModel, folder: str | Path, *, full: bool = False) -> Path:
             config=model.config,
             provenance=model.provenance,
             origin=model.origin,
-            off=dict(fusion.off) if fusion else {},
-            ghosts=tuple(fusion.ghosts) if fusion else (),
+            off={} if fusion is None else dict(fusion.off),
+            ghosts=() if fusion is None else tuple(fusion.ghosts),
             calibrated=model.calibrated,
             trained=model.trained,
             full=full,
@@ -195,7 +198,7 @@ def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
     for part in ("fusion", "decoder"):
         module = getattr(model, part)
         if module is not None:
-            tensors |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
+            tensors |= {f"{part}.{name}": p for name, p in module.learned().items()}
     return _on_cpu(tensors)
 
 

@@ -223,6 +223,10 @@ class Transfer(nn.Module):
             nn.init.zeros_(parameter)
         self.first[name] = layer
 
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Return all of its parameters by name, whether or not they ask for gradients now."""
+        return dict(self.named_parameters())
+
     def of_expert(self, name: str) -> list[nn.Parameter]:
         """Return the parameters that belong to one expert alone: its first linear and, with a gate, its row."""
         self._known(name)
