@@ -104,6 +104,7 @@ class ToveModel(nn.Module):
 
     # Seeing
 
+    @torch.inference_mode(False)  # what it gives may be kept, and trained on later
     @torch.no_grad()
     def encode(
         self, images: ImageSource | Sequence[ImageSource | Seen], only: Sequence[str] | None = None
