@@ -21,6 +21,7 @@ from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.errors import CheckpointError, ConfigError, ToveError
 from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
+from tove_core.training.apart import apart
 from tove_core.training.average import MovingAverage
 from tove_core.training.checkpointing import checkpointed
 from tove_core.training.engine import Engine, Report, Share
@@ -81,7 +82,7 @@ def fit(
     require_targets(examples.samples)
     seed, output = seed_given(seed), None if output is None else path_given(output, "output")
     run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
-    with only_experts(model, only), listening() as request:
+    with only_experts(model, only), apart(), listening() as request:
         run.go(request, resume)
     model.trained = True
     model.eval()
