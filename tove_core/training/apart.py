@@ -35,7 +35,8 @@ def require_device(device: torch.device) -> None:
     Raises:
         ConfigError: it has.
     """
-    if device.type == "cpu" and PartialState._shared_state and (kept := PartialState().device).type != "cpu":
+    kept = PartialState().device if PartialState._shared_state else None
+    if device.type == "cpu" and kept is not None and kept.type != "cpu":
         raise ConfigError(
             f"training on cpu cannot begin (accelerate holds {kept} for this process, from a training or an "
             "Accelerator before); train in a process of its own"
