@@ -293,21 +293,42 @@ def test_what_other_threads_print_and_write_to_the_environment_meanwhile_is_thei
     assert tuple(capsys.readouterr()) == ("said by another\n", "said by the factory\n")
 
 
-def test_stdout_is_what_it_was_after_builds_in_several_threads(make_spec: MakeSpec) -> None:
-    before, spec = sys.stdout, make_spec(weights=HUB)
-    alone = parameters(spec, seed=1)
-    state, interval, found = torch.get_rng_state(), sys.getswitchinterval(), []
-    threads = [threading.Thread(target=lambda: found.append(parameters(spec, seed=1))) for _ in range(6)]
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-    finally:
-        for thread in threads:
-            thread.join()
-        sys.setswitchinterval(interval)
-    assert sys.stdout is before and torch.equal(torch.get_rng_state(), state)
-    assert len(found) == 6 and all(torch.equal(one, alone) for one in found)
+CROSSING = """
+import sys, torch
+def build(ctx):
+    first, second = sys.modules["hub_test_crossing"].entered
+    own, other = (first, second) if ctx.spec.name == "first" else (second, first)
+    own.set()
+    other.wait(0.5)  # in vain, where one waits for the other to be built
+    if own is second:
+        sys.modules["hub_test_crossing"].left.wait(0.5)
+    return torch.nn.Linear(3, 2)
+"""
+
+
+def test_builds_that_cross_leave_stdout_and_generators_and_draw_what_they_draw_alone(
+    make_spec: MakeSpec, write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossing = types.SimpleNamespace(entered=(threading.Event(), threading.Event()), left=threading.Event())
+    monkeypatch.setitem(sys.modules, "hub_test_crossing", crossing)  # type: ignore[arg-type]
+    write_module("crossing", CROSSING)
+    out, state, found = sys.stdout, torch.get_rng_state(), {}
+
+    def build(name: str) -> None:
+        found[name] = parameters(make_spec(name, factory="crossing:build"))
+        crossing.left.set()
+
+    threads = [threading.Thread(target=build, args=(name,)) for name in ("first", "second")]
+    threads[0].start()
+    assert crossing.entered[0].wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    after, torch_state = sys.stdout, torch.get_rng_state()
+    sys.stdout = out
+    assert after is out and torch.equal(torch_state, state)
+    for name in ("first", "second"):
+        assert torch.equal(parameters(make_spec(name, factory="crossing:build")), found[name])
 
 
 def test_a_well_behaved_factory_is_not_reported(make_spec: MakeSpec) -> None:
