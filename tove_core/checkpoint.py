@@ -29,7 +29,7 @@ from tove_core.model import ToveModel
 from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
-from tove_core.restorable import require_restorable
+from tove_core.restorable import as_written, require_restorable
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
@@ -69,14 +69,14 @@ def save(model: ToveModel, folder: str | Path, *, full: bool = False) -> Path:
         if full:
             _save_frozen(model, place / FROZEN)
         files = {str(p.relative_to(place)): sha256(p) for p in sorted(place.rglob("*")) if p.is_file()}
-        fusion = model.fusion
+        fusion = as_written(model.fusion)
         manifest = Manifest(
             format=1,
             config=model.config,
             provenance=model.provenance,
             origin=model.origin,
-            off={} if fusion is None else dict(fusion.off),
-            ghosts=() if fusion is None else tuple(fusion.ghosts),
+            off=dict(fusion.off) if fusion else {},
+            ghosts=tuple(fusion.ghosts) if fusion else (),
             calibrated=model.calibrated,
             trained=model.trained,
             full=full,

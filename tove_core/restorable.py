@@ -7,6 +7,7 @@ configuration does not build would be lost, and noticed only by whoever loads it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from tove_core.config import DecoderConfig
 from tove_core.errors import CheckpointError
 from tove_core.fusion import build_transfer
 from tove_core.model import ToveModel
+
+T = TypeVar("T", bound=nn.Module | None)
 
 
 def require_restorable(model: ToveModel, *, full: bool) -> None:
@@ -46,7 +49,7 @@ def _require_fusion(model: ToveModel) -> None:
     ghosts = [] if fusion is None else fusion.ghosts
     with torch.device("meta"):
         built = build_transfer(config.fusion, model.tower.width, widths, ghosts, own)  # type: ignore[arg-type]
-    plain = None if fusion is None else as_written(fusion)
+    plain = as_written(fusion)
     if type(plain) is not type(built):
         raise CheckpointError(
             f"the fusion is of the class {_class(plain)} and the model's configuration builds {_class(built)}; "
@@ -107,8 +110,8 @@ def _require_alike(part: str, given: Mapping[str, nn.Parameter], wanted: Mapping
         )
 
 
-def as_written(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` was given, where it is what that returned; else the module itself."""
+def as_written(module: T) -> T:
+    """Return the module that `torch.compile` was given, where it is what that returned; else what is given."""
     return getattr(module, "_orig_mod", module)
 
 
