@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,44 @@ def test_a_spec_in_place_of_a_name_is_named_and_not_printed(toy: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         toy.build([["x" * 500]])
     assert len(one_sentence(caught.value)) < 200
+
+
+def test_builds_in_several_threads_give_what_they_give_one_after_another(toy: Any) -> None:
+    def parts(seed: int) -> dict[str, torch.Tensor]:
+        return state(toy.build(["toy-fine"], weights="random", seed=seed))
+
+    alone, found = [parts(seed) for seed in range(3)], {}
+    before, interval = torch.get_rng_state(), sys.getswitchinterval()
+    threads = [threading.Thread(target=lambda s=s: found.setdefault(s, parts(s))) for s in range(3)]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert all(same(found[seed], wanted) for seed, wanted in enumerate(alone))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_callers_default_dtype_has_no_say_in_what_is_built(toy: Any, dtype: torch.dtype) -> None:
+    wanted = state(toy.build(["toy-fine"]))
+    torch.set_default_dtype(dtype)
+    try:
+        found = state(toy.build(["toy-fine"]))
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same(found, wanted) and {name: t.dtype for name, t in found.items()} == {
+        name: t.dtype for name, t in wanted.items()
+    }
+
+
+def test_the_callers_default_device_has_no_say_in_what_is_built(toy: Any) -> None:
+    wanted = state(toy.build(["toy-fine", "toy-wide"]))
+    with torch.device("meta"):
+        found = state(toy.build(["toy-fine", "toy-wide"]))
+        assert torch.empty(1).is_meta
+    assert same(found, wanted)

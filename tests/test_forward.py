@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from tove_core.errors import ConfigError, ImageError, UnknownExpertError
+from tove_core.fusion import Fused
+from tove_core.fusion.gated import GatedTransfer
 from tove_core.fusion.noise import sample_keys, sample_mask
 from tove_core.training.step import TransferStep
 
@@ -177,3 +179,78 @@ def test_a_model_without_experts_takes_the_same_options(toy: Any) -> None:
     assert torch.equal(plain(batch(), keys=torch.arange(3), noise=0.1), plain.tokens(batch()))
     with pytest.raises(TypeError, match="maks"):
         plain(batch(), maks=3)
+
+
+class Counting(GatedTransfer):
+    """Counts its own calls."""
+
+    calls = 0
+
+    def forward(self, tokens: Any, features: Any, **options: Any) -> Fused:
+        self.calls += 1
+        return super().forward(tokens, features, **options)
+
+
+def test_the_fusion_that_runs_is_the_models_own_with_its_state_and_its_hooks(toy: Any, model: Any) -> None:
+    model.fusion.__class__ = Counting
+    hooked = []
+    model.fusion.register_forward_hook(lambda module, *_: hooked.append(module))
+    for ask in (model, model.tokens, model.gates):
+        ask(toy.pictures())
+    assert model.fusion.calls == 3 and all(module is model.fusion for module in hooked) and len(hooked) == 3
+
+
+@pytest.mark.parametrize("compiled", ["in place", "wrapped"])
+def test_a_compiled_fusion_is_what_runs_and_can_be_switched_and_saved(
+    toy: Any, model: Any, tmp_path: Path, compiled: str
+) -> None:
+    runs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        return lambda *values: runs.append(1) or graph.forward(*values)
+
+    torch.compiler.reset()
+    pixels, wanted = batch(), model.tokens(batch())
+    if compiled == "in place":
+        model.fusion.compile(backend=backend, fullgraph=True)
+    else:
+        model.fusion = torch.compile(model.fusion, backend=backend, fullgraph=True)
+    for ask in (model, model.tokens):
+        before = len(runs)
+        assert torch.allclose(ask(pixels), wanted, atol=1e-6) and len(runs) == before + 1
+    loaded = type(model).from_pretrained(model.save_pretrained(tmp_path / "one"))
+    assert torch.equal(loaded.tokens(pixels), wanted)
+    for one in (model, loaded):
+        one.detach("toy-wide", "renormalise")
+    less = model.tokens(pixels)
+    assert torch.allclose(less, loaded.tokens(pixels), atol=1e-6) and not torch.allclose(less, wanted, atol=1e-3)
+    assert model.active_experts == loaded.active_experts == ["toy-fine", "toy-whole"]
+    torch.compiler.reset()
+
+
+def test_a_compiled_fusion_holds_to_the_experts_that_were_on(toy: Any, model: Any) -> None:
+    torch.compiler.reset()
+    fusion, features = model.fusion, model.encode(batch())
+    plain = model.tokens(batch())
+    fusion.compile(backend="eager", fullgraph=True)
+    for off in ({}, {"toy-wide": "zero"}, {"toy-wide": "renormalise"}, {}):
+        with fusion.holding(off):
+            held = fusion(features["clip"], features).tokens
+            assert fusion.active == [name for name in toy.experts if name not in off]
+        assert torch.allclose(held, plain, atol=1e-6) == (not off)
+    assert fusion.off == {}
+    torch.compiler.reset()
+
+
+def test_what_is_encoded_or_built_in_inference_mode_can_be_trained_on(toy: Any, model: Any) -> None:
+    with torch.inference_mode():
+        pixels = batch()
+        features, built = model.encode(pixels), toy.build(["toy-fine"], decoder=None)
+        built.add_expert("toy-wide")
+    assert torch.equal(features["clip"], model.encode(batch())["clip"])
+    assert not any(value.is_inference() for value in features.values())
+    model.fuse(features).tokens.square().sum().backward()
+    built.calibrate(toy.pictures())
+    built(batch()).square().sum().backward()
+    for one in (model, built):
+        assert all(p.grad is not None for p in one.fusion.parameters())

@@ -18,6 +18,7 @@ from tove_core.errors import ConfigError, WeightsError
 from tove_core.fusion import build_transfer
 from tove_core.fusion.align import aligned_width
 from tove_core.hub.expert import FrozenExpert
+from tove_core.hub.isolation import building, drawn_from
 from tove_core.hub.load import load_expert
 from tove_core.hub.parts import at_commits, commits_of
 from tove_core.hub.placement import Placement, usable_device
@@ -99,6 +100,7 @@ def model_config(
     return as_config(ModelConfig, parts | more, "experts")
 
 
+@building()
 def assemble(
     config: ModelConfig,
     *,
@@ -110,7 +112,7 @@ def assemble(
     ghosts: Sequence[str] = (),
     decoder_device: str | torch.device | None = None,
 ) -> ToveModel:
-    """Build the model a resolved configuration describes.
+    """Build the model a resolved configuration describes; one thread at a time, the others wait.
 
     Args:
         recorded: provenance of a checkpoint; its experts are found by the distribution and variant it names, and its
@@ -134,7 +136,7 @@ def assemble(
     for found in resolved.values():
         found.to_build()
     for unchecked in check_licenses(config, resolved):
-        warnings.warn(unchecked, stacklevel=3)
+        warnings.warn(unchecked, stacklevel=4)  # past the decorator
     pairs = [with_absolute_member(wanted, resolved[wanted.key]) for wanted in config.experts]
     config = config.model_copy(update={"experts": tuple(wanted for wanted, _ in pairs)})
     resolved = {wanted.key: found for wanted, found in pairs}
@@ -144,8 +146,7 @@ def assemble(
     # Before any expert is fetched: one that gives text needs a CLIP with a text tower.
     widths = {key: aligned_width(found.spec, TextVectors(tower)) for key, found in resolved.items()}
     loaded, origins = _load_experts(config, resolved, placements, source, seed, recorded, states)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         own = [wanted.key for wanted in config.experts if wanted.gate == "own"]
         fusion = build_transfer(config.fusion, tower.width, widths, ghosts, own)
     decoder = None

@@ -31,6 +31,7 @@ from tove_core.model import ToveModel
 from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
+from tove_core.restorable import as_written, require_restorable
 from tove_core.selecting import SELECT_ANEW
 from tove_core.settings import describe
 from tove_core.spec import Frozen
@@ -59,18 +60,20 @@ def save(model: ToveModel, folder: str | Path, *, full: bool = False) -> Path:
     A merged model is always saved in full: its tower is nowhere else.
 
     Raises:
-        CheckpointError: something that is not a checkpoint is in the way, or the folder cannot be written.
+        CheckpointError: the model is not what its configuration builds, a frozen part is being trained and `full` is
+            off, something that is not a checkpoint is in the way, or the folder cannot be written.
     """
     folder = path_given(folder, "the folder of the checkpoint")
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not a tove checkpoint; give a new folder")
     full = full or model.origin.own_tower
+    require_restorable(model, full=full)
     with new_folder(folder, overwrite=True) as place:
         save_file(trained_tensors(model), place / TENSORS)
         if full:
             _save_frozen(model, place / FROZEN)
         files = {str(p.relative_to(place)): sha256(p) for p in sorted(place.rglob("*")) if p.is_file()}
-        fusion = model.fusion
+        fusion = as_written(model.fusion)
         manifest = Manifest(
             format=1,
             config=model.config,
@@ -210,7 +213,7 @@ def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
     for part in ("fusion", "decoder"):
         module = getattr(model, part)
         if module is not None:
-            tensors |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
+            tensors |= {f"{part}.{name}": p for name, p in module.learned().items()}
     if model.selector is not None:
         tensors |= {f"selector.{name}": p for name, p in model.selector.named_parameters()}
     return _on_cpu(tensors)

@@ -16,6 +16,7 @@ from tove_core.errors import ConfigError
 from tove_core.fusion.align import Align, aligned_width
 from tove_core.fusion.kinds import check_names
 from tove_core.hub.images import ImageSource
+from tove_core.hub.isolation import building
 from tove_core.hub.placement import Placement
 from tove_core.licenses import check_licenses
 from tove_core.listed import listed
@@ -23,6 +24,7 @@ from tove_core.model import ToveModel
 from tove_core.places import with_absolute_member
 
 
+@building()
 @torch.no_grad()
 def add_expert(
     model: ToveModel,
@@ -55,7 +57,7 @@ def add_expert(
     found.to_build()
     wanted, found = with_absolute_member(wanted, found)
     for unchecked in check_licenses(model.config.model_copy(update={"experts": (wanted,)}), {key: found}):
-        warnings.warn(unchecked, stacklevel=3)
+        warnings.warn(unchecked, stacklevel=5)  # past the decorators and `ToveModel.add_expert`
     aligned_width(found.spec, model.texts)  # before it is fetched: one that gives text needs a CLIP with a text tower
     loaded, origin = load_one(
         wanted,

@@ -117,6 +117,7 @@ class ToveModel(nn.Module):
 
     # Seeing
 
+    @torch.inference_mode(False)  # what it gives may be kept, and trained on later
     @torch.no_grad()
     def encode(
         self, images: ImageSource | Sequence[ImageSource | Seen], only: Sequence[str] | None = None
@@ -346,7 +347,14 @@ class ToveModel(nn.Module):
         return count_parameters(self)
 
     def save_pretrained(self, folder: str | Path, *, full: bool = False) -> Path:
-        """Write a checkpoint folder: what was trained, and the rest by reference or, with `full`, inside."""
+        """Write a checkpoint folder: what was trained, and the rest by reference or, with `full`, inside.
+
+        What is trained follows from the configuration, whatever asks for gradients now.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the model could not be loaded again as it is: its fusion
+                or decoder is not what the configuration builds, or a frozen part is being trained and `full` is off.
+        """
         from tove_core.checkpoint import save
 
         return save(self, folder, full=full)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tove_core.fusion import Align
+from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.autocast import no_autocast
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.streams import run_beside
@@ -26,8 +26,24 @@ def as_now(model: ToveModel) -> ToveModel:
     """Return the same model, parts shared, whose experts that are on stay so, whatever is switched meanwhile."""
     now = copy.copy(model)
     now._modules = dict(model._modules)
-    now.fusion = model.fusion and model.fusion.as_now()
+    if model.fusion is not None:
+        now._modules["fusion"] = _Held(model.fusion)  # type: ignore[assignment]  # no module: it stands for one
     return now
+
+
+class _Held:
+    """Stands for a fusion whose experts that are on stay so. The module itself is run, with its hooks and compiled."""
+
+    def __init__(self, fusion: Transfer) -> None:
+        self._fusion, self.off = fusion, dict(fusion.off)
+
+    def __call__(self, *args: Any, **options: Any) -> Fused:
+        with self._fusion.holding(self.off):
+            return self._fusion(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        with self._fusion.holding(self.off):
+            return getattr(self._fusion, name)
 
 
 def see(

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+import threading
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +242,93 @@ def test_a_variable_that_libraries_set_themselves_is_no_doing_of_a_factory(
         warnings.simplefilter("error")
         load_expert(make_spec(factory="library:build"), name="tiny")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/x"
+
+
+TALKING = """
+import os, sys, torch
+sys.modules["hub_test_meeting"].inside.set()
+def build(ctx):
+    os.environ["FACTORY_WROTE"] = "1"
+    print("said by the factory")
+    meeting = sys.modules["hub_test_meeting"]
+    meeting.building.set()
+    assert meeting.done.wait(20)
+    return torch.nn.Linear(1, 1)
+"""
+
+
+def test_what_other_threads_print_and_write_to_the_environment_meanwhile_is_theirs(
+    make_spec: MakeSpec,
+    write_module: WriteModule,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    meeting = types.SimpleNamespace(**{name: threading.Event() for name in ("inside", "building", "done")})
+    monkeypatch.setitem(sys.modules, "hub_test_meeting", meeting)  # type: ignore[arg-type]
+    monkeypatch.setenv("CHANGED_MEANWHILE", "before")
+    monkeypatch.setenv("REMOVED_MEANWHILE", "before")
+    write_module("talking", TALKING)
+    told: list[str] = []
+
+    def build() -> None:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            load_expert(make_spec(factory="talking:build"), name="tiny")
+        told.extend(str(one.message) for one in said)
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    assert meeting.building.wait(20)
+    os.environ["SET_MEANWHILE"] = os.environ["CHANGED_MEANWHILE"] = "after"
+    del os.environ["REMOVED_MEANWHILE"]
+    print("said by another")
+    meeting.done.set()
+    thread.join()
+    kept = {name: os.environ.pop(name, None) for name in ("SET_MEANWHILE", "CHANGED_MEANWHILE", "REMOVED_MEANWHILE")}
+    assert kept == {"SET_MEANWHILE": "after", "CHANGED_MEANWHILE": "after", "REMOVED_MEANWHILE": None}
+    assert "FACTORY_WROTE" not in os.environ and type(os.environ).__name__ == "_Environ"
+    assert [one.partition(" changed ")[2] for one in told] == [
+        "the environment variable FACTORY_WROTE; it was undone, tell its author"
+    ]
+    assert tuple(capsys.readouterr()) == ("said by another\n", "said by the factory\n")
+
+
+CROSSING = """
+import sys, torch
+def build(ctx):
+    first, second = sys.modules["hub_test_crossing"].entered
+    own, other = (first, second) if ctx.spec.name == "first" else (second, first)
+    own.set()
+    other.wait(0.5)  # in vain, where one waits for the other to be built
+    if own is second:
+        sys.modules["hub_test_crossing"].left.wait(0.5)
+    return torch.nn.Linear(3, 2)
+"""
+
+
+def test_builds_that_cross_leave_stdout_and_generators_and_draw_what_they_draw_alone(
+    make_spec: MakeSpec, write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossing = types.SimpleNamespace(entered=(threading.Event(), threading.Event()), left=threading.Event())
+    monkeypatch.setitem(sys.modules, "hub_test_crossing", crossing)  # type: ignore[arg-type]
+    write_module("crossing", CROSSING)
+    out, state, found = sys.stdout, torch.get_rng_state(), {}
+
+    def build(name: str) -> None:
+        found[name] = parameters(make_spec(name, factory="crossing:build"))
+        crossing.left.set()
+
+    threads = [threading.Thread(target=build, args=(name,)) for name in ("first", "second")]
+    threads[0].start()
+    assert crossing.entered[0].wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    after, torch_state = sys.stdout, torch.get_rng_state()
+    sys.stdout = out
+    assert after is out and torch.equal(torch_state, state)
+    for name in ("first", "second"):
+        assert torch.equal(parameters(make_spec(name, factory="crossing:build")), found[name])
 
 
 def test_a_well_behaved_factory_is_not_reported(make_spec: MakeSpec) -> None:

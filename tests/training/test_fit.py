@@ -282,3 +282,35 @@ def test_texts_of_a_sample_take_turns_over_few_rounds(toy: Any, count: int) -> N
     distinct = [len(set(own)) for own in zip(*taken, strict=True)]
     # Drawn at random, 2·count rounds give (1 - (1 - 1/count) ** (2·count)) · count of them on average.
     assert sum(distinct) / 12 > 0.9 * count * (1 - (1 - 1 / count) ** (2 * count))
+
+
+def test_no_gradients_are_left(toy: Any) -> None:
+    model = toy.build(decoder=LANGUAGE)
+    fit(model, toy.examples(model), config(steps=2), quiet=True)
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == []
+
+
+def test_an_accelerator_of_ones_own_may_come_before_and_after(toy: Any, tmp_path: Path) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    def trained(name: str) -> list[dict[str, Any]]:
+        model = toy.build()
+        fit(model, toy.examples(model), config(steps=3), output=tmp_path / name, quiet=True)
+        return losses(tmp_path / name)
+
+    states = [kind._shared_state for kind in (AcceleratorState, GradientState)]
+    before = [dict(state) for state in states]
+    try:
+        for state in states:
+            state.clear()
+        alone = trained("alone")
+        mine = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)  # none was there before
+        beside = trained("beside")
+        assert mine.mixed_precision == "bf16" and mine.gradient_accumulation_steps == 4
+        assert Accelerator(cpu=True, gradient_accumulation_steps=4).mixed_precision == "bf16"
+        assert beside == alone
+    finally:
+        for state, kept in zip(states, before, strict=True):
+            state.clear()
+            state.update(kept)

@@ -26,7 +26,7 @@ def measure_memory(bench: Bench) -> dict[str, int]:
     model = bench.model
     found = {"parameters of CLIP": _nbytes(model.tower.parameters())}
     found |= {f"parameters of {name}": _nbytes(model.experts[name].parameters()) for name in model.active_experts}
-    found |= {"parameters of the fusion": _nbytes(model.fusion.parameters() if model.fusion else ())}
+    found |= {"parameters of the fusion": _nbytes(model.fusion.parameters() if model.fusion is not None else ())}
     decoder: Decoder = model._decoder()
     found |= {"parameters of the decoder": _nbytes(decoder.parameters())}
     seen = bench.read(0)

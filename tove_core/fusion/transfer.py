@@ -6,9 +6,10 @@ K times less work than projecting every expert (ToVE shares it; its order here i
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from tove_core.config import FusionConfig, Rule
 from tove_core.errors import ConfigError, ContractError, UnknownExpertError
 from tove_core.fusion.checks import check_options, check_width, described
 from tove_core.fusion.size import projector_hidden
+
+_HELD: ContextVar[Mapping[int, dict[str, Rule]]] = ContextVar("held", default={})  # noqa: B039  # never written to
+"""Of fusions, by their `id`: what is off for whoever runs in this context, whatever is switched meanwhile."""
 
 
 class Fused(NamedTuple):
@@ -47,7 +51,7 @@ class Transfer(nn.Module):
     Attributes:
         experts: names of the K experts it holds, on or off: the order of gates and of columns of a mask.
         active: those that are on.
-        off: those that are off, each with the rule.
+        off: those that are off, each with the rule; within `holding`, those that were given there.
         width: D, channels of a token.
         hidden: H, width between the two linears.
         config: the resolved `FusionConfig`.
@@ -60,7 +64,7 @@ class Transfer(nn.Module):
         self.hidden = hidden
         self.first = nn.ModuleDict({name: self._first_linear(size) for name, size in self._inputs(experts).items()})
         self.second = nn.Linear(hidden, width, bias=False)
-        self.off: dict[str, Rule] = {}
+        self._off: dict[str, Rule] = {}
         if config.init == "zero":
             nn.init.zeros_(self.second.weight)
 
@@ -74,6 +78,20 @@ class Transfer(nn.Module):
     def experts(self) -> list[str]:
         """The experts this fusion holds, on or off, in the order of the gates."""
         return list(self.first)
+
+    @property
+    def off(self) -> dict[str, Rule]:
+        """The experts that are off, each with the rule."""
+        return _HELD.get().get(id(self), self._off)
+
+    @contextmanager
+    def holding(self, off: Mapping[str, Rule]) -> Iterator[None]:
+        """Let these experts be off within the block, whatever is switched meanwhile, and for this thread alone."""
+        token = _HELD.set({**_HELD.get(), id(self): dict(off)})
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
 
     @property
     def has_softmax(self) -> bool:
@@ -194,21 +212,12 @@ class Transfer(nn.Module):
         self._known(name)
         if rule == "renormalise" and not self.has_softmax:
             raise ConfigError(f"fusion {self.config.kind!r} has no softmax to renormalise; use rule 'zero'")
-        self.off[name] = rule
+        self._off[name] = rule
 
     def switch_on(self, name: str) -> None:
         """Switch an expert on again."""
         self._known(name)
-        self.off.pop(name, None)
-
-    def as_now(self) -> Self:
-        """Return the same fusion, parameters shared, whose experts that are on stay those that are on now.
-
-        For a forward pass beside which another thread may switch experts.
-        """
-        now = copy.copy(self)
-        now.off = dict(self.off)
-        return now
+        self._off.pop(name, None)
 
     def check_joining(self, name: str) -> None:
         """Refuse an expert that could not join, before it is loaded.
@@ -237,6 +246,10 @@ class Transfer(nn.Module):
             nn.init.zeros_(parameter)
         self.first[name] = layer
 
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Return all of its parameters by name, whether or not they ask for gradients now."""
+        return dict(self.named_parameters())
+
     def of_expert(self, name: str) -> list[nn.Parameter]:
         """Return the parameters that belong to one expert alone: its first linear and, with a gate, its row."""
         self._known(name)
@@ -244,9 +257,9 @@ class Transfer(nn.Module):
 
     def prune(self) -> list[str]:
         """Forget the parameters of experts that are off, ghost gate rows aside; return their names."""
-        gone = [name for name in self.experts if name in self.off]
+        gone = [name for name in self.experts if name in self._off]
         for name in gone:
-            del self.first[name], self.off[name]
+            del self.first[name], self._off[name]
         return gone
 
     def _known(self, name: str) -> None:

@@ -63,10 +63,11 @@ def load_expert(
     # A fresh seed: what a first import draws must not change the weights that follow.
     with isolated(spec.name, seed):
         module = _build(factory, spec, name)
-        if state is not None:
-            _load(module, read_safetensors(state), name)
-        elif files:
-            _load(module, _convert(spec, name, read_files(files)), name)
+    # Reading and copying weights is none of the author's doing, and takes long.
+    if state is not None:
+        _load(module, read_safetensors(state), name)
+    elif files:
+        _load(module, _convert(spec, name, read_files(files), seed), name)
     if placement is None:
         return FrozenExpert(module.to(device=device, dtype=dtype), spec, name), digest_of(files)
     return PlacedExpert(module.to(dtype=dtype), spec, name, placement), digest_of(files)
@@ -108,16 +109,18 @@ def _build(factory: Callable[..., Any], spec: ExpertSpec, name: str) -> nn.Modul
     return module
 
 
-def _convert(spec: ExpertSpec, name: str, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+def _convert(spec: ExpertSpec, name: str, state: dict[str, Tensor], seed: int) -> Mapping[str, Tensor]:
     if spec.convert is None:
         return state
-    convert = import_function(spec.convert, name)
-    try:
-        converted = convert(state)
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"expert '{name}': {spec.convert} failed ({type(error).__name__}: {error}); its weights may have changed"
-        ) from error
+    with isolated(spec.name, seed):
+        convert = import_function(spec.convert, name)
+        try:
+            converted = convert(state)
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"expert '{name}': {spec.convert} failed ({type(error).__name__}: {error}); "
+                "its weights may have changed"
+            ) from error
     if not isinstance(converted, Mapping) or not all(isinstance(value, Tensor) for value in converted.values()):
         raise PluginError(f"expert '{name}': {spec.convert} must return a mapping of name to tensor; tell its author")
     return converted

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,9 +76,45 @@ def changes(before: Mapping[str, object], after: Mapping[str, object]) -> list[s
     return [key for key in {**before, **after} if key not in before or key not in after or before[key] != after[key]]
 
 
-def put_back(before: Mapping[str, object]) -> list[str]:
-    """Make the state of this process what `process_state` gave before, and return the names of what had changed."""
-    changed = changes(before, process_state())
+@contextmanager
+def written_here() -> Iterator[set[str]]:
+    """Give the names of the environment variables that this thread writes or removes within the block."""
+    written: set[str] = set()
+    kind: Any = type(os.environ)
+    thread = threading.get_ident()
+
+    class Watched(kind):
+        def __setitem__(self, key: str, value: str) -> None:
+            super().__setitem__(key, value)
+            if threading.get_ident() == thread:
+                written.add(key)
+
+        def __delitem__(self, key: str) -> None:
+            super().__delitem__(key)
+            if threading.get_ident() == thread:
+                written.add(key)
+
+    # Of the one mapping, in its place: others hold it already, and to compare before and after does not tell by whom.
+    os.environ.__class__ = Watched
+    try:
+        yield written
+    finally:
+        os.environ.__class__ = kind
+
+
+def put_back(before: Mapping[str, object], written: Collection[str] | None = None) -> list[str]:
+    """Make the state of this process what `process_state` gave before, and return the names of what had changed.
+
+    Args:
+        before: the state.
+        written: environment variables that are put back if they changed, and no others; None: all.
+    """
+    names = None if written is None else {f"{ENVIRONMENT} {name}" for name in written}
+    changed = [
+        key
+        for key in changes(before, process_state())
+        if names is None or key in names or not key.startswith(ENVIRONMENT)
+    ]
     for key in changed:
         variable = key.removeprefix(f"{ENVIRONMENT} ")
         if variable == key:

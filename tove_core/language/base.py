@@ -19,7 +19,7 @@ from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
 from tove_core.language.draws import Draws, sampled_by
 from tove_core.language.given import check_finite, check_tokens, listed_texts
-from tove_core.language.lora import adapted, add_lora
+from tove_core.language.lora import adapted, adapter_parameters, add_lora
 from tove_core.language.options import check_options, check_padding, check_values, refused_by_transformers
 from tove_core.language.positions import first_position, position_ids
 from tove_core.language.projector import Projector
@@ -243,6 +243,12 @@ class Decoder(nn.Module, ABC):
             "projector": list(self.projector.parameters()),
             "language_model": [p for p in self.language_model.parameters() if p.requires_grad],
         }
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Return what `config.train` says is trained, by name, whether or not it asks for gradients now."""
+        trained = {id(p) for p in (*self._trained(), *adapter_parameters(self.language_model))}
+        named = self.named_parameters()
+        return {name: p for name, p in named if name.startswith("projector.") or id(p) in trained}
 
     def train(self, mode: bool = True) -> Self:
         """Switch training on or off; frozen parts of the language model stay in evaluation (no dropout)."""

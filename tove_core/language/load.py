@@ -23,6 +23,7 @@ from tove_core.errors import CheckpointError, WeightsError
 from tove_core.folders import require_writable
 from tove_core.hub.bars import without_bars
 from tove_core.hub.digest import sha256
+from tove_core.hub.isolation import building
 from tove_core.language.base import Decoder, DecoderIdentity
 from tove_core.language.cross_attention import CrossAttentionDecoder, cross_attention_parameters
 from tove_core.language.lora import adapted, plain_state
@@ -67,7 +68,7 @@ def load_decoder(
     except (OSError, ValueError) as error:
         raise unreachable(config.name, error, source, where) from error
     fresh = prepare(settings, config)
-    with seeded(seed), without_bars():
+    with building(), seeded(seed), without_bars():
         if weights == "random":
             model = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, config.dtype))
         else:

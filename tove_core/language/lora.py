@@ -56,6 +56,12 @@ def adapted(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a language model's adapters, whether or not they ask for gradients."""
+    layers = adapted(model).values()
+    return [p for layer in layers for name, p in layer.named_parameters() if not name.startswith("base_layer.")]
+
+
 def plain_state(model: PreTrainedModel, *, merged: bool = False) -> dict[str, Tensor]:
     """Return a language model's tensors under the names they have without adapters.
 

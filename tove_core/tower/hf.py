@@ -22,6 +22,7 @@ from transformers import (
 
 from tove_core.errors import ConfigError, WeightsError
 from tove_core.hub.bars import without_bars
+from tove_core.hub.isolation import drawn_from
 from tove_core.tower.activation import activation_of
 from tove_core.tower.base import ResizeMode, Tokens, Tower, image_input
 from tove_core.tower.source import Files, sha256_of
@@ -133,8 +134,7 @@ def build_tower(
         model, paths = _load(kind, files, reference)
     else:
         paths = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(seed):
             model = kind(config)
     preprocess, resize_mode = _preprocessing(reference, files)
     inner: Any = _vision(model)

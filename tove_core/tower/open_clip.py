@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tove_core import environment
 from tove_core.errors import ConfigError, WeightsError
+from tove_core.hub.isolation import drawn_from
 from tove_core.tower.activation import Activation, activation_of
 from tove_core.tower.base import Tokens, Tower, image_input
 from tove_core.tower.open_clip_source import Source, with_defaults
@@ -171,8 +172,7 @@ def build_tower(
     inside_timm = "timm_model_name" in vision
     if resized and source.weights is None and not inside_timm:
         vision["image_size"] = image_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         model = _build(cfg, source.reference)
     if source.weights is not None:
         _load(model, source)

@@ -17,11 +17,11 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 
 from tove_core.config import TrainingConfig
-from tove_core.errors import ConfigError
 from tove_core.fusion.noise import annealed
 from tove_core.language.base import Decoder
 from tove_core.language.prompt import EncodedText
 from tove_core.model import ToveModel
+from tove_core.training.apart import require_device
 from tove_core.training.examples import Examples
 from tove_core.training.faults import encoding_named
 from tove_core.training.health import entropy
@@ -86,17 +86,14 @@ class Engine:
         # A detached expert's parameters get no gradient at all, which DDP must be told; dropped ones get zero.
         detached = model.fusion is not None and bool(model.fusion.off)
         parallel = DistributedDataParallelKwargs(find_unused_parameters=detached)
+        require_device(model.device)
         # Precision is set around each step: accelerate would fix it once for the whole process.
-        on_cpu = model.device.type == "cpu"
-        try:
-            self.accelerator = Accelerator(
-                cpu=on_cpu, mixed_precision="no", device_placement=False, kwargs_handlers=[parallel]
-            )
-        except ValueError as error:  # accelerate keeps the first device of a process for good
-            raise ConfigError(
-                f"training on {model.device} cannot begin ({error}); if this process has trained on another kind of "
-                "device before, train in a process of its own"
-            ) from error
+        self.accelerator = Accelerator(
+            cpu=model.device.type == "cpu",
+            mixed_precision="no",
+            device_placement=False,
+            kwargs_handlers=[parallel],
+        )
         self.inner = TransferStep(model.fusion, decoder)
         require_exact(self.inner)
         require_shardable(config, decoder.config, self.world)
@@ -184,8 +181,9 @@ class Engine:
             self.shards.undo()
 
     def close(self) -> None:
-        """Let the gate have the temperature it is configured with."""
+        """Let the gate have the temperature it is configured with, and nothing keep gradients."""
         self._heat(self.config.steps)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def gathered(self, names: list[str]) -> list[str]:
         """Return the names of all processes; every process must ask."""

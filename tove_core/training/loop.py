@@ -24,6 +24,7 @@ from tove_core.language.base import Decoder
 from tove_core.language.randomness import restored
 from tove_core.model import ToveModel
 from tove_core.selecting import SELECT_ANEW
+from tove_core.training.apart import apart
 from tove_core.training.average import MovingAverage
 from tove_core.training.checkpointing import checkpointed
 from tove_core.training.engine import Engine, Report, Share
@@ -99,7 +100,7 @@ def fit(
         model.selector = None
     seed, output = seed_given(seed), None if output is None else path_given(output, "output")
     run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step, warn)
-    with only_experts(model, only), listening() as request, restored():
+    with only_experts(model, only), apart(), listening() as request, restored():
         run.go(request, resume)
     model.trained = True
     model.eval()

@@ -46,7 +46,7 @@ def scored(subject: Subject, model: ToveModel, examples: Examples | None = None)
         "kinds": {kind: accuracy for kind, (accuracy, _) in scores.by_kind.items()},
         "captions": dict(scores.captions),
         "loss": mean_loss(model, examples),
-        "parameters": sum(p.numel() for p in model.fusion.parameters()) if model.fusion else 0,
+        "parameters": sum(p.numel() for p in model.fusion.parameters()) if model.fusion is not None else 0,
         "clusters": [
             round(value, 4) for value in accuracy_per_image(examples.samples, scores.predictions, subject.cluster)
         ],
