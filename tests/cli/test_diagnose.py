@@ -92,5 +92,6 @@ def test_what_cannot_be_diagnosed_is_said_in_one_line(tove: Tove, runs: Path, to
         ((runs / "plain",), "has no expert on"),
     ]:
         assert wanted in tove("diagnose", *words, *out).error, words
+    assert f"{hub} on {toy.data} and" in tove("diagnose", hub, "--against", other, *out).error, "jsonl has no splits"
     assert "exists" in tove("diagnose", hub, "--quiet", "--out", full).error
     assert not (tmp_path / "out").exists()
