@@ -198,6 +198,11 @@ def _show_estimate(needed: Estimate, out: Path) -> None:
 
 def _show_report(report: BuildReport, who: str) -> None:
     made = ", ".join(f"{name} {count:,}" for name, count in report.computed.items())
-    print(f"{who}computed {made}; {report.present:,} images lacked nothing")
+    told = f"of {report.images:,} images computed {made}; {report.present:,} images lacked nothing"
+    if report.alike:
+        told += f"; {report.alike:,} {'has' if report.alike == 1 else 'have'} the content of another"
+    if report.broken:
+        told += f"; {len(report.broken):,} could not be read"
+    print(f"{who}{told}")
     for name, reason in report.broken[:10]:
         typer.echo(f"broken: {name}: {reason}", err=True)
