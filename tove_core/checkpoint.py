@@ -29,6 +29,7 @@ from tove_core.model import ToveModel
 from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
+from tove_core.run_folder import no_checkpoint
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
@@ -161,10 +162,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = find_checkpoint(folder) / MANIFEST
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is not a tove checkpoint (it has no {MANIFEST}); give the folder of a run or of a checkpoint"
-        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise no_checkpoint(folder) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore the checkpoint from a copy") from error
     version = data.get("format") if isinstance(data, dict) else None

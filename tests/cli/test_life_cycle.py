@@ -132,8 +132,7 @@ def test_contributions_lists_every_expert(tove: Tove, run: Path) -> None:
 @pytest.fixture(scope="module")
 def live(settings: Any, toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that keeps no features, on ten of twelve samples, one of which has a torn image."""
-    from tove_core.config import RunConfig
-    from tove_core.training import train
+        from tove_core.training import train
 
     root = tmp_path_factory.mktemp("live")
     lines = [json.loads(line) for line in toy.data.read_text().splitlines()]
@@ -313,12 +312,12 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("caption", run, image, "--device", "meta"), "the model is to run on 'meta'"),
         (("caption", run, none), str(none)),
         (("caption", run, tmp_path / "broken.png"), "broken.png"),
-        (("caption", none, image), "not a tove checkpoint"),
+        (("caption", none, image), "there is no folder"),
         (("answer", there, image, "--question", "is it?"), "not a tove checkpoint"),
-        (("evaluate", none, "--data", toy.data), "not a tove checkpoint"),
+        (("evaluate", none, "--data", toy.data), "there is no folder"),
         (("evaluate", run, "--data", none), str(none)),
         (("evaluate", run, "--predictions", none / "said.jsonl"), "said.jsonl"),
-        (("contributions", none), "not a tove checkpoint"),
+        (("contributions", none), "there is no folder"),
         (("contributions", run, "--rule", "zer"), "zero or renormalise"),
         (("detach", run, "toy-none", "--out", none), "toy-none"),
         (("detach", run, "toy-fine", "--out", there), "exists already; give another folder"),
@@ -329,7 +328,7 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
             "exists already; give another folder, or --overwrite where an earlier demo is in it",
         ),
         (("merge", run, "--out", none, "--set", "stepz=1"), "did you mean 'steps'"),
-        (("merge", none, "--out", tmp_path / "other"), "not a tove checkpoint"),
+        (("merge", none, "--out", tmp_path / "other"), "there is no folder"),
     ]:
         assert wanted in tove(*words).error, words
     assert not none.exists() and [p.name for p in there.iterdir()] == ["letter.txt"]

@@ -25,11 +25,11 @@ from torch.distributed.tensor import DTensor
 import tove_core
 from tove_core.config import DataConfig, TrainingConfig
 from tove_core.data.readers import read
+from tove_core.run_folder import STATE, states
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.processes import join
 from tove_core.training.run import prepare
-from tove_core.training.state import STATE, states
 
 torch.set_num_threads(1)
 

@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from tove_core.config import RunConfig, TrainingConfig
 from tove_core.errors import CheckpointError, ConfigError, Interrupted, PlacementError, ToveError
 from tove_core.settings import read_config, write_config
+from tove_core.run_folder import STATE, states
 from tove_core.training import fit, resume, train
 from tove_core.training.examples import Examples
 from tove_core.training.faults import listening, memory_named, not_finite
 from tove_core.training.run import prepare
-from tove_core.training.state import STATE, load_state, states
+from tove_core.training.state import load_state
 
 DRIVER = Path(__file__).with_name("driver.py")
 TURNS = int(os.environ.get("TOVE_TORTURE", "3"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ from tove_core.config import TrainingConfig
 from tove_core.errors import Interrupted, PlacementError, ToveError
 from tove_core.hub.microbatch import is_out_of_memory
 from tove_core.model import ToveModel
-from tove_core.training.state import CONFIG, STATE, states
+from tove_core.run_folder import CONFIG, STATE, go_on, states
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 3.0
@@ -53,11 +52,6 @@ def listening() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def go_on(output: Path) -> str:
-    """Return the command that goes on with the run in a folder, quoted."""
-    return f"'tove train {shlex.quote(str(output))} --resume'"
 
 
 def interrupted(number: int, step: int, steps: int, state: Path | None) -> Interrupted:

@@ -21,6 +21,7 @@ from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.errors import CheckpointError, ConfigError, ToveError
 from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
+from tove_core.run_folder import STATE
 from tove_core.training.average import MovingAverage
 from tove_core.training.checkpointing import checkpointed
 from tove_core.training.engine import Engine, Report, Share
@@ -33,7 +34,7 @@ from tove_core.training.processes import all_told, tell
 from tove_core.training.refusals import require_targets
 from tove_core.training.shard import require_even
 from tove_core.training.shares import Shares
-from tove_core.training.state import STATE, load_state, restore_statistics, save_state
+from tove_core.training.state import load_state, restore_statistics, save_state
 
 AfterStep = Callable[[int], None]
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tove_core.config import TrainingConfig
 from tove_core.errors import CheckpointError
 from tove_core.folders import write_file
-from tove_core.training.faults import go_on
+from tove_core.run_folder import go_on
 from tove_core.training.health import dead_experts, diagnosis
 from tove_core.training.trackers import Trackers
 

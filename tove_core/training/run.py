@@ -26,17 +26,17 @@ from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
 from tove_core.model import ToveModel
+from tove_core.run_folder import CONFIG, STATE, go_on, states
 from tove_core.settings import read_config, write_config
 from tove_core.training.examples import Examples
-from tove_core.training.faults import go_on
 from tove_core.training.loop import fit
 from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.refusals import require_fitting, require_trainable, warn_of_parts, warn_of_schedule
 from tove_core.training.shard import require_shardable
-from tove_core.training.source import CONFIG, Cache, Stored, cache_of, make_examples, workers_of
-from tove_core.training.state import STATE, restore_statistics, states
+from tove_core.training.source import Cache, Stored, cache_of, make_examples, workers_of
+from tove_core.training.state import restore_statistics
 from tove_core.training.trackers import require_trackers
 
 CALIBRATION_IMAGES = 256
