@@ -228,6 +228,7 @@ def start_from(model: ToveModel, place: str | Path) -> None:
     warn_of_other_versions(manifest.provenance.experts, model.provenance.experts, stacklevel=2)
     if manifest.off or manifest.ghosts:
         raise CheckpointError(f"{folder} had experts detached, which a new run cannot start from; give the run before")
+    _require_same_experts(manifest, model, folder)
     given, wanted = read_safetensors(folder / TENSORS), trained_tensors(model)
     untrained = {name: t for name, t in wanted.items() if name.startswith("decoder.language_model.")}
     if problems := _misfits(wanted, untrained | given):
@@ -237,6 +238,23 @@ def start_from(model: ToveModel, place: str | Path) -> None:
         for name, tensor in given.items():
             state[name].copy_(tensor)
     model.calibrated, model.trained = manifest.calibrated, manifest.trained
+
+
+def _require_same_experts(manifest: Manifest, model: ToveModel, folder: Path) -> None:
+    """Refuse a start with other experts in words of experts; tensors say the same in words nobody wrote.
+
+    Raises:
+        CheckpointError: the checkpoint lacks one or has one more.
+    """
+    own, asked = [expert.key for expert in manifest.config.experts], [expert.key for expert in model.config.experts]
+    told = [f"it also has expert {name!r}; name it among model.experts" for name in own if name not in asked]
+    told += [
+        f"it lacks expert {name!r}; leave it out of model.experts, and let it join with 'tove train RUN --add' later"
+        for name in asked
+        if name not in own
+    ]
+    if told:
+        raise CheckpointError(f"{folder} has other experts than this run: {told[0]}")
 
 
 def _switch_off(model: ToveModel, manifest: Manifest, folder: Path) -> None:
