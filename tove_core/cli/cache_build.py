@@ -58,9 +58,9 @@ def build(
     from accelerate.utils import gather_object
 
     from tove_core.errors import DataError
+    from tove_core.progress import Display
     from tove_core.training.cached import build_cache, cache_builder
     from tove_core.training.launch import Launch
-    from tove_core.training.metrics import Display
     from tove_core.training.processes import PATIENCE, join, own_device
 
     default, own = _dtypes(dtype or [])

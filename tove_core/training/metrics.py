@@ -7,15 +7,12 @@ import os
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tove_core.config import TrainingConfig
 from tove_core.errors import CheckpointError
 from tove_core.folders import write_file
+from tove_core.progress import Display
 from tove_core.run_folder import go_on
 from tove_core.training.health import dead_experts, diagnosis
 from tove_core.training.trackers import Trackers
@@ -90,39 +87,6 @@ def _step(line: str) -> int:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return sys.maxsize  # a line torn by a crash
-
-
-class Display:
-    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
-
-    def __init__(self, total: int, label: str, *, quiet: bool = False, every: int = 100) -> None:
-        self.total, self.label, self.every = total, label, every
-        self.console = Console(stderr=True)
-        self.quiet = quiet
-        self.bar: Progress | None = None
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        if self.console.is_terminal and not self.quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-            self.bar = Progress(
-                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console
-            )
-            self.task = self.bar.add_task(self.label, total=self.total, note="")
-            self.bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.stop()
-
-    def update(self, done: int, note: str = "") -> None:
-        """Show how far it is."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, note=note)
-        elif not self.quiet and (done % self.every == 0 or done == self.total):
-            print(f"{self.label} {done}/{self.total} {note}", file=sys.stderr, flush=True)
 
 
 class Reporter:

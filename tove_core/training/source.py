@@ -15,11 +15,11 @@ from tove_core.data.cache.table import CachedFeatures
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import DataError
 from tove_core.model import ToveModel
+from tove_core.progress import Display
 from tove_core.run_folder import CONFIG
 from tove_core.settings import read_config
 from tove_core.training.cached import open_cache
 from tove_core.training.examples import MAX_BROKEN, WORKERS, Examples
-from tove_core.training.metrics import Display
 
 
 @dataclass(frozen=True)
