@@ -15,6 +15,7 @@ from tove_core.folders import write_file
 from tove_core.progress import Display
 from tove_core.run_folder import go_on
 from tove_core.training.health import dead_experts, diagnosis
+from tove_core.training.optimise import schedule
 from tove_core.training.trackers import Trackers
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Reporter:
         values: dict[str, Any] = {
             "loss": round(report.loss, 6),
             "balance": round(report.balance, 6),
+            "learning_rate": schedule(done - 1, self.config) * self.config.learning_rate,
             "samples_per_second": round(rate, 1),
             "gate": shares,
             "gate_entropy": None if report.spread is None else round(report.spread, 4),
