@@ -350,3 +350,14 @@ def test_several_images_are_asked_about_together(tove: Tove, run: Path, toy: Any
         assert done.out.splitlines() == [f"{first} {second}: {model.answer([[first, second]], question)[0]}"]
     wrong = tove("answer", run, first, "--question", "<image> or <image>?")
     assert wrong.code == 1 and "holds <image> 2 times for 1 image" in wrong.error
+
+
+def test_images_beside_an_unreadable_one_are_answered_about(tove: Tove, run: Path, toy: Any, tmp_path: Path) -> None:
+    first, second = toy.pictures(2)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    for words in (("caption",), ("answer", "--question", "is it black?")):
+        done = tove(words[0], run, first, tmp_path / "broken.png", second, *words[1:])
+        assert [line.partition(": ")[0] for line in done.out.splitlines()] == [str(first), str(second)]
+        assert "1 of 3 images cannot be read (first: " in done.error and "broken.png" in done.error
+    together = tove("answer", run, first, tmp_path / "broken.png", "--question", "is it?", "--together")
+    assert together.out == "" and "broken.png" in together.error
