@@ -120,3 +120,14 @@ def test_settings_that_do_what_they_say_are_not_told_of(tove: Tove, write: Calla
     small = ("--set", "training.steps=2", "--set", "model.experts=[toy-whole]")
     done = tove("train", write(), "--quiet", *small, "--set", "training.warmup=1", "--set", "training.accumulate=5")
     assert done.code == 0 and "note: training." not in done.err
+
+
+def test_validation_data_are_looked_at_before_anything_is_computed(
+    tove: Tove, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToveModel, "encode", lambda *_, **__: pytest.fail("images were encoded"))
+    (tmp_path / "val.jsonl").write_text('{"image": "gone.png", "text": "x"}\n')
+    for file, wanted in [("nowhere.jsonl", "nowhere.jsonl does not exist; set validation.path"), ("val.jsonl", "gone")]:
+        refused = tove("train", write(), "--quiet", "--set", f"validation.path={tmp_path / file}").error
+        assert wanted in refused
+    assert not (tmp_path / "run").exists()

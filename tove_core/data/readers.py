@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tove_core.config import DataConfig, SourceConfig
 from tove_core.data.collector import without_collector
-from tove_core.data.files import shortened
+from tove_core.data.files import PATH_KEY, shortened
 from tove_core.data.format import Format
 from tove_core.data.images import FileImage, MissingImage
 from tove_core.data.malformed import noting, one_row
@@ -79,7 +79,7 @@ class Found(NamedTuple):
     missing: int
 
 
-def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
+def read(config: DataConfig, *, inference: bool = False, key: str = "data.path") -> list[Sample]:
     """Read the samples a configuration names, checked, in the order of the data set.
 
     Samples whose image is missing are left out with a warning that names them, as far as `config.max_broken` allows.
@@ -87,12 +87,17 @@ def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
     Args:
         config: a data set and its limit (the first so many samples; all are checked), or a mixture of several.
         inference: nothing will be trained or scored, so that samples need no targets.
+        key: what sets the path, for the error that it leads nowhere.
 
     Raises:
         ConfigError: there is no such reader, or it has no such option.
         DataError: the data set is malformed, empty, lacks images or targets, or repeats an id.
     """
-    return read_counted(config, inference=inference).samples
+    token = PATH_KEY.set(key)
+    try:
+        return read_counted(config, inference=inference).samples
+    finally:
+        PATH_KEY.reset(token)
 
 
 def read_counted(config: DataConfig, *, inference: bool = False) -> Found:

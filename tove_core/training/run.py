@@ -133,6 +133,10 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     if config.growth is not None:
         joining = [expert.key for expert in config.growth.experts]
         config = config.model_copy(update={"model": model.config})
+    if config.validation is not None and not resume:
+        with all_told():
+            if together.is_main_process:  # it is measured on when all has been computed
+                read(config.validation, key="validation.path")
         require_shardable(config.training, model.config.decoder, together.num_processes)
     if not quiet:
         with only_experts(model, joining):
