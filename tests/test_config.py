@@ -151,3 +151,11 @@ def test_validation_data_that_name_a_data_set_stand_for_themselves(validation):
 def test_an_expert_that_joins_twice_is_refused():
     with pytest.raises(ValidationError, match=r"\['a'\] are requested twice"):
         GrowthConfig.model_validate({"source": "run", "experts": ["a", "a"]})
+
+
+def test_validation_data_that_name_a_file_of_the_same_kind_are_read_by_the_same_reader():
+    config = RunConfig.model_validate({"data": TABLE, "validation": {"path": "b.csv", "limit": 3}})
+    assert config.validation == DataConfig.model_validate(
+        {"reader": "csv", "path": "b.csv", "limit": 3, "options": TABLE["options"]}
+    )
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config

@@ -131,3 +131,9 @@ def test_validation_data_are_looked_at_before_anything_is_computed(
         refused = tove("train", write(), "--quiet", "--set", f"validation.path={tmp_path / file}").error
         assert wanted in refused
     assert not (tmp_path / "run").exists()
+
+
+def test_a_table_without_a_reader_is_not_taken_for_json(tove: Tove, write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("image,text\n0.png,a red square\n")
+    told = tove("train", write(), "--quiet", "--set", f"data.path={tmp_path / 'table.csv'}").error
+    assert "is read as jsonl because no reader was given; set reader: csv" in told
