@@ -33,7 +33,13 @@ from tove_core.training.loop import fit
 from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
-from tove_core.training.refusals import require_fitting, require_trainable, warn_of_parts, warn_of_schedule
+from tove_core.training.refusals import (
+    require_fitting,
+    require_trainable,
+    warn_of_no_effect,
+    warn_of_parts,
+    warn_of_schedule,
+)
 from tove_core.training.shard import require_shardable
 from tove_core.training.source import Cache, Stored, cache_of, make_examples, workers_of
 from tove_core.training.state import restore_statistics
@@ -125,6 +131,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     if together.is_main_process:
         warn_of_schedule(config.training.steps, config.training.warmup)
         warn_of_parts(config.training, together.num_processes)
+        warn_of_no_effect(config)
     samples = read(config.data)
     require_fitting(samples, config.training)
     state = config.output / STATE if resume else None
