@@ -15,6 +15,7 @@ import yaml
 from tove_core import ToveModel
 from tove_core.cli import device
 from tove_core.cli.main import app
+from tove_core.config import RunConfig
 from tove_core.merging.write import Merging
 from tove_core.settings import read_config
 from tove_core.training.examples import Examples
@@ -132,7 +133,8 @@ def test_contributions_lists_every_expert(tove: Tove, run: Path) -> None:
 @pytest.fixture(scope="module")
 def live(settings: Any, toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that keeps no features, on ten of twelve samples, one of which has a torn image."""
-        from tove_core.training import train
+    from tove_core.config import RunConfig
+    from tove_core.training import train
 
     root = tmp_path_factory.mktemp("live")
     lines = [json.loads(line) for line in toy.data.read_text().splitlines()]
@@ -350,6 +352,25 @@ def test_several_images_are_asked_about_together(tove: Tove, run: Path, toy: Any
         assert done.out.splitlines() == [f"{first} {second}: {model.answer([[first, second]], question)[0]}"]
     wrong = tove("answer", run, first, "--question", "<image> or <image>?")
     assert wrong.code == 1 and "holds <image> 2 times for 1 image" in wrong.error
+
+
+def test_a_run_whose_data_moved_is_measured_and_merged_on_those_that_are_named(
+    tove: Tove, write: Callable[..., Path], toy: Any, tmp_path: Path
+) -> None:
+    few, pictures = tmp_path / "few.jsonl", toy.data.parent
+    few.write_text("".join(f"{line}\n" for line in toy.data.read_text().splitlines()[:4]))
+    short = ("--set", f"validation.path={few}", "--set", f"validation.images={pictures}", "--set", "training.steps=1")
+    assert tove("train", write(), "--quiet", *short, "--set", "model.experts=[toy-whole]").code == 0
+    few.rename(moved := tmp_path / "moved.jsonl")
+    config, run = tmp_path / "run" / "config.yaml", tmp_path / "run"
+    told = tove("contributions", run).error
+    assert f"few.jsonl does not exist; set validation.path in {config}, or --data, to the jsonl data set" in told
+    assert "toy-whole" in tove("contributions", run, "--data", moved, "--images", pictures).out
+    config.write_text(config.read_text().replace(str(toy.data), str(tmp_path / "gone.jsonl")))
+    words = ("merge", run, "--out", tmp_path / "merged", "--set", "steps=1", "--set", "batch_size=2")
+    assert f"gone.jsonl does not exist; set data.path in {config}, or --data" in tove(*words).error
+    assert tove(*words, "--data", moved, "--images", pictures).code == 0
+    assert read_config(RunConfig, tmp_path / "merged" / "config.yaml").data.path == moved
 
 
 def test_images_beside_an_unreadable_one_are_answered_about(tove: Tove, run: Path, toy: Any, tmp_path: Path) -> None:

@@ -133,6 +133,10 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         warn_of_parts(config.training, together.num_processes)
         warn_of_no_effect(config)
     samples = read(config.data)
+    if config.validation is not None and not resume:
+        with all_told():
+            if together.is_main_process:  # it is measured on when all has been computed
+                read(config.validation, key="validation.path")
     require_fitting(samples, config.training)
     state = config.output / STATE if resume else None
     model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
@@ -140,10 +144,6 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     if config.growth is not None:
         joining = [expert.key for expert in config.growth.experts]
         config = config.model_copy(update={"model": model.config})
-    if config.validation is not None and not resume:
-        with all_told():
-            if together.is_main_process:  # it is measured on when all has been computed
-                read(config.validation, key="validation.path")
         require_shardable(config.training, model.config.decoder, together.num_processes)
     if not quiet:
         with only_experts(model, joining):
@@ -292,11 +292,11 @@ def calibration_images(samples: list[Sample]) -> list[Tensor]:
     return read
 
 
-def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
-    """Let a folder made from a run be used like one: its data are the run's, its model is `model`."""
+def describe_run(source: Path, folder: Path, model: ToveModel, data: DataConfig | None = None) -> None:
+    """Let a folder made from a run be used like one: its data are the run's if not `data`, its model is `model`."""
     if (source / CONFIG).is_file():
         config = read_config(RunConfig, source / CONFIG)
-        changes = {"model": model.config, "growth": None, "start": None, "output": folder}
+        changes = {"model": model.config, "growth": None, "start": None, "output": folder, "data": data or config.data}
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 
