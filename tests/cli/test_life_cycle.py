@@ -317,7 +317,7 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("caption", none, image), "there is no folder"),
         (("answer", there, image, "--question", "is it?"), "not a tove checkpoint"),
         (("evaluate", none, "--data", toy.data), "there is no folder"),
-        (("evaluate", run, "--data", none), str(none)),
+        (("evaluate", run, "--data", none), f"{none} does not exist; set --data to the jsonl data set"),
         (("evaluate", run, "--predictions", none / "said.jsonl"), "said.jsonl"),
         (("contributions", none), "there is no folder"),
         (("contributions", run, "--rule", "zer"), "zero or renormalise"),
@@ -377,8 +377,8 @@ def test_images_beside_an_unreadable_one_are_answered_about(tove: Tove, run: Pat
     first, second = toy.pictures(2)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     for words in (("caption",), ("answer", "--question", "is it black?")):
-        done = tove(words[0], run, first, tmp_path / "broken.png", second, *words[1:])
-        assert [line.partition(": ")[0] for line in done.out.splitlines()] == [str(first), str(second)]
-        assert "1 of 3 images cannot be read (first: " in done.error and "broken.png" in done.error
+        done = tove(words[0], run, first, tmp_path / "broken.png", second, first, *words[1:])
+        assert [line.partition(": ")[0] for line in done.out.splitlines()] == [str(first), str(second), str(first)]
+        assert "1 of 4 images cannot be read (first: " in done.error and "broken.png" in done.error
     together = tove("answer", run, first, tmp_path / "broken.png", "--question", "is it?", "--together")
     assert together.out == "" and "broken.png" in together.error

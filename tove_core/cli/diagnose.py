@@ -63,7 +63,7 @@ def diagnose(
     other = opened(against) if against is not None else None
     if other is not None and not (data or reader or split):
         _require_same_data(place, other, limit)
-    samples = read(wanted)
+    samples = read(wanted, key="--data")
     by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None

@@ -213,7 +213,7 @@ def evaluate(
     require_decoder(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
     wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
-    samples, missing = read_counted(wanted, inference=no_score)
+    samples, missing = read_counted(wanted, inference=no_score, key="--data")
     options = {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
         from tove_core.evaluation.run import evaluate_into, evaluate_once
@@ -368,7 +368,8 @@ def _say(run: str, images: list[Path], question: str | None, beams: int, device:
         typer.echo(
             "note: this model's CLIP has only seen rendered scenes; about photographs it knows nothing", err=True
         )
-    names, shown = list(decoded), [[pixels] for pixels in decoded.values()]
+    names = [str(path) for path in images if str(path) in decoded]
+    shown = [[decoded[name]] for name in names]
     if together:
         names, shown = [" ".join(map(str, images))], [[decoded[str(path)] for path in images]]
     for name, pixels in zip(names, shown, strict=True):

@@ -93,17 +93,18 @@ def read(config: DataConfig, *, inference: bool = False, key: str = "data.path")
         ConfigError: there is no such reader, or it has no such option.
         DataError: the data set is malformed, empty, lacks images or targets, or repeats an id.
     """
-    token = PATH_KEY.set(key)
-    try:
-        return read_counted(config, inference=inference).samples
-    finally:
-        PATH_KEY.reset(token)
+    return read_counted(config, inference=inference, key=key).samples
 
 
-def read_counted(config: DataConfig, *, inference: bool = False) -> Found:
+def read_counted(config: DataConfig, *, inference: bool = False, key: str = "data.path") -> Found:
     """Do as `read`, and count what is left out; with a limit, only what stands before the last sample it takes."""
     found, missing = [], 0
-    for part in collect(config):
+    token = PATH_KEY.set(key)
+    try:
+        parts = collect(config)
+    finally:
+        PATH_KEY.reset(token)
+    for part in parts:
         present = _present(part, config.max_broken)
         _check(present, part.where, inference)
         samples = present if part.limit is None else present[: part.limit]
