@@ -374,3 +374,9 @@ class RunConfig(Frozen):
         stage = training.get("stage") if isinstance(training, dict) else None
         recipe = STAGES.get(stage) if isinstance(stage, str) else None
         return filled(value, recipe) if recipe else value
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        if self.training.validate_every is not None and self.validation is None:
+            raise ValueError("training.validate_every measures on validation data, and there are none; name some")
+        return self

@@ -146,8 +146,6 @@ def test_settings_that_have_no_effect_are_told_of(tove: Tove, write: Callable[..
     done = tove("train", write(), "--quiet", *small, *words, "--set", "training.decoder_learning_rate=0.1")
     notes = [line for line in done.err.splitlines() if line.startswith("note: ")]
     assert done.code == 0 and len(notes) == 3, done.err
-    assert (
-        "fusion.gate.balance_warmup are set, and with model.fusion.kind uniform they do nothing" in notes[0]
-    )
+    assert "fusion.gate.balance_warmup are set, and with model.fusion.kind uniform they do nothing" in notes[0]
     assert "model.decoder.lora.rank is set, and with model.decoder.train none" in notes[1]
     assert "training.decoder_learning_rate is set, and with model.decoder.train none" in notes[2]

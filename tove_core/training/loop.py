@@ -35,6 +35,7 @@ from tove_core.training.refusals import require_targets
 from tove_core.training.shard import require_even
 from tove_core.training.shares import Shares
 from tove_core.training.state import load_state, restore_statistics, save_state
+from tove_core.training.validation import Validation
 
 AfterStep = Callable[[int], None]
 
@@ -51,6 +52,7 @@ def fit(
     label: str = "train",
     after_step: AfterStep | None = None,
     only: Sequence[str] | None = None,
+    validation: Validation | None = None,
 ) -> None:
     """Train a model's fusion and decoder in place.
 
@@ -67,6 +69,7 @@ def fit(
         label: what the progress is called.
         after_step: called with the number of finished steps.
         only: train these experts' first linears and gate rows alone, so that every other tensor stays bit for bit.
+        validation: what measures the model where `config.validate_every` says so.
 
     Raises:
         ConfigError: the model has no decoder or nothing trainable, or has experts and is not calibrated.
@@ -79,9 +82,11 @@ def fit(
     """
     if model.decoder is None:
         raise ConfigError("training needs a decoder; build the model with one")
+    if config.validate_every is not None and validation is None:
+        raise ConfigError("validate_every is set, but nothing is given to measure on; give validation, or leave it out")
     require_targets(examples.samples)
     seed, output = seed_given(seed), None if output is None else path_given(output, "output")
-    run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step)
+    run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step, validation)
     with only_experts(model, only), listening() as request:
         run.go(request, resume)
     model.trained = True
@@ -101,6 +106,7 @@ class _Run:
     quiet: bool
     label: str
     after_step: AfterStep | None
+    validation: Validation | None
 
     def go(self, request: StopRequest, resume: bool) -> None:
         """Train to the end, or until asked to stop."""
@@ -130,8 +136,11 @@ class _Run:
                 if average is not None:
                     average.update(done)
                 rate = config.batch_size * (done - first) / (time.perf_counter() - start)
-                with all_told() if reporter.writes(done) else nullcontext():
-                    reporter.step(done, report, rate)
+                before = time.perf_counter()
+                held = self.validation.loss(engine, done, config.steps) if self.validation else None
+                start += time.perf_counter() - before  # which says nothing about training
+                with all_told() if reporter.writes(done, held) else nullcontext():
+                    reporter.step(done, report, rate, held)
                 stopping = stop and done < config.steps
                 state = self._save(engine, done, average, stopping)
                 if self.after_step is not None:

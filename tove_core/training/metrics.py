@@ -120,6 +120,7 @@ class Reporter:
         self.trackers = Trackers(config.trackers, output, model.config, first_step) if output else None
         self.display = Display(config.steps, label, quiet=self.quiet)
         self._said: set[str] = set()
+        self._held_out = ""
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -133,24 +134,26 @@ class Reporter:
         """Take the progress away and close the trackers."""
         self._open.close()
 
-    def writes(self, done: int) -> bool:
+    def writes(self, done: int, held_out: float | None = None) -> bool:
         """Whether a step is logged."""
-        return done % self.config.log_every == 0 or done == self.config.steps
+        return held_out is not None or done % self.config.log_every == 0 or done == self.config.steps
 
-    def step(self, done: int, report: Report, rate: float) -> None:
-        """Report a step, and `rate` samples per second."""
-        if self.writes(done):
-            self._log(done, report, rate)
+    def step(self, done: int, report: Report, rate: float, held_out: float | None = None) -> None:
+        """Report a step, `rate` samples per second, and the loss on held-out samples where it was measured."""
+        if self.writes(done, held_out):
+            self._log(done, report, rate, held_out)
+        if held_out is not None:
+            self._held_out = f"  held-out loss {held_out:.3f}"
         if self.quiet:
             return
-        note = f"loss {report.loss:.3f}  {rate:.0f} samples/s"
+        note = f"loss {report.loss:.3f}{self._held_out}  {rate:.0f} samples/s"
         if report.spread is not None:
             note += f"  gate entropy {report.spread:.2f}"
         if report.shares:
             note += "  " + " ".join(f"{name} {share:.0%}" for name, share in report.shares.items())
         self.display.update(done, note)
 
-    def _log(self, done: int, report: Report, rate: float) -> None:
+    def _log(self, done: int, report: Report, rate: float, held_out: float | None) -> None:
         shares = report.shares and {name: round(share, 4) for name, share in report.shares.items()}
         values: dict[str, Any] = {
             "loss": round(report.loss, 6),
@@ -162,6 +165,8 @@ class Reporter:
             "dead": dead_experts(report.shares or {}),
             "warning": self._warn(done, report),
         }
+        if held_out is not None:
+            values["val_loss"] = round(held_out, 6)
         if self.file:
             self.file.write(step=done, **values)
         if self.trackers:

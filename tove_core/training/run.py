@@ -44,6 +44,7 @@ from tove_core.training.shard import require_shardable
 from tove_core.training.source import Cache, Stored, cache_of, make_examples, workers_of
 from tove_core.training.state import restore_statistics
 from tove_core.training.trackers import require_trackers
+from tove_core.training.validation import validation_of
 
 CALIBRATION_IMAGES = 256
 """How many are measured; fewer where there are fewer."""
@@ -161,7 +162,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         if together.is_main_process:
             _keep(config)
     settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
-    fit(model, examples, config.training, **settings)
+    validation = validation_of(config, model, quiet=quiet)
+    fit(model, examples, config.training, **settings, validation=validation)
     with all_told():  # nobody reads the checkpoint before it is there
         if together.is_main_process:
             _end(model, config.output)
