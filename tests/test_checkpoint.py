@@ -210,7 +210,21 @@ def test_a_manifest_that_is_none_is_refused(copied: Path, text: str) -> None:
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     assert "no tove.json" in refused(tmp_path)
-    assert "no tove.json" in refused(tmp_path / "nowhere")
+    assert "there is no folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    assert "file is a file, not the folder of a checkpoint" in refused(tmp_path / "file")
+
+
+def test_a_run_that_is_not_finished_is_told_with_how_it_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / "config.yaml").write_text("training:\n  steps: 300\n")
+    assert f"no state was saved yet; go on with 'tove train '{run}' --resume'" in refused(run)
+    for step in (9, 31):
+        (run / "state" / f"step-{step:08d}").mkdir(parents=True)
+    assert "its last state is of step 31 of 300, and it has no checkpoint yet; go on with" in refused(run)
+    (run / "config.yaml").write_text("training: [")
+    assert "of step 31, and" in refused(run)
 
 
 def test_the_folder_around_a_checkpoint_is_read_like_the_checkpoint(toy: Any, saved: Path, tmp_path: Path) -> None:

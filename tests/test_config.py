@@ -148,6 +148,24 @@ def test_validation_data_that_name_a_data_set_stand_for_themselves(validation):
     assert config.validation == DataConfig.model_validate(validation)
 
 
+def test_measuring_while_training_needs_validation_data_and_a_whole_model():
+    training = {"validate_every": 5}
+    with pytest.raises(ValidationError, match="validate_every measures on validation data, and there are none"):
+        RunConfig.model_validate({"training": training})
+    config = RunConfig.model_validate({"training": training, "validation": {"path": "b.jsonl"}})
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+    with pytest.raises(ValidationError, match="shard full divides it"):
+        TrainingConfig(shard="full", validate_every=5)
+
+
 def test_an_expert_that_joins_twice_is_refused():
     with pytest.raises(ValidationError, match=r"\['a'\] are requested twice"):
         GrowthConfig.model_validate({"source": "run", "experts": ["a", "a"]})
+
+
+def test_validation_data_that_name_a_file_of_the_same_kind_are_read_by_the_same_reader():
+    config = RunConfig.model_validate({"data": TABLE, "validation": {"path": "b.csv", "limit": 3}})
+    assert config.validation == DataConfig.model_validate(
+        {"reader": "csv", "path": "b.csv", "limit": 3, "options": TABLE["options"]}
+    )
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config

@@ -163,3 +163,19 @@ def test_predictions_are_scored_and_compared_without_torch(site, tmp_path):
     (tmp_path / "right.jsonl").write_text("".join(json.dumps(one) + "\n" for one in right))
     done = command("score", str(kept), "--data", str(tmp_path / "right.jsonl"), site=site, allowed=("numpy",))
     assert done.returncode == 0, done.stderr
+
+
+def test_looking_at_data_imports_no_training_engine(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("image,text\ndata.csv,a\n")
+    code = (
+        "import sys\nfrom tove_core.cli.main import main\n"
+        f"sys.argv = ['tove', 'data', 'check', 'csv:{tmp_path}/data.csv', '--quick']\n"
+        "try: main()\nexcept SystemExit as leaving: code = leaving.code\n"
+        "else: code = 0\n"
+        "print(code, sorted({'accelerate', 'torch._dynamo', 'transformers'} & set(sys.modules)))\n"
+    )
+    env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "TERM": "dumb", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr

@@ -132,6 +132,11 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one(override, suggestion):
         ("model.experts=[a, b, a]", r"model.experts: experts \['a'\] are requested twice; give one of .* an alias$"),
         ("model.experts=[{alias: b}]", "model.experts.0.name: is missing; give it$"),
         ("model.clip=7", r"model.clip: wanted a mapping of keys to values \(got 7\)$"),
+        (
+            "model.decoder.prompt={prompt}",
+            r"model.decoder.prompt: wanted text \(got {'prompt': None}\); .*\"'{prompt}'\"$",
+        ),
+        ("model.decoder.name=5", r"model.decoder.name: wanted text \(got 5\); YAML .* quotes, .*\"'5'\"$"),
         ("model.decoder.prompt=hm", "model.decoder.prompt: prompt 'hm' must hold"),
         (f"training.steps={'x' * 500}", r"training.steps: it should be .*x\.\.\.\)$"),
     ],

@@ -32,6 +32,7 @@ from tove_core.places import with_absolute_places
 from tove_core.provenance import Origin, Provenance
 from tove_core.recall import warn_of_other_versions
 from tove_core.restorable import as_written, require_restorable
+from tove_core.run_folder import no_checkpoint
 from tove_core.selecting import SELECT_ANEW
 from tove_core.settings import describe
 from tove_core.spec import Frozen
@@ -173,10 +174,8 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = find_checkpoint(folder) / MANIFEST
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is not a tove checkpoint (it has no {MANIFEST}); give the folder of a run or of a checkpoint"
-        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise no_checkpoint(folder) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore the checkpoint from a copy") from error
     version = data.get("format") if isinstance(data, dict) else None
@@ -250,6 +249,7 @@ def start_from(model: ToveModel, place: str | Path) -> None:
     warn_of_other_versions(manifest.provenance.experts, model.provenance.experts, stacklevel=2)
     if manifest.off or manifest.ghosts:
         raise CheckpointError(f"{folder} had experts detached, which a new run cannot start from; give the run before")
+    _require_same_experts(manifest, model, folder)
     given, wanted = read_safetensors(folder / TENSORS), trained_tensors(model)
     if manifest.selection is not None:
         given = {name: tensor for name, tensor in given.items() if not name.startswith("selector.")}
@@ -262,6 +262,23 @@ def start_from(model: ToveModel, place: str | Path) -> None:
         for name, tensor in given.items():
             state[name].copy_(tensor)
     model.calibrated, model.trained = manifest.calibrated, manifest.trained
+
+
+def _require_same_experts(manifest: Manifest, model: ToveModel, folder: Path) -> None:
+    """Refuse a start with other experts in words of experts; tensors say the same in words nobody wrote.
+
+    Raises:
+        CheckpointError: the checkpoint lacks one or has one more.
+    """
+    own, asked = [expert.key for expert in manifest.config.experts], [expert.key for expert in model.config.experts]
+    told = [f"it also has expert {name!r}; name it among model.experts" for name in own if name not in asked]
+    told += [
+        f"it lacks expert {name!r}; leave it out of model.experts, and let it join with 'tove train RUN --add' later"
+        for name in asked
+        if name not in own
+    ]
+    if told:
+        raise CheckpointError(f"{folder} has other experts than this run: {told[0]}")
 
 
 def _switch_off(model: ToveModel, manifest: Manifest, folder: Path) -> None:

@@ -316,6 +316,14 @@ class GrowthConfig(Frozen):
         return _each_once(value)
 
 
+def _reader_of(given: dict[str, Any], data: DataConfig) -> dict[str, Any]:
+    """Return the reader, with what it was told, of training data whose file ends alike; nothing where it does not."""
+    path = given.get("path")
+    if data.path is None or not isinstance(path, str | Path) or Path(path).suffix != data.path.suffix:
+        return {}
+    return {key: getattr(data, key) for key in data.model_fields_set & {"reader", "options", "tiles"} - given.keys()}
+
+
 class RunConfig(Frozen):
     """A whole training run."""
 
@@ -324,7 +332,8 @@ class RunConfig(Frozen):
     validation: DataConfig | None = Field(
         default=None,
         description="what contributions are measured on; None: the training data. Where it names neither reader, path "
-        "nor mixture it needs a split of its own, and what else it does not say is that of `data`, `limit` aside",
+        "nor mixture it needs a split of its own, and what else it does not say is that of `data`, `limit` aside; a "
+        "path that ends as that of `data` is read by the same reader",
     )
     training: TrainingConfig = Field(default=TrainingConfig(), description="for how long, and how")
     growth: GrowthConfig | None = Field(
@@ -345,8 +354,10 @@ class RunConfig(Frozen):
     def _of_data(cls, value: Any, info: ValidationInfo) -> Any:
         given = value.model_dump(exclude_unset=True) if isinstance(value, DataConfig) else value
         data: DataConfig | None = info.data.get("data")  # not there where it is wrong itself
-        if data is None or not isinstance(given, dict) or given.keys() & {"reader", "path", "mixture"}:
+        if data is None or not isinstance(given, dict) or given.keys() & {"reader", "mixture"}:
             return value
+        if "path" in given:
+            return given | _reader_of(given, data)
         if given.keys() - DataConfig.model_fields.keys():
             return value  # a misspelt key is told as such
         if data.mixture or given.get("split", data.split) == data.split:
@@ -363,3 +374,9 @@ class RunConfig(Frozen):
         stage = training.get("stage") if isinstance(training, dict) else None
         recipe = STAGES.get(stage) if isinstance(stage, str) else None
         return filled(value, recipe) if recipe else value
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Self:
+        if self.training.validate_every is not None and self.validation is None:
+            raise ValueError("training.validate_every measures on validation data, and there are none; name some")
+        return self

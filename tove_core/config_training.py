@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tove_core.spec import Fraction, Frozen, NonNegative, Positive
 
@@ -56,6 +56,11 @@ class TrainingConfig(Frozen):
         description="decay of a moving average of the trained parameters, which the checkpoint then holds; None: none",
     )
     log_every: Positive = Field(default=10, description="steps between two lines of metrics.jsonl")
+    validate_every: Positive | None = Field(
+        default=None,
+        description="steps between two measurements of the answer loss on `validation`, and after the last; None: none",
+    )
+    validate_limit: Positive = Field(default=500, description="measure it on the first so many samples at most")
     save_every: Positive | None = Field(
         default=None, description="steps between two states to resume from; None: no state is kept"
     )
@@ -70,6 +75,12 @@ class TrainingConfig(Frozen):
     workers: Annotated[int, Field(ge=0)] = Field(
         default=2, description="threads that read and resample the images of the next step; 0: none, the same result"
     )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.validate_every is not None and self.shard == "full":
+            raise ValueError("validate_every measures a model that is whole, and shard full divides it; drop one")
+        return self
 
 
 class MergeConfig(Frozen):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tove_core.config import Rule
 from tove_core.fusion import Align, Fused, Transfer
 from tove_core.hub.autocast import no_autocast
 from tove_core.hub.expert import FrozenExpert
@@ -44,6 +45,16 @@ class _Held:
     def __getattr__(self, name: str) -> Any:
         with self._fusion.holding(self.off):
             return getattr(self._fusion, name)
+
+    def switch_off(self, name: str, rule: Rule) -> None:
+        """Switch an expert off here, and nowhere else."""
+        with self._fusion.holding(self.off):
+            self._fusion.switch_off(name, rule)
+
+    def switch_on(self, name: str) -> None:
+        """Switch an expert on here, and nowhere else."""
+        with self._fusion.holding(self.off):
+            self._fusion.switch_on(name)
 
 
 def see(

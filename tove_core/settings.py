@@ -86,6 +86,12 @@ def _said(kind: str, message: str, given: Any) -> str:
         choices = message.removeprefix("Input should be ")
         nearest = _nearest(given, re.findall("'([^']*)'", choices))
         return f"there is no {_short(given)}; choose {choices}{nearest}"
+    if kind == "string_type" and given is not None:
+        written = yaml.safe_dump(given, default_flow_style=True).splitlines()[0].replace(": null", "")
+        return (
+            f"wanted text (got {_short(given)}); YAML takes it for something else unless it stands in quotes, which a "
+            f"shell takes away where there are no others around them: \"'{_short(written, quoted=False)}'\""
+        )
     if kind in ("tuple_type", "list_type"):
         example = f", such as [{given}]" if isinstance(given, str) else ""
         return f"wanted a list{example} (got {_short(given)})"
@@ -94,8 +100,8 @@ def _said(kind: str, message: str, given: Any) -> str:
     return f"{message.replace('Input should', 'it should', 1)} (got {_short(given)})"
 
 
-def _short(value: Any, most: int = 80) -> str:
-    text = repr(value)
+def _short(value: Any, most: int = 80, *, quoted: bool = True) -> str:
+    text = repr(value) if quoted else str(value)
     return text if len(text) <= most else f"{text[:most]}..."
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,13 @@ def test_broken_images_are_named_and_end_in_exit_code_one(
         line["image"] = str(toy.data.parent / line["image"])
     (tmp_path / "empty.png").write_bytes(b"")
     lines.append(lines[0] | {"id": "broken", "image": str(tmp_path / "empty.png")})
+    shutil.copy(lines[0]["image"], tmp_path / "again.png")
+    lines.append(lines[0] | {"id": "again", "image": str(tmp_path / "again.png")})
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(map(json.dumps, lines)))
     done = tove("cache", "build", config, "--out", tmp_path / "c", "--quiet", "--set", f"data.path={data}")
-    assert "computed clip 12" in done.out
+    assert "of 14 images computed clip 12, toy-fine 12, toy-wide 12; 0 images lacked nothing" in done.out
+    assert "; 1 has the content of another; 1 could not be read" in done.out
     assert "1 images could not be read" in done.error and "empty.png" in done.error
 
 

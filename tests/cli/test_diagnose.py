@@ -83,8 +83,8 @@ def test_what_cannot_be_diagnosed_is_said_in_one_line(tove: Tove, runs: Path, to
     (other / "config.yaml").write_text((hub / "config.yaml").read_text().replace(str(toy.data), str(captions)))
     out = ("--quiet", "--out", tmp_path / "out")
     for words, wanted in [
-        ((none,), "is not a tove checkpoint"),
-        ((hub, "--against", none), "is not a tove checkpoint"),
+        ((none,), f"there is no folder {none}"),
+        ((hub, "--against", none), f"there is no folder {none}"),
         ((hub, "--against", other), "which are different data; name one data set for both"),
         ((hub, "--data", captions), "none of 4 samples asks a question"),
         ((hub, "--rule", "x"), "there is no rule 'x'"),
@@ -92,5 +92,6 @@ def test_what_cannot_be_diagnosed_is_said_in_one_line(tove: Tove, runs: Path, to
         ((runs / "plain",), "has no expert on"),
     ]:
         assert wanted in tove("diagnose", *words, *out).error, words
+    assert f"{hub} on {toy.data} and" in tove("diagnose", hub, "--against", other, *out).error, "jsonl has no splits"
     assert "exists" in tove("diagnose", hub, "--quiet", "--out", full).error
     assert not (tmp_path / "out").exists()

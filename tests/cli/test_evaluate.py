@@ -211,7 +211,7 @@ def test_what_cannot_be_written_or_used_is_said_before_the_work(
         (("score", kept, "--json", tmp_path), "is a folder; give a file in it"),
         ((*words, "--out", file), "cannot be written"),
         ((*words, "--predictions", tmp_path), "is a folder; give a file in it"),
-        (("evaluate", tmp_path / "nothing"), "nothing is not a tove checkpoint"),
+        (("evaluate", tmp_path / "nothing"), f"there is no folder {tmp_path / 'nothing'}"),
         (("evaluate", run / "checkpoint"), "does not say which data its model was made for; give --data, and --reader"),
         (("clip", "score", folder, kept, "--json", tmp_path / "no" / "x.json"), "there is no folder"),
         (("clip", "retrieval", folder, "--data", data, "--json", tmp_path), "is a folder"),

@@ -15,6 +15,7 @@ import yaml
 from tove_core import ToveModel
 from tove_core.cli import device
 from tove_core.cli.main import app
+from tove_core.config import RunConfig
 from tove_core.merging.write import Merging
 from tove_core.settings import read_config
 from tove_core.training.examples import Examples
@@ -313,12 +314,12 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
         (("caption", run, image, "--device", "meta"), "the model is to run on 'meta'"),
         (("caption", run, none), str(none)),
         (("caption", run, tmp_path / "broken.png"), "broken.png"),
-        (("caption", none, image), "not a tove checkpoint"),
+        (("caption", none, image), "there is no folder"),
         (("answer", there, image, "--question", "is it?"), "not a tove checkpoint"),
-        (("evaluate", none, "--data", toy.data), "not a tove checkpoint"),
-        (("evaluate", run, "--data", none), str(none)),
+        (("evaluate", none, "--data", toy.data), "there is no folder"),
+        (("evaluate", run, "--data", none), f"{none} does not exist; set --data to the jsonl data set"),
         (("evaluate", run, "--predictions", none / "said.jsonl"), "said.jsonl"),
-        (("contributions", none), "not a tove checkpoint"),
+        (("contributions", none), "there is no folder"),
         (("contributions", run, "--rule", "zer"), "zero or renormalise"),
         (("detach", run, "toy-none", "--out", none), "toy-none"),
         (("detach", run, "toy-fine", "--out", there), "exists already; give another folder"),
@@ -329,7 +330,7 @@ def test_commands_that_cannot_run_say_why_in_one_line(tove: Tove, run: Path, toy
             "exists already; give another folder, or --overwrite where an earlier demo is in it",
         ),
         (("merge", run, "--out", none, "--set", "stepz=1"), "did you mean 'steps'"),
-        (("merge", none, "--out", tmp_path / "other"), "not a tove checkpoint"),
+        (("merge", none, "--out", tmp_path / "other"), "there is no folder"),
     ]:
         assert wanted in tove(*words).error, words
     assert not none.exists() and [p.name for p in there.iterdir()] == ["letter.txt"]
@@ -351,3 +352,33 @@ def test_several_images_are_asked_about_together(tove: Tove, run: Path, toy: Any
         assert done.out.splitlines() == [f"{first} {second}: {model.answer([[first, second]], question)[0]}"]
     wrong = tove("answer", run, first, "--question", "<image> or <image>?")
     assert wrong.code == 1 and "holds <image> 2 times for 1 image" in wrong.error
+
+
+def test_a_run_whose_data_moved_is_measured_and_merged_on_those_that_are_named(
+    tove: Tove, write: Callable[..., Path], toy: Any, tmp_path: Path
+) -> None:
+    few, pictures = tmp_path / "few.jsonl", toy.data.parent
+    few.write_text("".join(f"{line}\n" for line in toy.data.read_text().splitlines()[:4]))
+    short = ("--set", f"validation.path={few}", "--set", f"validation.images={pictures}", "--set", "training.steps=1")
+    assert tove("train", write(), "--quiet", *short, "--set", "model.experts=[toy-whole]").code == 0
+    few.rename(moved := tmp_path / "moved.jsonl")
+    config, run = tmp_path / "run" / "config.yaml", tmp_path / "run"
+    told = tove("contributions", run).error
+    assert f"few.jsonl does not exist; set validation.path in {config}, or --data, to the jsonl data set" in told
+    assert "toy-whole" in tove("contributions", run, "--data", moved, "--images", pictures).out
+    config.write_text(config.read_text().replace(str(toy.data), str(tmp_path / "gone.jsonl")))
+    words = ("merge", run, "--out", tmp_path / "merged", "--set", "steps=1", "--set", "batch_size=2")
+    assert f"gone.jsonl does not exist; set data.path in {config}, or --data" in tove(*words).error
+    assert tove(*words, "--data", moved, "--images", pictures).code == 0
+    assert read_config(RunConfig, tmp_path / "merged" / "config.yaml").data.path == moved
+
+
+def test_images_beside_an_unreadable_one_are_answered_about(tove: Tove, run: Path, toy: Any, tmp_path: Path) -> None:
+    first, second = toy.pictures(2)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    for words in (("caption",), ("answer", "--question", "is it black?")):
+        done = tove(words[0], run, first, tmp_path / "broken.png", second, first, *words[1:])
+        assert [line.partition(": ")[0] for line in done.out.splitlines()] == [str(first), str(second), str(first)]
+        assert "1 of 4 images cannot be read (first: " in done.error and "broken.png" in done.error
+    together = tove("answer", run, first, tmp_path / "broken.png", "--question", "is it?", "--together")
+    assert together.out == "" and "broken.png" in together.error

@@ -120,3 +120,32 @@ def test_settings_that_do_what_they_say_are_not_told_of(tove: Tove, write: Calla
     small = ("--set", "training.steps=2", "--set", "model.experts=[toy-whole]")
     done = tove("train", write(), "--quiet", *small, "--set", "training.warmup=1", "--set", "training.accumulate=5")
     assert done.code == 0 and "note: training." not in done.err
+
+
+def test_validation_data_are_looked_at_before_anything_is_computed(
+    tove: Tove, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToveModel, "encode", lambda *_, **__: pytest.fail("images were encoded"))
+    (tmp_path / "val.jsonl").write_text('{"image": "gone.png", "text": "x"}\n')
+    for file, wanted in [("nowhere.jsonl", "nowhere.jsonl does not exist; set validation.path"), ("val.jsonl", "gone")]:
+        refused = tove("train", write(), "--quiet", "--set", f"validation.path={tmp_path / file}").error
+        assert wanted in refused
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_without_a_reader_is_not_taken_for_json(tove: Tove, write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("image,text\n0.png,a red square\n")
+    told = tove("train", write(), "--quiet", "--set", f"data.path={tmp_path / 'table.csv'}").error
+    assert "is read as jsonl because no reader was given; set reader: csv" in told
+
+
+def test_settings_that_have_no_effect_are_told_of(tove: Tove, write: Callable[..., Path]) -> None:
+    small = ("--set", "training.steps=1", "--set", "model.experts=[toy-whole]", "--set", "training.warmup=0")
+    keys = ["fusion.kind=uniform", "decoder.train=none", "decoder.lora.rank=4"]
+    words = [word for key in keys for word in ("--set", f"model.{key}")]
+    done = tove("train", write(), "--quiet", *small, *words, "--set", "training.decoder_learning_rate=0.1")
+    notes = [line for line in done.err.splitlines() if line.startswith("note: ")]
+    assert done.code == 0 and len(notes) == 3, done.err
+    assert "fusion.gate.balance_warmup are set, and with model.fusion.kind uniform they do nothing" in notes[0]
+    assert "model.decoder.lora.rank is set, and with model.decoder.train none" in notes[1]
+    assert "training.decoder_learning_rate is set, and with model.decoder.train none" in notes[2]

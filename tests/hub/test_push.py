@@ -273,8 +273,8 @@ def test_full_writes_the_frozen_parts_of_a_checkpoint_by_reference(
         (("merge", "nobody/none", "--out", "{out}"), "'tove merge' takes none of the hub"),
         (("push", "nobody/none", REPO), "'tove push' takes none of the hub: it needs the folder of a checkpoint"),
         (("diagnose", "nobody/none", "--out", "{out}"), "nobody/none does not exist"),
-        (("caption", "./nobody/none", "{image}"), "nobody/none is not a tove checkpoint"),
-        (("caption", "nobody/none/checkpoint", "{image}"), "nobody/none/checkpoint is not a tove checkpoint"),
+        (("caption", "./nobody/none", "{image}"), "there is no folder nobody/none"),
+        (("caption", "nobody/none/checkpoint", "{image}"), "there is no folder nobody/none/checkpoint"),
     ],
 )
 def test_a_command_says_in_a_sentence_that_there_is_no_such_place(

@@ -21,11 +21,11 @@ from tove_core.planning.run import plan_run
 from tove_core.planning.run_figures import RunPlan
 from tove_core.planning.run_table import render_run
 from tove_core.planning.speed import measured
+from tove_core.run_folder import states
 from tove_core.training import fit
 from tove_core.training.cached import build_cache, cache_builder
 from tove_core.training.examples import Examples
 from tove_core.training.run import prepare, train
-from tove_core.training.state import states
 
 
 def even_data(folder: Path, images: int = 1) -> Path:

@@ -25,11 +25,12 @@ from torch.distributed.tensor import DTensor
 import tove_core
 from tove_core.config import DataConfig, TrainingConfig
 from tove_core.data.readers import read
+from tove_core.run_folder import STATE, states
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.processes import join
 from tove_core.training.run import prepare
-from tove_core.training.state import STATE, states
+from tove_core.training.validation import Validation
 
 torch.set_num_threads(1)
 
@@ -70,7 +71,11 @@ def work(job: dict[str, Any], rank: int) -> None:
         examples.table.features["clip"][:] = float("nan")
     resume = bool(job.get("resume")) and bool(states(output / STATE))
     settings = TrainingConfig.model_validate(job["training"])
-    fit(model, examples, settings, seed=11, output=output, resume=resume, quiet=True, after_step=after)
+    held_out = None
+    if settings.validate_every:
+        held_out = Validation(model, model.decoder, examples.some(range(7)), settings.validate_every)
+    options = {"seed": 11, "output": output, "resume": resume, "quiet": True, "after_step": after}
+    fit(model, examples, settings, **options, validation=held_out)
     tensors = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     save_file(tensors, output / f"final-{rank}.safetensors")
     left_out = {str(row): reason for row, reason in examples.broken.reasons.items()}

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from safetensors.torch import load_file
 
 from tove_core.config import RunConfig, TrainingConfig
 from tove_core.errors import CheckpointError, ConfigError, Interrupted, PlacementError, ToveError
+from tove_core.run_folder import STATE, states
 from tove_core.settings import read_config, write_config
 from tove_core.training import fit, resume, train
 from tove_core.training.examples import Examples
 from tove_core.training.faults import listening, memory_named, not_finite
 from tove_core.training.run import prepare
-from tove_core.training.state import STATE, load_state, states
+from tove_core.training.state import load_state
 
 DRIVER = Path(__file__).with_name("driver.py")
 TURNS = int(os.environ.get("TOVE_TORTURE", "3"))
@@ -64,6 +66,42 @@ def test_a_second_signal_at_once_is_an_echo_and_not_a_kill() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         assert request.signal == signal.SIGTERM
+
+
+STUCK = """
+import hashlib
+from tove_core.training.faults import listening
+with listening():
+    print("listening", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000_000)  # a long native call: no line of Python runs meanwhile
+"""
+
+
+@pytest.mark.parametrize("between", [0.0, 3.3])
+def test_a_second_signal_ends_a_run_in_a_native_call_at_once_and_an_echo_does_not(between: float) -> None:
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "listening\n"
+        try:
+            process.send_signal(signal.SIGINT)
+            time.sleep(between)
+            process.send_signal(signal.SIGTERM)
+            if between:
+                assert process.wait(20) == 128 + signal.SIGTERM
+            else:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(1)
+        finally:
+            process.kill()
+
+
+def test_the_signal_of_a_forked_process_is_not_the_runs() -> None:
+    with listening() as request:
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        assert request.signal is None
 
 
 def test_a_signal_after_the_last_step_does_not_spoil_a_finished_run(toy: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,9 @@ def test_metrics_are_one_line_per_logged_step(toy: Any, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6, 7]
     assert all(line["loss"] > 0 and line["samples_per_second"] > 0 for line in lines)
+    # The warm-up is over; from there half a cosine down to a thousandth.
+    rates = [1e-2 * (1e-3 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / 7))) for step in (2, 5, 6)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
     assert all(sum(line["gate"].values()) == pytest.approx(1, abs=1e-3) for line in lines)
     assert set(lines[0]["gate"]) == set(toy.experts)
 

@@ -166,3 +166,7 @@ def test_a_second_stage_starts_where_the_first_ended(toy: Any, tmp_path: Path) -
     )
     with pytest.raises(CheckpointError, match="does not fit this run's model: it has beside them"):
         train(run("third", start=tmp_path / "second"), quiet=True)
+    fewer = run("fourth", start=tmp_path / "first")
+    fewer = fewer.model_copy(update={"model": fewer.model.model_copy(update={"experts": fewer.model.experts[1:]})})
+    with pytest.raises(CheckpointError, match=r"it also has expert 'toy-fine'; name it among model\.experts"):
+        train(fewer, quiet=True)

@@ -65,8 +65,8 @@ def runs(toy: Any, processes: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     root = tmp_path_factory.mktemp("processes")
     job, plain = processes.job, processes.steady(toy, root / "steady")
     jobs = [
-        job(toy, root / "one", 1, plain),
-        job(toy, root / "two", 2, plain),
+        job(toy, root / "one", 1, plain, training={"validate_every": 3}),
+        job(toy, root / "two", 2, plain, training={"validate_every": 3}),
         job(toy, root / "parts", 1, plain, training={"accumulate": 3}),
         job(toy, root / "two-parts", 2, plain, training={"accumulate": 2}),
         job(toy, root / "detached", 2, plain, off="toy-wide"),
@@ -97,6 +97,14 @@ def test_the_loss_curve_does_not_depend_on_processes_or_parts(runs: Path, name: 
         assert other["gate_entropy"] == pytest.approx(one["gate_entropy"], abs=1e-3)
         assert other["gate"] == pytest.approx(one["gate"], abs=1e-3)
     assert alone[-1]["balance"] > 0
+
+
+def test_neither_does_the_loss_on_held_out_samples(runs: Path, processes: Any) -> None:
+    alone, together = (processes.metrics(runs / name) for name in ("one", "two"))
+    assert [line["step"] for line in together if "val_loss" in line] == [3, 6, 8]
+    assert [line.get("val_loss", 0) for line in together] == pytest.approx(
+        [line.get("val_loss", 0) for line in alone], abs=1e-5
+    )
 
 
 def test_neither_do_samples_of_different_numbers_of_images(runs: Path, processes: Any) -> None:

@@ -16,10 +16,10 @@ from tove_core import ToveModel
 from tove_core.config import RunConfig
 from tove_core.errors import CheckpointError
 from tove_core.hub.weights import sha256
+from tove_core.run_folder import CONFIG, STATE, states
 from tove_core.settings import read_config, write_config
 from tove_core.training import fit, resume, train
-from tove_core.training.run import CONFIG, STATE
-from tove_core.training.state import restore_statistics, states
+from tove_core.training.state import restore_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*learning rate never")
 
@@ -92,7 +92,7 @@ def test_a_run_goes_on_without_the_checkpoint_it_began_with(toy: Any, tmp_path: 
     without_statistics(tmp_path / "second")
     with (
         pytest.warns(UserWarning, match="holds no channel statistics"),
-        pytest.raises(CheckpointError, match="is not a tove checkpoint"),
+        pytest.raises(CheckpointError, match=r"there is no folder .*first"),
     ):
         go_on(tmp_path / "second", 7)
 

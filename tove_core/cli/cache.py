@@ -56,7 +56,7 @@ def verify(
     from tove_core.data.cache.care import remove as remove_files
     from tove_core.data.cache.folder import FeatureCache
     from tove_core.errors import DataError
-    from tove_core.training.metrics import Display
+    from tove_core.progress import Display
 
     cache = FeatureCache.existing(folder)
     count = len(every_shard(cache))

@@ -72,8 +72,8 @@ def build(
     from accelerate.utils import gather_object
 
     from tove_core.errors import DataError
+    from tove_core.progress import Display
     from tove_core.training.cached import build_cache, cache_builder
-    from tove_core.training.metrics import Display
     from tove_core.training.processes import PATIENCE, join, own_device
 
     processes = join(device, launch.processes if launch.processes > 1 else None, patience=PATIENCE)
@@ -200,6 +200,11 @@ def _show_estimate(needed: Estimate, out: Path) -> None:
 
 def _show_report(report: BuildReport, who: str) -> None:
     made = ", ".join(f"{name} {count:,}" for name, count in report.computed.items())
-    print(f"{who}computed {made}; {report.present:,} images lacked nothing")
+    told = f"of {report.images:,} images computed {made}; {report.present:,} images lacked nothing"
+    if report.alike:
+        told += f"; {report.alike:,} {'has' if report.alike == 1 else 'have'} the content of another"
+    if report.broken:
+        told += f"; {len(report.broken):,} could not be read"
+    print(f"{who}{told}")
     for name, reason in report.broken[:10]:
         typer.echo(f"broken: {name}: {reason}", err=True)

@@ -44,7 +44,7 @@ def check_data(
     from tove_core.data.check import check
     from tove_core.data.readers import collect
     from tove_core.data.sample import distinct_images
-    from tove_core.training.metrics import Display
+    from tove_core.progress import Display
 
     reports = []
     for name, config in _wanted(source, set_ or []).items():

@@ -14,6 +14,7 @@ from tove_core.cli.places import Run, opened
 from tove_core.cli.runs import Cached, Device, SetData, evaluation_data
 
 if TYPE_CHECKING:
+    from tove_core.config import DataConfig
     from tove_core.data.sample import Sample
 
 
@@ -62,7 +63,7 @@ def diagnose(
     other = opened(against) if against is not None else None
     if other is not None and not (data or reader or split):
         _require_same_data(place, other, limit)
-    samples = read(wanted)
+    samples = read(wanted, key="--data")
     by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
@@ -97,11 +98,18 @@ def _require_same_data(run: Path, against: Path, limit: int | None) -> None:
     own, other = (evaluation_data(place, None, None, None, limit) for place in (run, against))
     free = {"max_broken", "limit"}
     if own.model_dump(exclude=free) != other.model_dump(exclude=free):
-        told = [f"{place} on {one.path or one.reader} ({one.split})" for place, one in ((run, own), (against, other))]
+        told = [f"{place} on {_called(one)}" for place, one in ((run, own), (against, other))]
         raise ConfigError(
             f"{told[0]} and {told[1]} would be evaluated, which are different data; name one data set for both "
             "with --data, --reader or --split"
         )
+
+
+def _called(data: DataConfig) -> str:
+    """Return what data are called: their split too, where they are of a format that has some."""
+    from tove_core.data.readers import reader
+
+    return f"{data.path or data.reader}" + (f" ({data.split})" if reader(data.reader).splits else "")
 
 
 def _said(

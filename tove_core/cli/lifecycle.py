@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,19 @@ from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.places import OwnRun, Run, opened, own_run
 from tove_core.cli.runs import Cached, Device
 
+if TYPE_CHECKING:
+    from tove_core.config import DataConfig
+    from tove_core.data.sample import Sample
+
 SetMerge = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the merging: steps=500")
+]
+DataFile = Annotated[
+    Path | None, typer.Option("--data", help="file or folder of the data, where the run's are not or have moved")
+]
+Reader = Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")]
+Images = Annotated[
+    Path | None, typer.Option(help="folder or tar archive of the images; with --data beside it when not given")
 ]
 Out = Annotated[Path, typer.Option(help="folder for the result; it must not exist yet")]
 
@@ -24,6 +35,9 @@ def contributions(
         typer.Option(min=1, help="at most so many samples of the validation (else training) data, within its limit"),
     ] = 1000,
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
+    data: DataFile = None,
+    reader: Reader = None,
+    images: Images = None,
     batch_size: Annotated[int, typer.Option(min=1, help="samples seen and scored together")] = 128,
     cache: Cached = None,
     device: Device = None,
@@ -31,16 +45,15 @@ def contributions(
     """Measure what each expert's absence costs, in nats per answer token."""
     from tove_core.contribution import contributions as measure
     from tove_core.contribution import require_measurable
-    from tove_core.data.readers import read
     from tove_core.model import ToveModel
-    from tove_core.training.run import run_data, run_examples
+    from tove_core.training.run import run_examples
 
     place, chosen = own_run(run, "tove contributions"), detach_rule(rule)
     tell_unused_gpu(device)
     model = ToveModel.from_pretrained(place, device=device)
     require_measurable(model, chosen)
-    data = run_data(place, limit)
-    examples = run_examples(place, model, data, read(data), cache=cache)
+    wanted, samples = _samples(place, data, reader, images, limit)
+    examples = run_examples(place, model, wanted, samples, cache=cache)
     found = measure(model, examples, rule=chosen, batch_size=batch_size, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
     for one in found:
@@ -146,20 +159,22 @@ def merge(
     set_: SetMerge = None,
     control: Annotated[bool, typer.Option("--control", help="language loss alone: the fair comparison")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many samples of the training data")] = None,
+    data: DataFile = None,
+    reader: Reader = None,
+    images: Images = None,
     seed: Annotated[int, typer.Option(help="order of the samples")] = 0,
     cache: Cached = None,
     device: Device = None,
 ) -> None:
     """Train a copy of the CLIP tower to give the enhanced tokens by itself, and write it as a CLIP folder."""
     from tove_core.config import MergeConfig
-    from tove_core.data.readers import read
     from tove_core.folders import require_new, require_writable
     from tove_core.merging.merge import merge as train_tower
     from tove_core.merging.merge import require_mergeable
     from tove_core.merging.write import Merging, write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
-    from tove_core.training.run import describe_run, run_data, run_examples
+    from tove_core.training.run import describe_run, run_examples
 
     for text in set_ or []:
         _require_key_of_merging(text)
@@ -170,15 +185,44 @@ def merge(
     tell_unused_gpu(device)
     model = ToveModel.from_pretrained(place, device=device)
     require_mergeable(model, config)
-    data = run_data(place, limit, train=True)
-    examples = run_examples(place, model, data, read(data), cache=cache)
+    wanted, samples = _samples(place, data, reader, images, limit, train=True)
+    examples = run_examples(place, model, wanted, samples, cache=cache)
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out, Merging(run=place, seed=seed, limit=limit, samples=len(examples), merge=config))
-    describe_run(place, out, merged)
+    named = data is not None or reader is not None or images is not None
+    describe_run(place, out, merged, wanted if named else None)
     if (out / "open_clip_config.json").is_file():
         print(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
     else:
         print(f"wrote {out}; transformers loads it, and tove as clip.name=hf:{out}")
+
+
+def _samples(
+    run: Path, data: Path | None, reader: str | None, images: Path | None, limit: int | None, *, train: bool = False
+) -> tuple[DataConfig, list[Sample]]:
+    """Return a run's validation samples (training's, where it has none or `train` is set), or those that are named.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+        DataError: they cannot be read.
+    """
+    from tove_core.config import DataConfig, RunConfig
+    from tove_core.data.readers import read
+    from tove_core.settings import read_config
+    from tove_core.training.run import CONFIG, run_data
+
+    wanted = run_data(run, limit, train=train)
+    if data is not None or reader is not None or images is not None:
+        own = {"options": wanted.options, "tiles": wanted.tiles, "split": wanted.split}
+        kept = own if reader in (None, wanted.reader) else {}
+        place = images or (wanted.images if data is None else None)  # another data set's images lie elsewhere
+        wanted = DataConfig(
+            reader=reader or wanted.reader, path=data or wanted.path, images=place, limit=wanted.limit,
+            max_broken=wanted.max_broken, **kept,
+        )  # fmt: skip
+    validated = not train and read_config(RunConfig, run / CONFIG).validation is not None
+    section = "validation" if validated else "data"
+    return wanted, read(wanted, key=f"{section}.path in {run / CONFIG}, or --data,")
 
 
 def _require_key_of_merging(override: str) -> None:

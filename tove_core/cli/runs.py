@@ -13,7 +13,10 @@ from tove_core.errors import DataError
 from tove_core.language.marks import IMAGE, wrong_marks
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tove_core.config import DataConfig, ModelConfig
+    from tove_core.errors import ImageError
     from tove_core.training.launch import Launch
 
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
@@ -212,7 +215,7 @@ def evaluate(
     require_decoder(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
     wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
-    samples, missing = read_counted(wanted, inference=no_score)
+    samples, missing = read_counted(wanted, inference=no_score, key="--data")
     options = {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
     if task is not None or out is not None:
         from tove_core.evaluation.run import evaluate_into, evaluate_once
@@ -354,12 +357,13 @@ def answer(
 
 def _say(run: str, images: list[Path], question: str | None, beams: int, device: str | None, together: bool) -> None:
     from tove_core.checkpoint import require_decoder
-    from tove_core.hub.images import read_image
     from tove_core.model import ToveModel
 
     if question is not None and (fault := wrong_marks(question, len(images) if together else 1)) is not None:
         raise DataError(fault)
-    decoded = [read_image(path) for path in images]  # a bad file is reported before anything is loaded
+    decoded, broken = _decoded(images)
+    if broken and (together or not decoded):  # a bad file is reported before anything is loaded
+        raise broken[0]
     place = opened(run)
     require_decoder(place)
     tell_unused_gpu(device)
@@ -368,9 +372,10 @@ def _say(run: str, images: list[Path], question: str | None, beams: int, device:
         typer.echo(
             "note: this model's CLIP has only seen rendered scenes; about photographs it knows nothing", err=True
         )
-    names, shown = [str(path) for path in images], [[pixels] for pixels in decoded]
+    names = [str(path) for path in images if str(path) in decoded]
+    shown = [[decoded[name]] for name in names]
     if together:
-        names, shown = [" ".join(names)], [decoded]
+        names, shown = [" ".join(map(str, images))], [[decoded[str(path)] for path in images]]
     for name, pixels in zip(names, shown, strict=True):
         said = (
             model.caption(pixels, num_beams=beams)
@@ -378,3 +383,22 @@ def _say(run: str, images: list[Path], question: str | None, beams: int, device:
             else model.answer([pixels], question, num_beams=beams)
         )
         print(f"{name}: {said[0]}")
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(images)} images cannot be read (first: {broken[0]}); repair them or leave them out"
+        )
+
+
+def _decoded(images: list[Path]) -> tuple[dict[str, Tensor], list[ImageError]]:
+    """Return the pixels of those images that can be read, by path, and what is wrong with each of the others."""
+    from tove_core.errors import ImageError
+    from tove_core.hub.images import read_image
+
+    found: dict[str, Tensor] = {}
+    broken: list[ImageError] = []
+    for path in images:
+        try:
+            found[str(path)] = read_image(path)
+        except ImageError as error:
+            broken.append(error)
+    return found, broken

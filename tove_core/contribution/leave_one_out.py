@@ -14,14 +14,14 @@ from torch import Tensor
 
 from tove_core.config import Rule
 from tove_core.errors import ConfigError
-from tove_core.evaluation.loss import answer_loss, require_answers
 from tove_core.evaluation.probe import require_rule, switched_off
 from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
+from tove_core.progress import Display
 from tove_core.selecting import every_expert
+from tove_core.training.answers import answer_loss, require_answers
 from tove_core.training.examples import Examples
 from tove_core.training.lengths import fitting
-from tove_core.training.metrics import Display
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from tove_core.language.marks import half_character
 _DECODER = json.JSONDecoder()
 
 
+PATH_KEY: ContextVar[str] = ContextVar("PATH_KEY", default="data.path")
+"""What a path that leads nowhere is set with: which section of a configuration is read, only `read` knows."""
+
+
 def required_path(config: SourceConfig) -> Path:
     """Return `config.path`, which the reader cannot do without.
 
@@ -22,9 +27,9 @@ def required_path(config: SourceConfig) -> Path:
         DataError: it is not set or does not exist.
     """
     if config.path is None:
-        raise DataError(f"reader {config.reader!r} was given no path, but needs one; set data.path")
+        raise DataError(f"reader {config.reader!r} was given no path, but needs one; set {PATH_KEY.get()}")
     if not config.path.exists():
-        raise DataError(f"{config.path} does not exist; set data.path to the {config.reader} data set")
+        raise DataError(f"{config.path} does not exist; set {PATH_KEY.get()} to the {config.reader} data set")
     return config.path
 
 

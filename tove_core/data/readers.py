@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tove_core.config import DataConfig, SourceConfig
 from tove_core.data.collector import without_collector
-from tove_core.data.files import shortened
+from tove_core.data.files import PATH_KEY, shortened
 from tove_core.data.format import Format
 from tove_core.data.images import FileImage, MissingImage
 from tove_core.data.malformed import noting, one_row
@@ -79,7 +79,7 @@ class Found(NamedTuple):
     missing: int
 
 
-def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
+def read(config: DataConfig, *, inference: bool = False, key: str = "data.path") -> list[Sample]:
     """Read the samples a configuration names, checked, in the order of the data set.
 
     Samples whose image is missing are left out with a warning that names them, as far as `config.max_broken` allows.
@@ -87,18 +87,24 @@ def read(config: DataConfig, *, inference: bool = False) -> list[Sample]:
     Args:
         config: a data set and its limit (the first so many samples; all are checked), or a mixture of several.
         inference: nothing will be trained or scored, so that samples need no targets.
+        key: what sets the path, for the error that it leads nowhere.
 
     Raises:
         ConfigError: there is no such reader, or it has no such option.
         DataError: the data set is malformed, empty, lacks images or targets, or repeats an id.
     """
-    return read_counted(config, inference=inference).samples
+    return read_counted(config, inference=inference, key=key).samples
 
 
-def read_counted(config: DataConfig, *, inference: bool = False) -> Found:
+def read_counted(config: DataConfig, *, inference: bool = False, key: str = "data.path") -> Found:
     """Do as `read`, and count what is left out; with a limit, only what stands before the last sample it takes."""
     found, missing = [], 0
-    for part in collect(config):
+    token = PATH_KEY.set(key)
+    try:
+        parts = collect(config)
+    finally:
+        PATH_KEY.reset(token)
+    for part in parts:
         present = _present(part, config.max_broken)
         _check(present, part.where, inference)
         samples = present if part.limit is None else present[: part.limit]

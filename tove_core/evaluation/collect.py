@@ -21,8 +21,8 @@ from tove_core.evaluation.predictions import read_predictions, write_predictions
 from tove_core.evaluation.references import references_of, write_references
 from tove_core.evaluation.saved import PREDICTIONS, REFERENCES, UNREADABLE
 from tove_core.model import ToveModel
+from tove_core.progress import Display
 from tove_core.training.examples import MAX_BROKEN, Examples
-from tove_core.training.metrics import Display
 from tove_core.training.source import Cache, cached_examples
 
 _DONE = "partial.jsonl"

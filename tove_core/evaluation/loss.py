@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
-from tove_core.errors import ConfigError, DataError
-from tove_core.language.base import Decoder, DecoderOutput
+from tove_core.errors import ConfigError
 from tove_core.model import ToveModel
 from tove_core.selecting import fuse_deployed
+from tove_core.training.answers import answer_loss, require_answers
 from tove_core.training.examples import Examples
 from tove_core.training.lengths import fitting
 
@@ -35,27 +32,3 @@ def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) ->
         nats, tokens = answer_loss(model.decoder, kept, indices, fuse_deployed(model, features).tokens)
         total, count = total + nats, count + tokens
     return total / require_answers(count, examples)
-
-
-def answer_loss(decoder: Decoder, examples: Examples, indices: Sequence[int], tokens: Tensor) -> tuple[float, int]:
-    """Return the nats of some samples' first targets, given enhanced tokens, and how many tokens these have."""
-    output = answers_expected(decoder, examples, indices, tokens)
-    return output.loss_sum.item(), int(output.token_count)
-
-
-@torch.no_grad()
-def answers_expected(decoder: Decoder, examples: Examples, indices: Sequence[int], tokens: Tensor) -> DecoderOutput:
-    """Return what the decoder makes of some samples' first targets, given their enhanced tokens [B, N, D]."""
-    targets = [examples.samples[i].targets[0] for i in indices]
-    return decoder(tokens, examples.prompts(indices), targets)
-
-
-def require_answers(count: int, examples: Examples) -> int:
-    """Return how many answer tokens were seen.
-
-    Raises:
-        DataError: none.
-    """
-    if not count:
-        raise DataError(f"none of {len(examples)} samples can be used; check the data set")
-    return count

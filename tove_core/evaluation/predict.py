@@ -12,9 +12,9 @@ import torch
 from tove_core.errors import DataError
 from tove_core.fusion.finite import require_finite
 from tove_core.model import ToveModel
+from tove_core.progress import Display
 from tove_core.selecting import fuse_deployed
 from tove_core.training.examples import Examples
-from tove_core.training.metrics import Display
 
 _AT_ONCE = 4096
 """Questions that are measured at a time."""

@@ -15,9 +15,9 @@ from tove_core.errors import ConfigError
 from tove_core.evaluation.collect import BLOCK
 from tove_core.evaluation.predict import predict_batches
 from tove_core.model import ToveModel
+from tove_core.progress import Display
 from tove_core.selecting import every_expert
 from tove_core.training.examples import MAX_BROKEN, Examples
-from tove_core.training.metrics import Display
 from tove_core.training.source import Cache, cached_examples
 
 

@@ -85,9 +85,12 @@ class Transfer(nn.Module):
         return _HELD.get().get(id(self), self._off)
 
     @contextmanager
-    def holding(self, off: Mapping[str, Rule]) -> Iterator[None]:
-        """Let these experts be off within the block, whatever is switched meanwhile, and for this thread alone."""
-        token = _HELD.set({**_HELD.get(), id(self): dict(off)})
+    def holding(self, off: dict[str, Rule]) -> Iterator[None]:
+        """Let these experts be off within the block, whatever is switched meanwhile, and for this thread alone.
+
+        What the block itself switches is noted in `off` and nowhere else.
+        """
+        token = _HELD.set({**_HELD.get(), id(self): off})
         try:
             yield
         finally:
@@ -212,12 +215,12 @@ class Transfer(nn.Module):
         self._known(name)
         if rule == "renormalise" and not self.has_softmax:
             raise ConfigError(f"fusion {self.config.kind!r} has no softmax to renormalise; use rule 'zero'")
-        self._off[name] = rule
+        self.off[name] = rule
 
     def switch_on(self, name: str) -> None:
         """Switch an expert on again."""
         self._known(name)
-        self._off.pop(name, None)
+        self.off.pop(name, None)
 
     def check_joining(self, name: str) -> None:
         """Refuse an expert that could not join, before it is loaded.

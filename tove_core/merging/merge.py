@@ -26,13 +26,13 @@ from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
 from tove_core.language.randomness import restored
 from tove_core.model import CLIP, ToveModel
+from tove_core.progress import Display
 from tove_core.provenance import Origin
 from tove_core.selecting import every_expert
 from tove_core.tower.base import Tower
 from tove_core.training.engine import Share
 from tove_core.training.examples import Examples, by_sample
 from tove_core.training.faults import blamed
-from tove_core.training.metrics import Display
 from tove_core.training.optimise import adamw, parameter_groups, require_exact, schedule, set_rates
 from tove_core.training.refusals import warn_of_schedule
 from tove_core.training.shares import Shares

@@ -17,10 +17,10 @@ from tove_core.data.batches import BatchSampler, mixture_parts
 from tove_core.fusion.selector import Selector
 from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
+from tove_core.progress import Display
 from tove_core.selecting import of_images
 from tove_core.selection.measure import sample_losses
 from tove_core.training.examples import Examples
-from tove_core.training.metrics import Display
 
 _CLIP_NORM = 1.0
 _WARMUP = 0.05

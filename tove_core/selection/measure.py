@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tove_core.errors import ToveError
-from tove_core.evaluation.loss import answers_expected
 from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
 from tove_core.selecting import fuse_images, of_images
+from tove_core.training.answers import answers_expected
 from tove_core.training.examples import Examples
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import threading
 import time
@@ -11,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tove_core.config import TrainingConfig
 from tove_core.errors import Interrupted, PlacementError, ToveError
 from tove_core.hub.microbatch import is_out_of_memory
 from tove_core.model import ToveModel
-from tove_core.training.state import CONFIG, STATE, states
+from tove_core.run_folder import CONFIG, STATE, go_on, states
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 3.0
@@ -28,15 +28,11 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._since = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal; a second one, after the grace period, ends the process at once."""
+        """Remember the first signal."""
         if self.signal is None:
-            self.signal, self._since = number, time.monotonic()
-        elif time.monotonic() - self._since > GRACE:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            self.signal = number
 
 
 @contextmanager
@@ -47,17 +43,61 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request) for number in SIGNALS}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
+    with _impatient():
+        before = {number: signal.signal(number, request) for number in SIGNALS}
+        _OUTSIDE.update(before)
+        try:
+            yield request
+        finally:
+            _OUTSIDE.clear()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+_OUTSIDE: dict[signal.Signals, Any] = {}
+"""While a run listens: who handled its signals before."""
+
+
+def _forget() -> None:
+    """Leave the signals of a process that a listening one has forked to whoever handled them before."""
+    if _OUTSIDE:
+        signal.set_wakeup_fd(-1)
+        for number, handler in _OUTSIDE.items():
             signal.signal(number, handler)
 
 
-def go_on(output: Path) -> str:
-    """Return the command that goes on with the run in a folder, quoted."""
-    return f"'tove train {shlex.quote(str(output))} --resume'"
+os.register_at_fork(after_in_child=_forget)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let a second signal, after the grace period, end the process at once, with the exit code of that signal.
+
+    Python runs a handler between two of its own instructions, so never while the main thread is in a long native call.
+    A thread waits for the signals beside it, through the file that the interpreter's own handler writes their numbers
+    into as they come.
+    """
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+
+    def watch() -> None:
+        first = None
+        while numbers := os.read(reads, 1):
+            if numbers[0] not in SIGNALS:
+                continue
+            if first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first > GRACE:
+                os._exit(128 + numbers[0])
+        os.close(reads)
+
+    before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writes)  # which ends the thread
 
 
 def interrupted(number: int, step: int, steps: int, state: Path | None) -> Interrupted:

@@ -23,6 +23,7 @@ from tove_core.errors import CheckpointError, ConfigError, ToveError
 from tove_core.language.base import Decoder
 from tove_core.language.randomness import restored
 from tove_core.model import ToveModel
+from tove_core.run_folder import STATE
 from tove_core.selecting import SELECT_ANEW
 from tove_core.training.apart import apart
 from tove_core.training.average import MovingAverage
@@ -37,7 +38,8 @@ from tove_core.training.processes import all_told, tell
 from tove_core.training.refusals import require_targets, warn_of_schedule
 from tove_core.training.shard import require_even
 from tove_core.training.shares import Shares
-from tove_core.training.state import STATE, load_state, restore_statistics, save_state
+from tove_core.training.state import load_state, restore_statistics, save_state
+from tove_core.training.validation import Validation
 
 AfterStep = Callable[[int], None]
 
@@ -56,6 +58,7 @@ def fit(
     after_step: AfterStep | None = None,
     only: Sequence[str] | None = None,
     warn: bool = True,
+    validation: Validation | None = None,
 ) -> None:
     """Train a model's fusion and decoder in place.
 
@@ -76,6 +79,7 @@ def fit(
         after_step: called with the number of finished steps.
         only: train these experts' first linears and gate rows alone, so that every other tensor stays bit for bit.
         warn: of learning rates that never get to what is set; `train` has done so before it read anything.
+        validation: what measures the model where `config.validate_every` says so.
 
     Raises:
         ConfigError: the model has no decoder or nothing trainable, or has experts and is not calibrated; or trackers
@@ -94,12 +98,14 @@ def fit(
             f"training.trackers names {', '.join(config.trackers)}, and output is None, where nothing is written; give "
             "a folder as output, or leave them out"
         )
+    if config.validate_every is not None and validation is None:
+        raise ConfigError("validate_every is set, but nothing is given to measure on; give validation, or leave it out")
     require_targets(examples.samples)
     if model.selector is not None and only is None:
         warnings.warn(f"the model will select experts no more: {SELECT_ANEW}", stacklevel=2)
         model.selector = None
     seed, output = seed_given(seed), None if output is None else path_given(output, "output")
-    run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step, warn)
+    run = _Run(model, model.decoder, examples, config, seed, output, quiet, label, after_step, warn, validation)
     with only_experts(model, only), apart(), listening() as request, restored():
         run.go(request, resume)
     model.trained = True
@@ -120,6 +126,7 @@ class _Run:
     label: str
     after_step: AfterStep | None
     warn: bool
+    validation: Validation | None
 
     def go(self, request: StopRequest, resume: bool) -> None:
         """Train to the end, or until asked to stop."""
@@ -151,8 +158,11 @@ class _Run:
                 if average is not None:
                     average.update(done)
                 rate = config.batch_size * (done - first) / (time.perf_counter() - start)
-                with all_told() if reporter.writes(done) else nullcontext():
-                    reporter.step(done, report, rate)
+                before = time.perf_counter()
+                held = self.validation.loss(engine, done, config.steps) if self.validation else None
+                start += time.perf_counter() - before  # which says nothing about training
+                with all_told() if reporter.writes(done, held) else nullcontext():
+                    reporter.step(done, report, rate, held)
                 stopping = stop and done < config.steps
                 state = self._save(engine, done, average, stopping)
                 if self.after_step is not None:

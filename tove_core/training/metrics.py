@@ -7,17 +7,15 @@ import os
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tove_core.config import TrainingConfig
 from tove_core.errors import CheckpointError
 from tove_core.folders import write_file
-from tove_core.training.faults import go_on
+from tove_core.progress import Display
+from tove_core.run_folder import go_on
 from tove_core.training.health import dead_experts, diagnosis
+from tove_core.training.optimise import schedule
 from tove_core.training.trackers import Trackers
 
 if TYPE_CHECKING:
@@ -92,49 +90,6 @@ def _step(line: str) -> int:
         return sys.maxsize  # a line torn by a crash
 
 
-class Display:
-    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
-
-    def __init__(self, total: int, label: str, *, quiet: bool = False, every: int = 100) -> None:
-        self.total, self.label, self.every = total, label, every
-        self.console = Console(stderr=True)
-        self.quiet = quiet
-        self.bar: Progress | None = None
-        self._done = self._shown = 0
-        self._note = ""
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        if self.console.is_terminal and not self.quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-            self.bar = Progress(
-                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console
-            )
-            self.task = self.bar.add_task(self.label, total=self.total, note="")
-            self.bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Take the bar away; where there is none, say how far it came, unless an error does."""
-        if self.bar is not None:
-            self.bar.stop()
-        elif error is None and self._done != self._shown:
-            self._line()
-
-    def update(self, done: int, note: str = "") -> None:
-        """Show how far it is; as a line, whenever another `every` are done, and at the end."""
-        last, self._done, self._note = self._done, done, note
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, note=note)
-        elif done // self.every > last // self.every or (done == self.total and done != self._shown):
-            self._line()
-
-    def _line(self) -> None:
-        self._shown = self._done
-        if not self.quiet:
-            print(f"{self.label} {self._done}/{self.total} {self._note}", file=sys.stderr, flush=True)
-
-
 class Reporter:
     """Where every step of a run goes: the metrics file, trackers, progress, and a warning when the gate collapses.
 
@@ -165,6 +120,7 @@ class Reporter:
         self.trackers = Trackers(config.trackers, output, model.config, first_step) if output else None
         self.display = Display(config.steps, label, quiet=self.quiet)
         self._said: set[str] = set()
+        self._held_out = ""
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -178,34 +134,39 @@ class Reporter:
         """Take the progress away and close the trackers."""
         self._open.close()
 
-    def writes(self, done: int) -> bool:
+    def writes(self, done: int, held_out: float | None = None) -> bool:
         """Whether a step is logged."""
-        return done % self.config.log_every == 0 or done == self.config.steps
+        return held_out is not None or done % self.config.log_every == 0 or done == self.config.steps
 
-    def step(self, done: int, report: Report, rate: float) -> None:
-        """Report a step, and `rate` samples per second."""
-        if self.writes(done):
-            self._log(done, report, rate)
+    def step(self, done: int, report: Report, rate: float, held_out: float | None = None) -> None:
+        """Report a step, `rate` samples per second, and the loss on held-out samples where it was measured."""
+        if self.writes(done, held_out):
+            self._log(done, report, rate, held_out)
+        if held_out is not None:
+            self._held_out = f"  held-out loss {held_out:.3f}"
         if self.quiet:
             return
-        note = f"loss {report.loss:.3f}  {rate:.0f} samples/s"
+        note = f"loss {report.loss:.3f}{self._held_out}  {rate:.0f} samples/s"
         if report.spread is not None:
             note += f"  gate entropy {report.spread:.2f}"
         if report.shares:
             note += "  " + " ".join(f"{name} {share:.0%}" for name, share in report.shares.items())
         self.display.update(done, note)
 
-    def _log(self, done: int, report: Report, rate: float) -> None:
+    def _log(self, done: int, report: Report, rate: float, held_out: float | None) -> None:
         shares = report.shares and {name: round(share, 4) for name, share in report.shares.items()}
         values: dict[str, Any] = {
             "loss": round(report.loss, 6),
             "balance": round(report.balance, 6),
+            "learning_rate": schedule(done - 1, self.config) * self.config.learning_rate,
             "samples_per_second": round(rate, 1),
             "gate": shares,
             "gate_entropy": None if report.spread is None else round(report.spread, 4),
             "dead": dead_experts(report.shares or {}),
             "warning": self._warn(done, report),
         }
+        if held_out is not None:
+            values["val_loss"] = round(held_out, 6)
         if self.file:
             self.file.write(step=done, **values)
         if self.trackers:

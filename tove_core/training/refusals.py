@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
 
 from tove_core import plugins
 from tove_core.checkpoint import Manifest, read_manifest
 from tove_core.config import GrowthConfig, RunConfig, TrainingConfig
 from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError, DataError
+from tove_core.stages import STAGES
 from tove_core.training.optimise import inexact
 from tove_core.training.shard import require_even
 
@@ -74,6 +78,41 @@ def warn_of_schedule(steps: int, warmup: int, prefix: str = "training.", *, stac
             f"rises to what is set; lower {prefix}warmup below the steps",
             stacklevel=stacklevel,
         )
+
+
+def warn_of_no_effect(config: RunConfig) -> None:
+    """Warn of keys that were set and do nothing beside others, once for each of these.
+
+    Defaults are no wish: they all stand in a resolved configuration, which is read back. Nor is what a stage fills in.
+    """
+    if config.growth is not None:
+        return  # its model is another's
+    fusion, decoder = config.model.fusion, config.model.decoder
+    recipe = STAGES.get(config.training.stage or "", {})
+    idle: list[tuple[list[str], str]] = []
+    if fusion.kind != "gate":
+        filled = recipe.get("model", {}).get("fusion", {}).get("gate", {})
+        idle.append((_set(fusion.gate, "model.fusion.gate", filled), f"fusion.kind {fusion.kind}"))
+    if decoder is not None and decoder.train != "lora":
+        idle.append((_set(decoder.lora, "model.decoder.lora", {}), f"decoder.train {decoder.train}"))
+    if decoder is not None and decoder.train == "none":
+        own = [key for key in _set(config.training, "training", recipe.get("training", {})) if key == _OWN_RATE]
+        idle.append((own, "decoder.train none"))
+    for keys, beside in idle:
+        if keys:
+            verb, them = ("is", "it does") if len(keys) == 1 else ("are", "they do")
+            told = f"{', '.join(keys)} {verb} set, and with model.{beside} {them} nothing"
+            warnings.warn(f"{told}; leave out one or the other", stacklevel=3)
+
+
+_OWN_RATE = "training.decoder_learning_rate"
+
+
+def _set(part: BaseModel, name: str, filled: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a part of a configuration that were set, to neither their defaults nor what was filled in."""
+    fields = type(part).model_fields
+    free = {key: (fields[key].default, filled.get(key)) for key in fields if key in part.model_fields_set}
+    return [f"{name}.{key}" for key, values in free.items() if getattr(part, key) not in values]
 
 
 def warn_of_parts(config: TrainingConfig, processes: int) -> None:

@@ -27,18 +27,25 @@ from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
 from tove_core.model import ToveModel
+from tove_core.run_folder import CONFIG, STATE, go_on, states
 from tove_core.settings import read_config, write_config
 from tove_core.training.examples import Examples
-from tove_core.training.faults import go_on
 from tove_core.training.loop import fit
 from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
-from tove_core.training.refusals import require_fitting, require_trainable, warn_of_parts, warn_of_schedule
+from tove_core.training.refusals import (
+    require_fitting,
+    require_trainable,
+    warn_of_no_effect,
+    warn_of_parts,
+    warn_of_schedule,
+)
 from tove_core.training.shard import require_shardable
-from tove_core.training.source import CONFIG, Cache, Stored, cache_of, make_examples, workers_of
-from tove_core.training.state import STATE, restore_statistics, states
+from tove_core.training.source import Cache, Stored, cache_of, make_examples, workers_of
+from tove_core.training.state import restore_statistics
 from tove_core.training.trackers import require_trackers
+from tove_core.training.validation import validation_of
 
 CALIBRATION_IMAGES = 256
 """How many are measured; fewer where there are fewer."""
@@ -126,7 +133,12 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     if together.is_main_process:
         warn_of_schedule(config.training.steps, config.training.warmup)
         warn_of_parts(config.training, together.num_processes)
+        warn_of_no_effect(config)
     samples = read(config.data)
+    if config.validation is not None and not resume:
+        with all_told():
+            if together.is_main_process:  # it is measured on when all has been computed
+                read(config.validation, key="validation.path")
     require_fitting(samples, config.training)
     state = config.output / STATE if resume else None
     model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
@@ -151,7 +163,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         if together.is_main_process:
             _keep(config)
     settings = {"seed": config.seed, "output": config.output, "resume": resume, "quiet": quiet, "only": joining}
-    fit(model, examples, config.training, **settings, warn=False)
+    validation = validation_of(config, model, quiet=quiet)
+    fit(model, examples, config.training, **settings, validation=validation, warn=False)
     with all_told():  # nobody reads the checkpoint before it is there
         if together.is_main_process:
             _end(model, config.output)
@@ -282,11 +295,11 @@ def calibration_images(samples: list[Sample]) -> list[Tensor]:
     return read
 
 
-def describe_run(source: Path, folder: Path, model: ToveModel) -> None:
-    """Let a folder made from a run be used like one: its data are the run's, its model is `model`."""
+def describe_run(source: Path, folder: Path, model: ToveModel, data: DataConfig | None = None) -> None:
+    """Let a folder made from a run be used like one: its data are the run's if not `data`, its model is `model`."""
     if (source / CONFIG).is_file():
         config = read_config(RunConfig, source / CONFIG)
-        changes = {"model": model.config, "growth": None, "start": None, "output": folder}
+        changes = {"model": model.config, "growth": None, "start": None, "output": folder, "data": data or config.data}
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 

@@ -15,11 +15,11 @@ from tove_core.data.cache.table import CachedFeatures
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import DataError
 from tove_core.model import ToveModel
+from tove_core.progress import Display
+from tove_core.run_folder import CONFIG
 from tove_core.settings import read_config
 from tove_core.training.cached import open_cache
 from tove_core.training.examples import MAX_BROKEN, WORKERS, Examples
-from tove_core.training.metrics import Display
-from tove_core.training.state import CONFIG
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,11 @@ def _opened(
     except LackingImages as error:
         images, rows = distinct_images(samples)
         broken = BrokenImages(len(images), max_broken)
-        if len(error.rows) > max_broken * len(images):
-            raise  # broken or not, there are too many
         for row in error.rows:
             _, reason = try_image(images[row])
             if reason is None:
                 raise  # it could be in the cache, and is not
-            broken.add(row, reason)
+            broken.add(row, reason)  # which ends where there are too many: no cache can be built of these
         kept = usable(samples, rows, broken)
         return open_cache(model, kept, cache.folder, cache.source), kept
 

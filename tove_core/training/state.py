@@ -22,12 +22,10 @@ from torch import Tensor, nn
 from tove_core.errors import CheckpointError, ToveError
 from tove_core.folders import new_folder
 from tove_core.hub.weights import read_safetensors, sha256
+from tove_core.run_folder import states
 from tove_core.training.average import begun
 from tove_core.training.pieces import laid_out, whole
 
-CONFIG = "config.yaml"
-"""Where a run's folder holds its resolved configuration."""
-STATE = "state"
 FORMAT = 2
 KEPT = 2
 """States that stay: the newest, and the one before it, should a disk damage the newest."""
@@ -80,11 +78,6 @@ def save_state(
     for torn in folder.glob(".step-*.tmp"):  # of processes that were killed while they wrote
         shutil.rmtree(torn, ignore_errors=True)
     return place
-
-
-def states(folder: Path) -> list[Path]:
-    """Return the folders of a run's states, the newest first; whether they are whole is not looked at."""
-    return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True)
 
 
 def load_state(

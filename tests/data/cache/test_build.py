@@ -42,7 +42,8 @@ def check(filler, images, names=("clip", "edges"), tolerance=0.0):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("float8", 0.07)])
 def test_what_is_read_back_is_what_was_computed(filler, pictures, dtype, tolerance):
     report = filler.build(pictures, dtype=dtype, shard_bytes=200)
-    assert report.computed == {"clip": 10, "edges": 10} and report.present == 1 and not report.broken
+    assert report.computed == {"clip": 10, "edges": 10} and report.images == 11
+    assert report.alike == 1 and report.present == 0 and not report.broken
     assert len(FeatureCache(filler.folder).stores()[0].shards) > 2
     table = check(filler, pictures, tolerance=tolerance)
     assert len(table) == 11
@@ -71,7 +72,8 @@ def test_images_that_join_are_computed_alone(filler, pictures):
     filler.build(pictures[:4])
     filler.calls.clear()
     report = filler.build(pictures)
-    assert filler.computed == 6 and report.computed == {"clip": 6, "edges": 6} and report.present == 5
+    assert filler.computed == 6 and report.computed == {"clip": 6, "edges": 6}
+    assert report.present == 5 and report.alike == 0
     check(filler, pictures)
 
 

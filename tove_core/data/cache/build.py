@@ -65,13 +65,17 @@ class BuildReport:
     """What a build did.
 
     Attributes:
+        images: how many there were.
         computed: by feature, the images it was computed of.
         present: images that lacked nothing.
+        alike: images with the content of another one that was computed.
         broken: name of and reason for every image that could not be read; nothing was stored for it.
     """
 
+    images: int = 0
     computed: dict[str, int] = field(default_factory=dict)
     present: int = 0
+    alike: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -136,7 +140,7 @@ class Builder:
         Raises:
             DataError: a feature cannot be stored, or the disk cannot be written to.
         """
-        report = BuildReport(dict.fromkeys(self.stores, 0))
+        report = BuildReport(len(self.images), dict.fromkeys(self.stores, 0))
         todo = np.flatnonzero(np.any(list(self._missing.values()), axis=0)).tolist()
         report.present = done = len(self.images) - len(todo)
         waiting: dict[frozenset[str], list[_Read]] = {}
@@ -148,7 +152,9 @@ class Builder:
                 report.broken.append((image_name(found.image), found.fault))
             else:
                 self.places.remember(found.image, found.digest)
-                if found.lacks and found.digest not in seen:
+                if found.digest in seen:
+                    report.alike += 1
+                elif found.lacks:
                     seen.add(found.digest)
                     batch = waiting.setdefault(found.lacks, [])
                     batch.append(found)

@@ -7,6 +7,7 @@ from tove_core.data.files import read_json_lines, required_path
 from tove_core.data.formats.records import RecordOptions, Row, with_images
 from tove_core.data.images import open_images
 from tove_core.data.sample import Sample
+from tove_core.errors import DataError
 
 
 def read(config: SourceConfig, options: RecordOptions) -> list[Sample]:
@@ -21,5 +22,9 @@ def read(config: SourceConfig, options: RecordOptions) -> list[Sample]:
         DataError: a line is malformed (its number is given).
     """
     path = required_path(config)
+    if "reader" not in config.model_fields_set and path.suffix in (".csv", ".tsv"):
+        raise DataError(
+            f"{path} is read as jsonl because no reader was given; set reader: {path.suffix[1:]} beside its path"
+        )
     rows = (Row(path, f"line {number}", record) for number, record in read_json_lines(path))
     return with_images(rows, options.columns, open_images(config.images or path.parent))

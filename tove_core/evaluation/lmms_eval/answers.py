@@ -15,7 +15,7 @@ from tove_core.evaluation.lmms_eval.options import Generation, Report, read_gene
 from tove_core.language.likelihood import Likelihood, likelihoods
 from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
-from tove_core.training.metrics import Display
+from tove_core.progress import Display
 
 
 @dataclass(frozen=True)

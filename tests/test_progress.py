@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tove_core.training.metrics import Display
+from tove_core.progress import Display
 
 
 def lines(capsys: pytest.CaptureFixture[str], total: int, every: int, *done: int) -> list[str]:
