@@ -130,9 +130,9 @@ def test_nlvr_is_consistent_where_all_permutations_are_right():
     assert rows["accuracy"].value == pytest.approx(11 / 12) and rows["accuracy"].n == 12
     assert rows["consistency"].value == 0.5 and rows["consistency"].n == 2
     assert rows["majority answer"].value == 1.0
-    # Two statements are drawn whole: right in all or in 5 of 6 pictures, or once each.
-    assert (rows["accuracy"].low, rows["accuracy"].high) == pytest.approx((5 / 6, 1.0))
     bare = report(task("nlvr"), said, asking([["true"]] * 12))
+    # Pictures of two statements that are drawn whole say far less than those of twelve images.
+    assert rows["accuracy"].low < 0.1 and 0.6 < bare.rows[0].low < 0.7
     assert "identifier" in bare.absent["consistency"] and "consistency: absent" in str(bare)
 
 
@@ -166,8 +166,8 @@ def test_two_runs_are_compared_on_every_metric():
     accuracy = found.differences[0]
     assert (accuracy.a, accuracy.b, accuracy.only_a, accuracy.only_b) == (0.5, 1.0, 0, 6)
     assert accuracy.mcnemar == pytest.approx(2 / 2**6)
-    # Every image has one of each, so that every drawn set differs by a half.
-    assert accuracy.low == accuracy.high == pytest.approx(0.5) and accuracy.p < 0.01
+    # Every image has one of each, so that every drawn set differs by a half; six alike are no more.
+    assert accuracy.low == accuracy.high == pytest.approx(0.5) and 1 / 2**6 < accuracy.p < 0.05
     assert found.plain()["differences"]["recall"]["difference"] == 0
     # Saying yes is not being right, so who alone says it is no count of right answers.
     ratio, line = found.differences[-1], str(found).splitlines()[-1]
