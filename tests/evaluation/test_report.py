@@ -131,8 +131,8 @@ def test_nlvr_is_consistent_where_all_permutations_are_right():
     assert rows["consistency"].value == 0.5 and rows["consistency"].n == 2
     assert rows["majority answer"].value == 1.0
     bare = report(task("nlvr"), said, asking([["true"]] * 12))
-    # Pictures of two statements that are drawn whole say far less than those of twelve images.
-    assert rows["accuracy"].low < 0.1 and 0.6 < bare.rows[0].low < 0.7
+    # Pictures of two statements that are drawn whole say far less than those of six images.
+    assert rows["accuracy"].low < 0.1 and 0.5 < bare.rows[0].low < 0.6
     assert "identifier" in bare.absent["consistency"] and "consistency: absent" in str(bare)
 
 
