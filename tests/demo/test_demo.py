@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tove_core.contribution import Contribution
+from tove_core.data.sample import Sample
 from tove_core.demo.hooks import EXPERTS
+from tove_core.demo.results import SeedResult
 from tove_core.demo.run import demo
+from tove_core.demo.table import render
 from tove_core.demo.world import Size, World
 from tove_core.errors import DataError
+from tove_core.evaluation.evaluate import Scores
 from tove_core.model import CLIP, ToveModel
 
 TINY = Size(train=60, validation=20, test=20, questions=3, steps=3, batch=8, merge_steps=2)
@@ -43,6 +48,20 @@ def test_the_demo_writes_a_checkpoint_that_answers_a_merged_clip_pictures_and_th
     assert model.trained and model.active_experts == list(EXPERTS)
     loaded = open_clip.create_model(f"local-dir:{tmp_path / 'demo' / 'merged'}")
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.tower.parameters())
+
+
+def test_the_table_names_the_expert_that_each_seed_went_without() -> None:
+    def ranked(seed: int, *experts: str) -> SeedResult:
+        scores = Scores(0.5, {"": (0.5, 2)}, {"": 0.5}, {"CIDEr-D": 1.0}, {"q": "no"})
+        found = [Contribution(name, 1.0 - n, None, None) for n, name in enumerate(experts)]
+        return SeedResult(seed, scores, scores, found, scores, scores)
+
+    asked = [Sample("q", torch.zeros(3, 4, 4, dtype=torch.uint8), "?", ("no",))]
+    results = [ranked(0, "depth", "edges", "blank"), ranked(1, "depth", "blank", "edges")]
+    text = render(results, TINY, 1.0, asked)
+    assert "least contributing expert detached (each seed's own: blank, edges)" in text
+    assert "most contributing expert detached (depth)" in text
+    assert "least contributing expert detached (blank)" in render(results[:1], TINY, 1.0, asked)
 
 
 def test_a_model_with_fewer_experts_gets_the_same_features_from_the_shared_table(world: World) -> None:
