@@ -4,10 +4,13 @@ import json
 import random
 import re
 
+import numpy as np
 import pytest
 
+from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.compare import compare_predictions
+from tove_core.evaluation.evaluate import majority_answers
 from tove_core.evaluation.metrics.captions import score_captions
 from tove_core.evaluation.references import Reference
 from tove_core.evaluation.report import report
@@ -104,6 +107,26 @@ def test_the_majority_answer_of_each_kind_stands_beside_answers():
     references = asking([["red"], ["red"], ["blue"], ["no"], ["no"], ["yes"]] * 2, ["c", "c", "c", "d", "d", "d"] * 2)
     rows = {row.name: row.value for row in report(task("gqa"), dict.fromkeys(NAMES, "blue"), references).rows}
     assert rows == {"exact match": pytest.approx(1 / 6), "majority answer": pytest.approx(4 / 6)}
+
+
+@pytest.mark.parametrize("name", ["exact-match", "vqa"])
+def test_no_one_answer_scores_more_than_the_majority_answer(name):
+    draw = np.random.default_rng(4)
+    # One is given by most annotators of some questions, another by some of the annotators of most.
+    told = [draw.choice(["yes", "no", "two"], 10, p=p).tolist() for p in ([0.9, 0.1, 0], [0.1, 0.5, 0.4])]
+    references = asking([["no"] * 10, *[told[n % 3 > 0] for n in range(11)]])
+    targets = {one.id: one.targets for one in references}
+    scores = [task(name).by_sample(dict.fromkeys(NAMES, one), targets).value for one in ("yes", "no", "two")]
+    majority = report(task(name), dict.fromkeys(NAMES, "two"), references).rows[-1]
+    assert majority.name == "majority answer" and majority.value == max(scores)
+    samples = [Sample(one.id, "x.png", "what?", one.targets) for one in references]
+    assert name == "vqa" or majority_answers(samples) == {"": majority.value}
+
+
+def test_one_answer_of_many_annotators_counts_as_one_right_answer():
+    references = asking([["a"] * 10, *[["b", f"c{n}"] for n in range(11)]])
+    found = report(task("exact-match"), dict.fromkeys(NAMES, "a"), references)
+    assert [row.value for row in found.rows] == pytest.approx([1 / 12, 11 / 12])
 
 
 def test_vqa_takes_ten_answers_and_counts_as_published():

@@ -57,7 +57,10 @@ def row(kind: str, difference: Change, cost: float, gate: float | None = 1.25) -
 
 
 def diagnosis(gate: float | None = 1.25, images: int = 1, count: int = 3) -> Diagnosis:
-    kinds = [row(EVIL, Change(0.25, 0.125, 0.375, 0.001), 0.2, gate), row("", Change(-0.1, -0.2, -0.05, 0.001), 0.01, gate)]
+    kinds = [
+        row(EVIL, Change(0.25, 0.125, 0.375, 0.001), 0.2, gate),
+        row("", Change(-0.1, -0.2, -0.05, 0.001), 0.01, gate),
+    ]
     asked = Part("exact-match", True, "exact match", row("", Change(0.25, 0.1, 0.3, 0.001), 0.1, gate), kinds)
     told = Part("captions", False, "CIDEr-D", row("", Change(0.5, None, None, None), 0.1, gate), [kinds[1]])
     pixels = np.random.default_rng(0).integers(0, 256, (37, 61, 3)).astype(np.uint8)
