@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import GradientState
 
 from tove_core.config import TrainingConfig
 from tove_core.fusion.noise import sample_keys
@@ -34,3 +35,19 @@ def test_the_mass_that_is_summed_beforehand_is_that_of_the_parts(toy: Any, preci
     found = engine._total_mass(seen, 1)
     masses = [engine._forward(part, given, 1).mass for part, given in seen]
     assert found is not None and torch.equal(found, torch.stack(masses).sum(0))  # type: ignore[arg-type]
+
+
+def test_gradients_do_not_depend_on_what_accelerate_is_told_of_parts(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lengths() -> dict[str, float]:
+        GradientState._reset_state()
+        engine, examples, share = ready(toy, accumulate=2)
+        engine.inner.eval()  # no dropout, whose numbers would differ
+        engine.backward(examples, share, 0, tokens=share.tokens)
+        return {name: float(p.grad.norm()) for name, p in engine.inner.named_parameters() if p.grad is not None}
+
+    plain = lengths()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    told = lengths()
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    GradientState._reset_state()
+    assert told == pytest.approx(plain, rel=1e-5) and sum(plain.values()) > 0

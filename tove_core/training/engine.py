@@ -160,7 +160,7 @@ class Engine:
                     others = total - output.mass.detach()
                     term = weight * importance((others + output.mass)[self._competing])
                     loss, penalty = loss + term * self.world, term.detach()
-                self.accelerator.backward(loss)
+                loss.backward()  # accelerate's own would divide by the parts that an environment variable tells it of
             tally.add(output)
             bad += [i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if value - value != 0]  # type: ignore[union-attr]
         if self.shards is not None:
