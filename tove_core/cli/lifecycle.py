@@ -33,6 +33,7 @@ def contributions(
     from tove_core.contribution import require_measurable
     from tove_core.data.readers import read
     from tove_core.model import ToveModel
+    from tove_core.training.refusals import require_targets
     from tove_core.training.run import run_data, run_examples
 
     place, chosen = own_run(run, "tove contributions"), detach_rule(rule)
@@ -40,7 +41,9 @@ def contributions(
     model = ToveModel.from_pretrained(place, device=device)
     require_measurable(model, chosen)
     data = run_data(place, limit)
-    examples = run_examples(place, model, data, read(data), cache=cache)
+    samples = read(data)
+    require_targets(samples)  # before their images are read
+    examples = run_examples(place, model, data, samples, cache=cache)
     found = measure(model, examples, rule=chosen, batch_size=batch_size, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
     for one in found:
@@ -91,6 +94,7 @@ def merge(
     from tove_core.merging.write import Merging, write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
+    from tove_core.training.refusals import require_targets
     from tove_core.training.run import describe_run, run_data, run_examples
 
     for text in set_ or []:
@@ -103,7 +107,9 @@ def merge(
     model = ToveModel.from_pretrained(place, device=device)
     require_mergeable(model, config)
     data = run_data(place, limit, train=True)
-    examples = run_examples(place, model, data, read(data), cache=cache)
+    samples = read(data)
+    require_targets(samples)  # before their images are read
+    examples = run_examples(place, model, data, samples, cache=cache)
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out, Merging(run=place, seed=seed, limit=limit, samples=len(examples), merge=config))
     describe_run(place, out, merged)
