@@ -51,7 +51,7 @@ def _facts(diagnosis: Diagnosis) -> str:
         ("compared", f"{counted}, about {diagnosis.images:,} images"),
     ]
     if diagnosis.left_out:
-        facts.append(("left out", f"{diagnosis.left_out:,} samples: unreadable images, or another task's"))
+        facts.append(("left out", f"{diagnosis.left_out:,} samples: unreadable images, too long, or another task's"))
     facts.append(("written by", f"tove diagnose, tove {__version__}"))
     return tag("dl", "".join(tag("dt", escape(head)) + tag("dd", escape(text)) for head, text in facts), class_="facts")
 
