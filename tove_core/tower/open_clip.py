@@ -293,9 +293,9 @@ def _tokenizer(tower: OpenClipTower) -> HFTokenizer | SimpleTokenizer:
         ) from error
 
 
-def _colour(fill: int | Sequence[int]) -> Colour:
+def _colour(fill: float | Sequence[float]) -> Colour:
     """Return open_clip's colour of padding, one number in 0..255 or three, as red, green and blue in 0..1."""
-    red, green, blue = fill if isinstance(fill, (tuple, list)) else (fill,) * 3
+    red, green, blue = (fill,) * 3 if isinstance(fill, (int, float)) else fill
     return red / 255, green / 255, blue / 255
 
 
