@@ -17,6 +17,8 @@ from tove_core.data.sample import Sample
 from tove_core.errors import CheckpointError, ConfigError, DataError, ImageError
 from tove_core.evaluation.diagnose import diagnose
 from tove_core.evaluation.evaluate import evaluate
+from tove_core.evaluation.loss import mean_loss
+from tove_core.evaluation.probe import probe
 from tove_core.evaluation.run import evaluate_into, evaluate_once
 from tove_core.merging import merge
 from tove_core.model import ToveModel
@@ -171,12 +173,26 @@ def test_what_would_be_of_no_use_in_training_is_told(bound: Any, tmp_path: Path)
         fit(*bound, late, quiet=True, warn=False)
 
 
-def test_samples_without_a_target_are_not_trained_on(toy: Any, bound: Any) -> None:
+def no_features(*_: Any) -> Any:
+    raise AssertionError("images were seen")
+
+
+def test_samples_without_a_target_are_neither_trained_on_nor_measured(
+    toy: Any, bound: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, _ = bound
     samples = [*toy.samples()[:3], Sample("bare", toy.pictures(1)[0])]
-    refused(
-        DataError, "sample 'bare' has no target", lambda: fit(model, Examples(model, samples), ONE_STEP, quiet=True)
-    )
+    examples = Examples(model, samples)
+    monkeypatch.setattr(ToveModel, "encode", no_features)
+    for use in (
+        lambda: fit(model, examples, ONE_STEP, quiet=True),
+        lambda: merge(model, examples, MergeConfig(steps=1, batch_size=2, warmup=0), quiet=True),
+        lambda: contributions(model, examples),
+        lambda: mean_loss(model, examples),
+        lambda: diagnose(model, samples),
+        lambda: probe(model, samples),
+    ):
+        refused(DataError, "sample 'bare' has no target", use)
 
 
 @pytest.mark.filterwarnings("ignore:this model was never trained")

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from tove_core.contribution import Contribution
+from tove_core.data.sample import Sample
 from tove_core.demo.hooks import EXPERTS
 from tove_core.demo.results import SeedResult, write_report
 from tove_core.demo.run import demo
+from tove_core.demo.table import render
 from tove_core.demo.world import Size, World
 from tove_core.errors import DataError
 from tove_core.evaluation.evaluate import Scores
@@ -75,6 +78,20 @@ def test_overwrite_replaces_an_earlier_demo_and_nothing_else(
 def test_rebuilding_weights_refuses_options_of_the_demo(tove: Any, tmp_path: Path, option: tuple[Any, ...]) -> None:
     done = tove("demo", "--rebuild-weights", "--out", tmp_path / "new", *option)
     assert f"{option[0]} is for the demo itself" in done.error and not (tmp_path / "new").exists()
+
+
+def test_the_table_names_the_expert_that_each_seed_went_without() -> None:
+    def ranked(seed: int, *experts: str) -> SeedResult:
+        scores = Scores(0.5, {"": (0.5, 2)}, {"": 0.5}, {"CIDEr-D": 1.0}, {"q": "no"})
+        found = [Contribution(name, 1.0 - n, None, None) for n, name in enumerate(experts)]
+        return SeedResult(seed, scores, scores, found, scores, scores)
+
+    asked = [Sample("q", torch.zeros(3, 4, 4, dtype=torch.uint8), "?", ("no",))]
+    results = [ranked(0, "depth", "edges", "blank"), ranked(1, "depth", "blank", "edges")]
+    text = render(results, TINY, 1.0, asked)
+    assert "least contributing expert detached (each seed's own: blank, edges)" in text
+    assert "most contributing expert detached (depth)" in text
+    assert "least contributing expert detached (blank)" in render(results[:1], TINY, 1.0, asked)
 
 
 def test_a_model_with_fewer_experts_gets_the_same_features_from_the_shared_table(world: World) -> None:

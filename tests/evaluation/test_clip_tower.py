@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tove_core.config import ClipConfig
 from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError, DataError
+from tove_core.evaluation.clip_report import report_tower
 from tove_core.evaluation.clip_tower import embed_images, retrieve, score_with_clip, zero_shot
+from tove_core.export.open_clip_dir import write_open_clip
 from tove_core.tower import load_tower
 
 CLASSES = ["red", "green", "blue", "a very long name of a class", "black"]
@@ -29,7 +36,6 @@ def test_zero_shot_of_a_tower_is_that_of_open_clip_with_its_own_transform(
     tower: Any, samples: list[Sample], toy: Any
 ) -> None:
     import open_clip
-    from PIL import Image
 
     name = toy.reading_clip
     model, transform = open_clip.create_model_from_pretrained(name)
@@ -44,6 +50,33 @@ def test_zero_shot_of_a_tower_is_that_of_open_clip_with_its_own_transform(
     assert top[1].value == 1, "five classes are all among the first five"
     ours, _ = embed_images(tower, samples)
     assert torch.allclose(torch.nn.functional.normalize(ours, dim=-1), features, atol=2e-2)
+
+
+@pytest.mark.parametrize("preprocess", [{}, {"fill_color": 127}])
+def test_a_tower_that_pads_sees_its_own_colour_around_images(
+    toy: Any, tmp_path: Path, preprocess: dict[str, int]
+) -> None:
+    import open_clip
+
+    shutil.copytree(toy.reading_clip.removeprefix("local-dir:"), tmp_path / "padded")
+    described = tmp_path / "padded" / "open_clip_config.json"
+    whole = json.loads(described.read_text()) | {"preprocess_cfg": {"resize_mode": "longest"} | preprocess}
+    described.write_text(json.dumps(whole))
+    padded = load_tower(ClipConfig(name=f"local-dir:{tmp_path / 'padded'}"))
+    white = np.full((20, 40, 3), 255, np.uint8)  # as wide as the tower's input, so that nothing is resampled
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'padded'}")
+    with torch.no_grad():
+        wanted = model.encode_image(transform(Image.fromarray(white))[None])
+    sample = Sample("white", torch.from_numpy(white).permute(2, 0, 1), None, ("red",))
+    (own, _), (toves, _) = (embed_images(padded, [sample], view=view) for view in (None, "pad"))
+    torch.testing.assert_close(own, wanted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(toves, wanted, atol=1e-3), "that is the mean colour's"
+    measured = report_tower(padded, [sample], lambda view: zero_shot(padded, [sample], CLASSES, view=view),
+                            view="pad", own_transform=True)  # fmt: skip
+    assert list(measured.views) == ["pad", "pad, the tower's own transform"]
+    write_open_clip(padded, tmp_path / "again")
+    again = load_tower(ClipConfig(name=f"local-dir:{tmp_path / 'again'}"))
+    assert again.fill == padded.fill == (preprocess.get("fill_color", 0) / 255,) * 3 and again.resize_mode == "longest"
 
 
 def test_retrieval_finds_any_text_of_an_image_and_images_shared_count_once(tower: Any, samples: list[Sample]) -> None:

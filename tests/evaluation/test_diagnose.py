@@ -91,6 +91,26 @@ def test_the_interval_is_of_a_bootstrap_that_draws_whole_images(world: Any) -> N
     assert part.total.difference.high == pytest.approx(high, abs=0.015)
 
 
+def test_of_many_experts_that_do_nothing_one_is_seldom_named() -> None:
+    draw, n, named, clear = np.random.default_rng(5), 60, 0, 0
+    references = [Reference(f"s{i}", f"i{i // 2}", ("yes",), "?", "") for i in range(n)]
+    ones = np.ones(n, dtype=int)
+    for _ in range(40):
+        full, losses = draw.random(n) < 0.6, draw.gamma(2, 0.3, n)
+        states = {
+            f"e{k}": answers(np.where(draw.random(n) < 0.1, draw.random(n) < 0.6, full), losses + noise, ones)
+            for k, noise in enumerate(draw.normal(0, 0.05, (8, n)))
+        }
+        part, _ = compare_part(
+            task("exact-match"), references, Probe([], answers(full, losses, ones), states, None, {}),
+            {f"s{i}": "yes" for i in range(n)},
+        )  # fmt: skip
+        named += part.total.through is not None
+        clear += any(effect.loss.sign > 0 or effect.score.sign > 0 for effect in part.total.experts.values())
+    assert clear >= 8, "single intervals leave 0 out often"
+    assert named <= 5
+
+
 def test_the_permutations_of_a_statement_are_drawn_together() -> None:
     # Three statements with six pictures each; the run lost all pictures of one of them.
     names = [f"s{i}" for i in range(18)]

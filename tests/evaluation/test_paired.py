@@ -11,6 +11,7 @@ from tove_core.evaluation.metrics.bleu import bleu
 from tove_core.evaluation.metrics.bootstrap import bootstrap, draws, intervals
 from tove_core.evaluation.metrics.paired import compare, mcnemar
 from tove_core.evaluation.metrics.score import mean_score
+from tove_core.evaluation.metrics.student import inside, quantile
 
 
 def scored(values, name="accuracy"):
@@ -75,6 +76,51 @@ def test_questions_about_one_image_are_drawn_together_and_widen_the_interval():
         assert weights.shape == (3, 400) and (weights.sum(axis=1) == 400).all()
         assert (weights.reshape(3, 40, 10).std(axis=2) == 0).all()
     assert intervals([scored(values)], dict.fromkeys(images, "one")) == [None]
+
+
+def test_what_is_nearly_always_right_still_has_an_interval_that_holds_the_truth():
+    rng = np.random.default_rng(6)
+    found = [intervals([scored(rng.random(20) < 0.95)], resamples=50)[0] for _ in range(300)]
+    assert all(one is not None and one.low < one.high <= 1 for one in found)
+    assert 0.9 < sum(one.low <= 0.95 <= one.high for one in found if one) / 300 <= 1
+    (right,), (wrong,) = intervals([scored([1] * 20)]), intervals([scored([0] * 20)])
+    assert right is not None and wrong is not None
+    z = 1.959964  # Wilson: where none is wrong, 1 / (1 + z² / n)
+    assert (right.low, right.high) == (pytest.approx(1 / (1 + z * z / 20)), 1)
+    assert (wrong.low, wrong.high) == (0, pytest.approx(1 - right.low))
+
+
+def test_all_right_about_few_images_says_less_than_about_many():
+    images = {str(n): str(n // 5) for n in range(20)}
+    together, apart = intervals([scored([1] * 20)], images)[0], intervals([scored([1] * 20)])[0]
+    assert together is not None and apart is not None and together.low < 0.4 < 0.8 < apart.low
+    nothing = mean_score("CIDEr-D", dict.fromkeys(images, 0.0), most=10.0)
+    (found,) = intervals([nothing], images)
+    assert found is not None and found.low == found.high == 0, "no share, whose range is another"
+
+
+def test_an_interval_over_few_images_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(7)
+    images = {str(n): str(n // 3) for n in range(24)}
+    covered = shares = differ = 0
+    for seed in range(200):
+        values = np.repeat(rng.normal(size=8), 3) + rng.normal(size=24)
+        (found,) = intervals([scored(values, "loss")], images, resamples=400, seed=seed)
+        covered += found.low <= 0 <= found.high  # type: ignore[union-attr]
+        likely = np.repeat(rng.beta(1.4, 0.95, size=8), 3)  # 0.6 on average
+        a, b = (scored(rng.random(24) < likely) for _ in range(2))
+        (found,) = intervals([a], images)
+        shares += found.low <= 1.4 / 2.35 <= found.high  # type: ignore[union-attr]
+        differ += compare(a, b, images, resamples=400, seed=seed).p < 0.05
+    assert 0.915 < covered / 200 < 0.985 and shares / 200 > 0.915 and differ / 200 < 0.085
+
+
+@pytest.mark.parametrize(
+    ("freedom", "wanted"), [(1, 12.706), (2, 4.303), (3, 3.182), (8, 2.306), (29, 2.045), (10_000, 1.960)]
+)
+def test_students_t_is_that_of_the_tables(freedom, wanted):
+    assert quantile(0.95, freedom) == pytest.approx(wanted, abs=6e-4)
+    assert inside(wanted, freedom) == pytest.approx(0.95, abs=1e-4)
 
 
 def test_a_set_in_which_texts_count_twice_has_the_bleu_of_that_corpus():

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tove_core.errors import ConfigError
+from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation import probe as probing
 from tove_core.evaluation.loss import mean_loss
 from tove_core.evaluation.predict import predict
@@ -74,3 +76,36 @@ def test_a_fusion_without_a_gate_has_none_and_the_rule_is_obeyed(toy: Any, model
     assert zero.losses != pytest.approx(again.losses, abs=1e-6)
     with pytest.raises(ConfigError, match="cannot answer"):
         probe(toy.build(decoder=None), toy.samples())
+
+
+def test_a_sample_with_too_long_an_answer_is_left_out_and_named(
+    toy: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = toy.samples()
+    samples[7] = replace(samples[7], targets=("black " * 200,))
+    monkeypatch.setattr(model.decoder.language_model.config, "max_position_embeddings", 100)
+    with pytest.warns(UserWarning, match=r"sample 's7' takes \d+ positions, more than the 100 "):
+        found = probe(model, samples, max_broken=0.1)
+    assert [one.id for one in found.samples] == [f"s{n}" for n in range(12) if n != 7] == sorted_ids(found.full.losses)
+    assert found.without["toy-fine"].said.keys() == found.full.said.keys() == found.full.losses.keys()
+    with pytest.raises(DataError, match="1 of 12 samples cannot be used"):
+        probe(model, samples, max_broken=0.05)
+
+
+def sorted_ids(of: dict[str, float]) -> list[str]:
+    return sorted(of, key=lambda name: int(name[1:]))
+
+
+def test_broken_images_are_counted_over_all_blocks(
+    toy: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = toy.samples()
+    (tmp_path / "no.png").write_text("no image")
+    samples[4] = replace(samples[4], image=str(tmp_path / "no.png"))
+    monkeypatch.setattr(probing, "BLOCK", 3)
+    with pytest.warns(UserWarning, match="no.png"):
+        assert len(probe(model, samples, max_broken=0.1).samples) == 11, "1 of 12, though 1 of 3 of its block"
+    with pytest.warns(UserWarning, match="no.png"):
+        assert len(say(model, samples, max_broken=0.1)) == 11
+    with pytest.warns(UserWarning, match="no.png"), pytest.raises(DataError, match="1 of 12 images cannot be used"):
+        say(model, samples, max_broken=0.05)

@@ -124,8 +124,8 @@ def test_of_several_texts_of_a_sample_merging_takes_each(taught: tuple[Any, Any]
     model, examples = taught
     taken, targets = set(), Examples.targets
 
-    def noted(self: Examples, indices: Any, keys: Any) -> Any:
-        found = targets(self, indices, keys)
+    def noted(self: Examples, indices: Any, rounds: Any, **seed: Any) -> Any:
+        found = targets(self, indices, rounds, **seed)
         taken.update(zip(indices, found, strict=True))
         return found
 

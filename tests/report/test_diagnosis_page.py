@@ -50,16 +50,19 @@ class Reader(HTMLParser):
 
 def row(kind: str, difference: Change, cost: float, gate: float | None = 1.25) -> Row:
     effects = {
-        EXPERTS[0]: Effect(Change(cost, cost - 0.02, cost + 0.02), Change(0.5, 0.4, 0.6), gate),
-        EXPERTS[1]: Effect(Change(0.0, 0.0, 0.0), Change(-0.25, -0.3, -0.2), gate),
+        EXPERTS[0]: Effect(Change(cost, cost - 0.02, cost + 0.02, 0.001), Change(0.5, 0.4, 0.6, 0.001), gate),
+        EXPERTS[1]: Effect(Change(0.0, 0.0, 0.0, 1.0), Change(-0.25, -0.3, -0.2, 0.001), gate),
     }
     return Row(kind, 1234, 77, 0.75, 0.5, difference, 31, 8, 0.4321, effects)
 
 
 def diagnosis(gate: float | None = 1.25, images: int = 1, count: int = 3) -> Diagnosis:
-    kinds = [row(EVIL, Change(0.25, 0.125, 0.375), 0.2, gate), row("", Change(-0.1, -0.2, -0.05), 0.01, gate)]
-    asked = Part("exact-match", True, "exact match", row("", Change(0.25, 0.1, 0.3), 0.1, gate), kinds)
-    told = Part("captions", False, "CIDEr-D", row("", Change(0.5, None, None), 0.1, gate), [kinds[1]])
+    kinds = [
+        row(EVIL, Change(0.25, 0.125, 0.375, 0.001), 0.2, gate),
+        row("", Change(-0.1, -0.2, -0.05, 0.001), 0.01, gate),
+    ]
+    asked = Part("exact-match", True, "exact match", row("", Change(0.25, 0.1, 0.3, 0.001), 0.1, gate), kinds)
+    told = Part("captions", False, "CIDEr-D", row("", Change(0.5, None, None, None), 0.1, gate), [kinds[1]])
     pixels = np.random.default_rng(0).integers(0, 256, (37, 61, 3)).astype(np.uint8)
     maps = {name: np.full((images, 3, 5), 0.5 + n) for n, name in enumerate(EXPERTS)} if gate else {}
     shown = []

@@ -65,7 +65,7 @@ def test_the_loss_of_several_images_is_that_of_their_tokens_in_a_row_and_reaches
     samples = halved(toy.samples())
     examples, step = Examples(model, samples), TransferStep(model.fusion, model.decoder)
     keys = sample_keys(0, [0, 0], [1, 2])
-    output = step(examples.features([1, 2]), examples.prompts([1, 2]), examples.targets([1, 2], keys), keys=keys)
+    output = step(examples.features([1, 2]), examples.prompts([1, 2]), examples.targets([1, 2], [0, 0]), keys=keys)
     tokens = torch.cat([model.tokens(list(samples[i].load())).flatten(0, 1)[None] for i in (1, 2)])
     wanted = model.decoder(tokens, examples.prompts([1, 2]), [samples[i].targets[0] for i in (1, 2)])
     torch.testing.assert_close(output.loss, wanted.loss_sum)
@@ -77,8 +77,7 @@ def test_the_loss_of_several_images_is_that_of_their_tokens_in_a_row_and_reaches
 def test_marked_images_stand_at_their_marks_in_training_and_answers(toy, model):
     marked = [replace(s, prompt=f"<image>, <image>{s.prompt or 'say'} <image>") for s in halved(toy.samples())]
     examples = Examples(model, marked)
-    keys = sample_keys(0, [0, 0], [1, 2])
-    prompts, targets = examples.prompts([1, 2]), examples.targets([1, 2], keys)
+    prompts, targets = examples.prompts([1, 2]), examples.targets([1, 2], [0, 0])
     images = [list(marked[i].load()) for i in (1, 2)]
     tokens = torch.stack([model.tokens(shown).flatten(0, 1) for shown in images])
     wanted = model.decoder(tokens, prompts, targets)
@@ -185,7 +184,7 @@ def test_a_step_on_mixed_samples_has_the_gradient_of_its_samples_one_by_one(toy)
     engine.module.eval()
     indices = list(range(12))
     keys = sample_keys(0, [0] * 12, indices)
-    texts = model.decoder.encode(examples.prompts(indices), examples.targets(indices, keys))
+    texts = model.decoder.encode(examples.prompts(indices), examples.targets(indices, [0] * 12))
     share = Share(indices, keys, texts)
     engine.backward(examples, share, 0, tokens=share.tokens)
     found = {name: p.grad.clone() for name, p in engine.inner.named_parameters() if p.grad is not None}

@@ -76,7 +76,7 @@ def classify(
     tower = _tower(clip, device)
     print(f"{len(names)} classes, {len(prompts)} {'template' if len(prompts) == 1 else 'templates'}")
 
-    def measure(seen: View) -> Any:
+    def measure(seen: View | None) -> Any:
         return zero_shot(tower, samples, names, templates=prompts, view=seen, batch_size=batch_size)
 
     _report(tower, samples, measure, view, own_transform, json)
@@ -107,7 +107,7 @@ def retrieve(
     samples = _captions(_samples(data, reader, split, limit, set_, kind))
     tower = _tower(clip, device)
 
-    def measure(seen: View) -> Any:
+    def measure(seen: View | None) -> Any:
         return recalls(tower, samples, view=seen, batch_size=batch_size).values()
 
     _report(tower, samples, measure, view, own_transform, json)
@@ -150,7 +150,7 @@ def score(
     tower = _tower(clip, device)
     _warn_of_own(tower, saved.manifest)
 
-    def measure(seen: View) -> Any:
+    def measure(seen: View | None) -> Any:
         return (score_with_clip(tower, samples, said, view=seen, batch_size=batch_size),)
 
     _report(tower, samples, measure, view, own_transform, json)

@@ -46,6 +46,7 @@ def contributions(
     from tove_core.contribution import contributions as measure
     from tove_core.contribution import require_measurable
     from tove_core.model import ToveModel
+    from tove_core.training.refusals import require_targets
     from tove_core.training.run import run_examples
 
     place, chosen = own_run(run, "tove contributions"), detach_rule(rule)
@@ -53,6 +54,7 @@ def contributions(
     model = ToveModel.from_pretrained(place, device=device)
     require_measurable(model, chosen)
     wanted, samples = _samples(place, data, reader, images, limit)
+    require_targets(samples)  # before their images are read
     examples = run_examples(place, model, wanted, samples, cache=cache)
     found = measure(model, examples, rule=chosen, batch_size=batch_size, quiet=False)
     print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
@@ -174,6 +176,7 @@ def merge(
     from tove_core.merging.write import Merging, write_merged
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
+    from tove_core.training.refusals import require_targets
     from tove_core.training.run import describe_run, run_examples
 
     for text in set_ or []:
@@ -186,6 +189,7 @@ def merge(
     model = ToveModel.from_pretrained(place, device=device)
     require_mergeable(model, config)
     wanted, samples = _samples(place, data, reader, images, limit, train=True)
+    require_targets(samples)  # before their images are read
     examples = run_examples(place, model, wanted, samples, cache=cache)
     merged = train_tower(model, examples, config, seed=seed)
     write_merged(merged, out, Merging(run=place, seed=seed, limit=limit, samples=len(examples), merge=config))

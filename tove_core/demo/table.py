@@ -51,7 +51,7 @@ def _columns(results: Sequence[SeedResult]) -> tuple[list[Scores], list[Scores]]
 
 def _after(results: Sequence[SeedResult], size: Size) -> list[str]:
     first = results[0]
-    least, most = first.contributions[-1].expert, first.contributions[0].expert
+    least, most = (_detached([one.contributions[place].expert for one in results]) for place in (-1, 0))
     rows = [
         (f"least contributing expert detached ({least})", [one.without_least for one in results]),
         (f"most contributing expert detached ({most})", [one.without_most for one in results]),
@@ -63,6 +63,11 @@ def _after(results: Sequence[SeedResult], size: Size) -> list[str]:
         if known := [one.accuracy or 0.0 for one in scores if one is not None]:
             lines.append(f"| {what} | {_spread(known)} |")
     return lines
+
+
+def _detached(experts: Sequence[str]) -> str:
+    """Return which expert the seeds went without, each its own."""
+    return experts[0] if len(set(experts)) == 1 else f"each seed's own: {', '.join(experts)}"
 
 
 def _claims(results: Sequence[SeedResult], questions: Sequence[Sample]) -> list[str]:

@@ -14,8 +14,8 @@ from tove_core.evaluation.report import Row
 from tove_core.hub.view import View
 from tove_core.tower.base import Tower
 
-Measure = Callable[[View], Iterable[Score]]
-"""Gives the scores of a tower that sees images that way."""
+Measure = Callable[[View | None], Iterable[Score]]
+"""Gives the scores of a tower that sees images that way; None: as its own transform sees them."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def report_tower(
         DataError: what `measure` raises.
     """
     own = own_view(tower)
-    views: dict[str, View] = {view: view}
-    if own_transform and own == view:
+    views: dict[str, View | None] = {view: view}
+    if own_transform and own == view and (own != "pad" or tower.fill is None):
         views = {f"{view}, which is the tower's own transform": view}
     elif own_transform:
-        views[f"{own}, the tower's own transform"] = own
+        views[f"{own}, the tower's own transform"] = None
     clusters = {sample.id: sample.image_key for sample in samples}
     clusters |= {f"{s.id}#{k}": s.image_key for s in samples for k in range(len(s.targets))}
     found = {seen: _rows(list(measure(one)), clusters) for seen, one in views.items()}

@@ -24,7 +24,7 @@ _OWN: Mapping[str, View] = {"shortest": "crop", "longest": "pad", "squash": "squ
 
 
 def own_view(tower: Tower) -> View:
-    """Return the view of an image that is the tower's own transform."""
+    """Return the view of an image that is the tower's own transform; of a padded one `Tower.fill` is the colour."""
     return _OWN[tower.resize_mode]
 
 
@@ -51,7 +51,7 @@ def embed_images(
             f"{len(several)} of {len(samples)} samples have several images ({first_ids(several)}); a CLIP tower is "
             "scored on one image each"
         )
-    prepare = Preprocessor({"clip": tower.input}, view or own_view(tower))
+    prepare = Preprocessor({"clip": tower.input}, view or own_view(tower), tower.fill if view is None else None)
     parts = [
         tower.embed(prepare([load_image(one) for one in images[start : start + batch_size]])["clip"].to(tower.device))
         for start in range(0, len(images), batch_size)

@@ -102,10 +102,9 @@ def collect(
     low, high = (len(todo) * (state.process_index + k) // state.num_processes for k in (0, 1))
     began = time.perf_counter()
     own = todo[low:high]
-    stored = cached_examples(model, own, cache, quiet=quiet, max_broken=max_broken) if own else None
-    blocks = _blocks(model, own, stored, block, max_broken)
+    found = blocks(model, own, max_broken, cache, quiet=quiet, block=block)
     part = folder / _PARTS.replace("*", f"{state.process_index:05d}")
-    _answer(model, own, blocks, part, batch_size, quiet, generation)
+    _answer(model, own, found, part, batch_size, quiet, generation)
     state.wait_for_everyone()
     seconds = time.perf_counter() - began
     if state.is_main_process:
@@ -136,19 +135,31 @@ def _finish(folder: Path, samples: Sequence[Sample]) -> None:
     (folder / _DONE).unlink(missing_ok=True)
 
 
-def _blocks(
-    model: ToveModel, samples: Sequence[Sample], stored: Examples | None, block: int, max_broken: float
+def blocks(
+    model: ToveModel, samples: Sequence[Sample], max_broken: float, cache: Cache, *, quiet: bool, block: int = BLOCK
 ) -> Iterator[Examples]:
-    """Yield the readable samples with their features, block by block.
+    """Return the readable samples some at a time, so that memory does not grow with the data set.
+
+    Images are encoded once each, or features read from a cache, which is opened at once.
+
+    Args:
+        max_broken: share of the images of all blocks together that may be unreadable.
+        block: samples at a time.
 
     Raises:
-        DataError: too many images of all blocks together are unreadable.
+        DataError: the cache that is named does not serve; and, block by block, too many images are unreadable.
     """
-    if stored is not None:
-        # A cache leaves out those with unreadable images.
-        for start in range(0, len(stored), block):
-            yield stored.some(range(start, min(start + block, len(stored))))
-        return
+    stored = cached_examples(model, list(samples), cache, quiet=quiet, max_broken=max_broken) if samples else None
+    return _encoded(model, samples, max_broken, block) if stored is None else _stored(stored, block)
+
+
+def _stored(stored: Examples, block: int) -> Iterator[Examples]:
+    # A cache leaves out those with unreadable images.
+    for start in range(0, len(stored), block):
+        yield stored.some(range(start, min(start + block, len(stored))))
+
+
+def _encoded(model: ToveModel, samples: Sequence[Sample], max_broken: float, block: int) -> Iterator[Examples]:
     total, broken = len(distinct_images(samples)[0]), 0
     for start in range(0, len(samples), block):
         # The share is of all images: a block may have more than its part of them.

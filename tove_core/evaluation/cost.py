@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from tove_core.data.sample import Sample
 from tove_core.model import ToveModel
+from tove_core.operations import counted
 from tove_core.resident import peak_resident
 
 _REPEATS = 5
@@ -64,7 +64,7 @@ def measure_cost(model: ToveModel, sample: Sample, samples_per_second: float | N
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
 
-    with FlopCounterMode(display=False) as counter:
+    with counted() as counter:
         answer()
     seconds = []
     for _ in range(_REPEATS):

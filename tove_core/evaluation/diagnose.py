@@ -21,6 +21,7 @@ from tove_core.evaluation.tasks import Task, check_task, clusters_of, kinds_of, 
 from tove_core.model import ToveModel
 from tove_core.selecting import every_expert
 from tove_core.training.examples import MAX_BROKEN
+from tove_core.training.refusals import require_targets
 from tove_core.training.source import Cache
 
 EXAMPLES = 24
@@ -50,14 +51,15 @@ def diagnose(
 
     Args:
         model: whose experts are looked at.
-        samples: with targets; those with unreadable images are left out, with a warning.
+        samples: with targets; those that are too long for the language model or have unreadable images are left out,
+            with a warning.
         against: what the other said, by sample id; None: this model with every expert off.
         names: what the two are called.
         wanted: name of a task; None: exact match for questions, and CIDEr-D for captions where there are any.
         rule: how an expert is switched off; None: as the model is configured.
         examples: how many samples to show on which the two differ, half of them better and half worse where possible.
         batch_size: samples answered together.
-        max_broken: share of the images that may be unreadable.
+        max_broken: share of the images that may be unreadable, and of the samples that may be too long.
         cache: where features are read from, if anywhere; see `tove_core.training.source`.
         quiet: show no progress.
         generation: options of `Decoder.generate`.
@@ -114,12 +116,13 @@ def by_task(references: Sequence[Reference], wanted: str | None) -> list[tuple[T
 
     Raises:
         ConfigError: there is no such task, or nothing is asked.
-        DataError: the data are another task's.
+        DataError: the data are another task's, or a sample has no text.
     """
     asking = [one for one in references if one.prompt is not None]
     telling = [one for one in references if one.prompt is None]
     chosen = task(wanted) if wanted is not None else None
     if chosen is not None and not chosen.asks:
+        require_targets(telling)
         check_task(chosen, telling or asking)
         return [(chosen, telling)]
     if not asking:
@@ -127,6 +130,7 @@ def by_task(references: Sequence[Reference], wanted: str | None) -> list[tuple[T
             f"none of {len(references)} samples asks a question, so there are no kinds of question to compare; give "
             "data with questions, or task 'captions'"
         )
+    require_targets(asking + telling)
     split = [(chosen or task("exact-match"), asking), (task("captions"), telling)]
     for one, of_task in split:
         check_task(one, of_task)
@@ -200,6 +204,6 @@ def _losses(answers: Answers, names: Sequence[str]) -> Score:
 def _change(before: Score, after: Score, clusters: Mapping[str, str]) -> Change:
     """Return after - before; without an interval where all samples are drawn together."""
     if len({clusters[name] for name in before.samples}) < 2:
-        return Change(after.value - before.value, None, None)
+        return Change(after.value - before.value, None, None, None)
     found = compare(before, after, clusters)
-    return Change(found.difference, found.low, found.high)
+    return Change(found.difference, found.low, found.high, found.sure)

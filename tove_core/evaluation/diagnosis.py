@@ -10,14 +10,21 @@ import numpy as np
 
 from tove_core.data.sample import Sample
 
+_ERRORS = 0.05
+
 
 @dataclass(frozen=True)
 class Change:
-    """A difference and its 95 % interval; no interval where all samples are about one image."""
+    """A difference and its 95 % interval; no interval where all samples are about one image.
+
+    Attributes:
+        p: two-sided, of Student's t; None without an interval.
+    """
 
     value: float
     low: float | None
     high: float | None
+    p: float | None
 
     @property
     def sign(self) -> int:
@@ -25,6 +32,10 @@ class Change:
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+    def helps(self, chances: int) -> bool:
+        """Whether it is above 0 even as one of so many that were looked at (Bonferroni, 5 % for all of them)."""
+        return self.sign > 0 and self.p is not None and self.p * chances <= _ERRORS
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,13 @@ class Row:
     def through(self) -> Through | None:
         """The expert that is missed most: by the score, or by the loss where no expert's absence clearly costs score.
 
-        Only experts whose interval is above 0 count; None: there is none.
+        The best of several is often above 0 by chance. So an expert counts only where its cost is clear as one of all
+        that are looked at here: of each expert the score's and the loss's. None: there is none.
         """
+        chances = 2 * len(self.experts)
         for by in ("score", "loss"):
             changes = {name: one.score if by == "score" else one.loss for name, one in self.experts.items()}
-            clear = {name: change.value for name, change in changes.items() if change.sign > 0}
+            clear = {name: change.value for name, change in changes.items() if change.helps(chances)}
             if clear:
                 return Through(max(clear, key=lambda name: clear[name]), by)
         return None

@@ -12,13 +12,14 @@ import torch
 from tove_core.config import Rule
 from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError
-from tove_core.evaluation.collect import BLOCK
+from tove_core.evaluation.collect import BLOCK, blocks
 from tove_core.evaluation.predict import predict_batches
 from tove_core.model import ToveModel
 from tove_core.progress import Display
 from tove_core.selecting import every_expert
 from tove_core.training.examples import MAX_BROKEN, Examples
-from tove_core.training.source import Cache, cached_examples
+from tove_core.training.lengths import fitting
+from tove_core.training.source import Cache
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Probe:
     """A model's answers in every state that tells its experts apart.
 
     Attributes:
-        samples: those that were answered, in order; samples with unreadable images are left out.
+        samples: those that were answered, in order; samples that are too long or have unreadable images are left out.
         full: with every expert as the model has it.
         without: with one expert off, by its name.
         bare: with every expert off; None: not asked for.
@@ -77,18 +78,19 @@ def probe(
         rule: how an expert is switched off; None: as the model is configured.
         bare: also answer with every expert off.
         batch_size: samples answered together.
-        max_broken: share of a block's images that may be unreadable.
+        max_broken: share of the images that may be unreadable, and of the samples that may be too long.
         cache: where features are read from, if anywhere; see `tove_core.training.source`.
         quiet: show no progress.
         generation: options of `Decoder.generate`.
 
     Raises:
         ConfigError: the model has no decoder, or the rule does not suit its fusion.
-        DataError: too many images are unreadable.
+        DataError: a sample has no text, too many are too long for the language model, or too many images unreadable.
     """
     if model.decoder is None:
         raise ConfigError("the model was built with decoder=None and cannot answer; give one with a decoder")
     require_rule(model, rule)
+    samples = fitting(model, model.decoder, Examples(model, samples, max_broken=max_broken)).samples
     names = list(model.active_experts)
     found = Probe([], Answers(), {name: Answers() for name in names}, Answers() if bare else None, {})
     states: list[tuple[list[str], Answers]] = [([], found.full)]
@@ -97,7 +99,7 @@ def probe(
     display = Display(len(samples) * len(states), "answer", quiet=quiet, every=BLOCK)
     with every_expert(model, "the model answers"), display:
         done = 0
-        for examples in blocks(model, samples, max_broken, cache, quiet=quiet):
+        for examples in blocks(model, samples, max_broken, cache, quiet=quiet, block=BLOCK):
             found.samples += examples.samples
             for off, answers in states:
                 with switched_off(model, off, rule):
@@ -129,24 +131,11 @@ def say(
     said: dict[str, str] = {}
     display = Display(len(samples), "answer", quiet=quiet, every=BLOCK)
     with every_expert(model, "the other model answers"), display:
-        for examples in blocks(model, samples, max_broken, cache, quiet=quiet):
+        for examples in blocks(model, samples, max_broken, cache, quiet=quiet, block=BLOCK):
             for batch in predict_batches(model, examples, batch_size=batch_size, **generation):
                 said |= batch
             display.update(len(said))
     return said
-
-
-def blocks(
-    model: ToveModel, samples: Sequence[Sample], max_broken: float, cache: Cache, *, quiet: bool
-) -> Iterator[Examples]:
-    """Yield the samples some at a time, their images encoded once, so that memory does not grow with the data set."""
-    stored = cached_examples(model, list(samples), cache, quiet=quiet, max_broken=max_broken)
-    if stored is not None:
-        for start in range(0, len(stored), BLOCK):
-            yield stored.some(range(start, min(start + BLOCK, len(stored))))
-        return
-    for start in range(0, len(samples), BLOCK):
-        yield Examples.cached(model, samples[start : start + BLOCK], max_broken=max_broken)
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Protocol, TypeVar
 
 from tove_core.errors import ConfigError, DataError
@@ -15,7 +15,7 @@ from tove_core.evaluation.metrics.captions import score_captions
 from tove_core.evaluation.metrics.cider import cider
 from tove_core.evaluation.metrics.java import java_scores
 from tove_core.evaluation.metrics.score import Candidates, References, Score, first_ids
-from tove_core.evaluation.metrics.vqa import check_annotators, exact_match, vqa_accuracy
+from tove_core.evaluation.metrics.vqa import check_annotators, exact_match, exact_worth, vqa_accuracy, vqa_worth
 from tove_core.evaluation.references import Reference
 
 
@@ -153,19 +153,24 @@ def _coco(said: Candidates, references: Sequence[Reference]) -> Measured:
 
 
 def _with_majority(
-    metric: Callable[[Candidates, Mapping[str, tuple[str, ...]]], Score], said: Candidates, of: Sequence[Reference]
+    metric: Callable[[Candidates, Mapping[str, tuple[str, ...]]], Score],
+    said: Candidates,
+    of: Sequence[Reference],
+    worth: Callable[[Sequence[str]], Mapping[str, float]] = exact_worth,
 ) -> Measured:
-    """Score answers, and beside them always giving each kind's most frequent answer, whatever the image."""
-    answers: dict[str, Counter[str]] = {}
+    """Score answers, and beside them always giving the answer to each kind that scores best, whatever the image."""
+    answers: dict[str, dict[str, float]] = {}
     for one in of:
-        answers.setdefault(one.kind, Counter()).update(text.strip().lower() for text in one.targets)
-    guess = {kind: counter.most_common(1)[0][0] for kind, counter in answers.items()}
+        of_kind = answers.setdefault(one.kind, {})
+        for answer, score in worth(one.targets).items():
+            of_kind[answer] = of_kind.get(answer, 0.0) + score
+    guess = {kind: max(scores.items(), key=itemgetter(1))[0] for kind, scores in answers.items()}
     majority = metric({one.id: guess[one.kind] for one in of}, _targets(of))
     return Measured([metric(said, _targets(of))], baselines=[replace(majority, name="majority answer")])
 
 
 def _vqa(said: Candidates, references: Sequence[Reference]) -> Measured:
-    return _with_majority(vqa_accuracy, said, references)
+    return _with_majority(vqa_accuracy, said, references, vqa_worth)
 
 
 def _exact(said: Candidates, references: Sequence[Reference]) -> Measured:

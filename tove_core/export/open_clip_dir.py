@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def write_open_clip(
     Args:
         tower: an open_clip tower, frozen or trained.
         folder: where it goes; complete or not there at all.
-        resize_mode: how open_clip's transform shall bring images to size; None: as the tower's own transform.
+        resize_mode: how open_clip's transform shall bring images to size; None: as the tower's own transform. What is
+            padded for it gets the grey nearest to the mean colour.
         overwrite: replace an existing folder.
 
     Raises:
@@ -65,6 +67,9 @@ def write_open_clip(
             "resize_mode": resize_mode or tower.resize_mode,
         },
     }
+    if (resize_mode or tower.resize_mode) == "longest":
+        own = tower.fill if resize_mode is None else None
+        config["preprocess_cfg"]["fill_color"] = _grey(own or tower.input.mean)
     with new_folder(folder, overwrite=overwrite) as inside:
         (inside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         state = {k: v.detach().cpu().contiguous() for k, v in tower.model.state_dict().items()}
@@ -73,6 +78,11 @@ def write_open_clip(
         report = _load_back(source, tower, inside)
         report.save(inside)
     return report
+
+
+def _grey(colour: Sequence[float]) -> int:
+    """Return the grey nearest to a colour in 0..1: of another than grey, open_clip cannot pad an image that is grey."""
+    return round(255 * sum(colour) / len(colour))
 
 
 def built_cfg(tower: OpenClipTower) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 _MIX = 0x9E3779B97F4A7C15
 _MASK = (1 << 63) - 1
 
-GATE, _DROPOUT, OWN_GATES = 1, 2, 3
-"""Streams of a sample: noise of the shared gate, dropped experts, noise of gates that experts have to themselves."""
+GATE, _DROPOUT, OWN_GATES, _TURNS = 1, 2, 3, 4
+"""Streams of a sample: noise of the shared gate, dropped experts, noise of gates that experts have to themselves, and
+the order in which its texts take turns."""
 
 
 def sample_keys(seed: int, epoch: Sequence[int], index: Sequence[int]) -> Tensor:
@@ -48,6 +49,22 @@ def sample_mask(keys: Tensor, experts: int, dropout: float) -> Tensor:
     """
     drawn = [torch.rand(experts, generator=_generator(key, _DROPOUT)) >= dropout for key in keys.tolist()]
     return torch.stack(drawn) if drawn else torch.ones(0, experts, dtype=torch.bool)
+
+
+def sample_turn(seed: int, turn: int, index: int, count: int) -> int:
+    """Return which of `count` things a sample takes: in `count` turns each once, in an order drawn anew each time.
+
+    Args:
+        seed: of the run.
+        turn: how often the sample has been taken before.
+        index: its place in the data set.
+        count: at least 1.
+    """
+    if count == 1:
+        return 0
+    lap, place = divmod(turn, count)
+    (key,) = sample_keys(seed, [lap], [index]).tolist()
+    return int(torch.randperm(count, generator=_generator(key, _TURNS))[place])
 
 
 def _generator(key: int, stream: int) -> torch.Generator:

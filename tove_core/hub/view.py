@@ -33,14 +33,20 @@ def resample(image: Tensor, view: View, input: Input) -> Tensor:
     return resample_all(image, view, [input])[input]
 
 
-def resample_all(image: Tensor, view: View, inputs: Iterable[Input]) -> dict[Input, Tensor]:
+def resample_all(image: Tensor, view: View, inputs: Iterable[Input], fill: Colour | None = None) -> dict[Input, Tensor]:
     """Return for each input what `resample` gives it, to the last bit.
 
     Inputs of one size and interpolation share the resampling, however they are normalised. With `view="pad"` the
     padding has to be the same too: it is resampled with the image.
+
+    Args:
+        image: see `resample`.
+        view: the region that is seen.
+        inputs: what is wanted of it.
+        fill: colour of the padding; None: what each input's normalisation takes to zero.
     """
     canvas = _cut(image, view)
-    rasters = {input: Raster(input.size, input.interpolation, _fill(input, canvas)) for input in inputs}
+    rasters = {input: Raster(input.size, input.interpolation, _fill(input, canvas, fill)) for input in inputs}
     pixels = resampled(canvas, dict.fromkeys(rasters.values()))
     return {input: _normalised(pixels[raster], input) for input, raster in rasters.items()}
 
@@ -58,10 +64,12 @@ def _cut(image: Tensor, view: View) -> Canvas:
     return Canvas(image, height, width)
 
 
-def _fill(input: Input, canvas: Canvas) -> Colour | None:
-    """Return the colour of padding: what normalisation takes to zero."""
+def _fill(input: Input, canvas: Canvas, fill: Colour | None) -> Colour | None:
+    """Return the colour of padding, where there is any: what normalisation takes to zero, or the one that is given."""
     if not canvas.padded:
         return None
+    if fill is not None:
+        return fill
     low, high = input.range
     return tuple(((torch.tensor(input.mean) - low) / (high - low)).tolist())
 
@@ -92,12 +100,13 @@ class Preprocessor:
     What one key gets is a function of its own input and of the view, never of the other keys.
     """
 
-    def __init__(self, inputs: Mapping[str, Input], view: View = "squash") -> None:
+    def __init__(self, inputs: Mapping[str, Input], view: View = "squash", fill: Colour | None = None) -> None:
         """Remember what is wanted.
 
         Args:
             inputs: what each key (CLIP, an expert) wants to see.
             view: the region of every image that is seen.
+            fill: colour of the padding; None: what each input's normalisation takes to zero.
 
         Raises:
             ConfigError: there is no such view.
@@ -106,6 +115,7 @@ class Preprocessor:
             raise ConfigError(f"view {view!r} is not known; choose one of {', '.join(VIEWS)}")
         self.inputs = dict(inputs)
         self.view: View = view
+        self.fill = fill
 
     def see(self, image: ImageSource) -> Seen:
         """Return what each input sees of one image; safe to call from several threads.
@@ -113,7 +123,7 @@ class Preprocessor:
         Raises:
             ImageError: it cannot be read.
         """
-        return Seen(resample_all(read_image(image).cpu(), self.view, self.inputs.values()), self.view)
+        return Seen(resample_all(read_image(image).cpu(), self.view, self.inputs.values(), self.fill), self.view)
 
     def __call__(self, images: Sequence[ImageSource | Seen]) -> dict[str, Tensor]:
         """Return for each key a float32 tensor [B, 3, h, w] on the CPU.

@@ -34,7 +34,7 @@ from tove_core.training.engine import Share
 from tove_core.training.examples import Examples, by_sample
 from tove_core.training.faults import blamed
 from tove_core.training.optimise import adamw, parameter_groups, require_exact, schedule, set_rates
-from tove_core.training.refusals import warn_of_schedule
+from tove_core.training.refusals import require_targets, warn_of_schedule
 from tove_core.training.shares import Shares
 from tove_core.training.step import TransferStep
 
@@ -62,12 +62,13 @@ def merge(
 
     Raises:
         ConfigError: the model has no decoder, or nothing to merge, or the seed is no whole number from 0.
-        DataError: the examples hold features of another model, too many images are unreadable, or too many samples too
-            long for the language model.
+        DataError: a sample has no text, the examples hold features of another model, too many images are unreadable,
+            or too many samples too long for the language model.
         ToveError: the loss or the gradient is not finite; the step and the samples are named.
     """
     seed = seed_given(seed)
     decoder = require_mergeable(model, config)
+    require_targets(examples.samples)
     examples.require_of(model)
     warn_of_schedule(config.steps, config.warmup, "", stacklevel=4)
     student, decoder = _student(model, decoder)

@@ -51,7 +51,7 @@ def _facts(diagnosis: Diagnosis) -> str:
         ("compared", f"{counted}, about {diagnosis.images:,} images"),
     ]
     if diagnosis.left_out:
-        facts.append(("left out", f"{diagnosis.left_out:,} samples: unreadable images, or another task's"))
+        facts.append(("left out", f"{diagnosis.left_out:,} samples: unreadable images, too long, or another task's"))
     facts.append(("written by", f"tove diagnose, tove {__version__}"))
     return tag("dl", "".join(tag("dt", escape(head)) + tag("dd", escape(text)) for head, text in facts), class_="facts")
 
@@ -104,11 +104,14 @@ def _notes(diagnosis: Diagnosis) -> str:
             "fair comparison train a run of fusion kind clip-mlp of the same size, and name it with --against."
         )
     if diagnosis.experts:
+        chances = 2 * len(diagnosis.experts)
         notes.append(
             "An expert's cost is what the same run loses without it, nothing trained again. Costs do not add up to the "
             "difference: two experts that know the same hide each other, and another run has learned to do without. "
-            "The expert that is missed most is the one that clearly costs most of the score or, where none does, of "
-            "the answer loss, which is the finer measure."
+            "The expert that is missed most is the one that costs most of the score or, where none clearly does, of "
+            "the answer loss, which is the finer measure. It is named only where its cost would be clear as one of "
+            f"the {chances} that are looked at in its kind (p below 0.05 / {chances}, by Student's t), because the "
+            "best of several is often above 0 by chance."
         )
     if any(effect.gate is not None for part in diagnosis.parts for effect in part.total.experts.values()):
         notes.append(

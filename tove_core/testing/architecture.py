@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tove_core.errors import ContractError
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.regions import RegionBatch
+from tove_core.operations import counted
 from tove_core.spec import Cost, Grid, Input
 from tove_core.testing.bench import Outputs, bench, run
 from tove_core.testing.definition import CheckFailed, ForwardFailed, NoMeta, NotApplicable, NotRun, defines
@@ -78,7 +79,7 @@ def flops_close(subject: Subject) -> str:
     if math.isclose(flops, declared, rel_tol=0.05):
         return f"flops={flops:_}" + (", up to the first step that needs values" if stopped else "")
     if stopped is not None:
-        with FlopCounterMode(display=False) as counter:
+        with counted() as counter:
             run(bench(subject).full, pixels(subject.spec.input, 1))
         flops = counter.get_total_flops()
     if not math.isclose(flops, declared, rel_tol=0.05):

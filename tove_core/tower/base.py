@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import ConfigError, ImageError
 from tove_core.hub.autocast import no_autocast
+from tove_core.hub.rasters import Colour
 from tove_core.spec import Input
 from tove_core.tower.activation import Activation
 
@@ -36,6 +37,7 @@ class Tower(nn.Module):
         reference: the name it was loaded by.
         input: pixels it was trained on: size, mean, std, interpolation.
         resize_mode: how its own transform brings an image to that size; used for zero-shot figures and exports.
+        fill: colour of the padding of that transform, 0..1, where it pads; None: the mean it normalises by.
         width: D, channels of a token.
         grid: rows and columns of the patch tokens; N is their product.
         embed_width: E, width of the pooled embedding; None if it has none.
@@ -61,11 +63,13 @@ class Tower(nn.Module):
         activation: Activation,
         weights_sha256: str | None,
         revision: str | None = None,
+        fill: Colour | None = None,
     ) -> None:
         super().__init__()
         self.reference = reference
         self.input = input
         self.resize_mode: ResizeMode = resize_mode
+        self.fill = fill
         self.width = width
         self.grid = grid
         self.embed_width = embed_width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from tove_core import environment
 from tove_core.errors import ConfigError, WeightsError
 from tove_core.hub.isolation import drawn_from
+from tove_core.hub.rasters import Colour
 from tove_core.tower.activation import Activation, activation_of
 from tove_core.tower.base import Tokens, Tower, image_input
 from tove_core.tower.open_clip_source import Source, with_defaults
@@ -44,6 +46,7 @@ class OpenClipTower(Tower):
                 reference=source.reference,
             ),
             resize_mode=source.preprocess_cfg["resize_mode"],
+            fill=_colour(source.preprocess_cfg["fill_color"]),
             width=trunk.transformer.width if native else trunk.embed_dim,
             grid=_pair(trunk.grid_size if native else trunk.patch_embed.grid_size),
             embed_width=int(source.model_cfg["embed_dim"]),
@@ -73,7 +76,7 @@ class OpenClipTower(Tower):
         Args:
             model: `open_clip.CLIP` or a relative of it; used as it is, not copied.
             model_cfg: what it was built from: embed_dim, vision_cfg, text_cfg and flags.
-            preprocess_cfg: mean, std, interpolation, resize_mode; open_clip's defaults where silent.
+            preprocess_cfg: mean, std, interpolation, resize_mode, fill_color; open_clip's defaults where silent.
             tokenizer: folder of its tokenizer, where text_cfg names a transformers tokenizer.
             layer: block whose output gives the tokens.
             reference: name in messages and reports.
@@ -288,6 +291,12 @@ def _tokenizer(tower: OpenClipTower) -> HFTokenizer | SimpleTokenizer:
             f"the tokenizer of {tower.reference!r} cannot be loaded from {str(local or name)!r} ({error}); "
             "put its files there"
         ) from error
+
+
+def _colour(fill: float | Sequence[float]) -> Colour:
+    """Return open_clip's colour of padding, one number in 0..255 or three, as red, green and blue in 0..1."""
+    red, green, blue = (fill,) * 3 if isinstance(fill, (int, float)) else fill
+    return red / 255, green / 255, blue / 255
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -35,6 +35,7 @@ _PREPROCESS_DEFAULT: dict[str, Any] = {
     "std": open_clip.OPENAI_DATASET_STD,
     "interpolation": "bicubic",
     "resize_mode": "shortest",
+    "fill_color": 0,
 }
 
 
@@ -45,7 +46,7 @@ class Source:
     Attributes:
         reference: the name as configured.
         model_cfg: open_clip's configuration of the architecture.
-        preprocess_cfg: mean, std, interpolation and resize_mode; open_clip's defaults where a file is silent.
+        preprocess_cfg: mean, std, interpolation, resize_mode, fill_color; open_clip's defaults where a file is silent.
         files: the folder or repository of the model's files; None for a built-in architecture.
         weights: the safetensors file; None for random weights.
         revision: the commit of the hub repository it is from; None where it is from none.
@@ -60,7 +61,7 @@ class Source:
 
 
 def with_defaults(preprocess_cfg: dict[str, Any]) -> dict[str, Any]:
-    """Return mean, std, interpolation and resize_mode, each open_clip's default where `preprocess_cfg` is silent."""
+    """Return what open_clip's transform is made of, each its default where `preprocess_cfg` is silent."""
     merged = {key: value for key, value in preprocess_cfg.items() if key in _PREPROCESS_DEFAULT and value is not None}
     return _PREPROCESS_DEFAULT | merged
 

@@ -157,7 +157,7 @@ class Engine:
                     others = total - output.mass.detach()
                     term = weight * importance((others + output.mass)[self._competing])
                     loss, penalty = loss + term * self.world, term.detach()
-                self.accelerator.backward(loss)
+                loss.backward()  # accelerate's own would divide by the parts that an environment variable tells it of
             tally.add(output)
             bad += [i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if value - value != 0]  # type: ignore[union-attr]
         if self.shards is not None:
@@ -216,8 +216,11 @@ class Engine:
         return sorted({name for given in seen for name, values in given.items() if not values.isfinite().all()})
 
     def _forward(self, part: Share, features: Mapping[str, Tensor], step: int) -> StepOutput:
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with self._in_precision():
             return self.module(features, part.texts, keys=part.keys, **self._exploration(step))
+
+    def _in_precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _exploration(self, step: int) -> dict[str, float]:
         gate = self.model.config.fusion.gate
@@ -232,7 +235,8 @@ class Engine:
 
     def _total_mass(self, parts: Any, step: int) -> Tensor | None:
         explore = self._exploration(step)
-        masses = [self.inner.mass(given, part.keys, **explore) for part, given in parts]
+        with self._in_precision():  # the parts' own masses are taken from it
+            masses = [self.inner.mass(given, part.keys, **explore) for part, given in parts]
         return None if masses[0] is None else self._summed(torch.stack(masses).sum(0))  # type: ignore[arg-type]
 
     def _balance_weight(self, step: int) -> float:

@@ -18,6 +18,7 @@ from tove_core.data.broken import BrokenImages, try_image, usable
 from tove_core.data.features import Features, FeatureTable
 from tove_core.data.sample import ImageRef, Sample, distinct_images, load_image
 from tove_core.errors import DataError
+from tove_core.fusion.noise import sample_turn
 from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
 from tove_core.training.binding import described, features_of, require_same, table_fingerprint
@@ -287,13 +288,18 @@ class Examples:
                 raise DataError(f"sample {self.samples[index].id!r}: {fault}")
         return asked
 
-    def targets(self, indices: Sequence[int], keys: Tensor) -> list[str]:
-        """Return one right text per sample, picked by the sample's key where there are several."""
+    def targets(self, indices: Sequence[int], rounds: Sequence[int], *, seed: int = 0) -> list[str]:
+        """Return one right text per sample; where there are several they take turns, so that all come equally often.
+
+        Args:
+            indices: the samples.
+            rounds: how often each has been taken before.
+            seed: of the run.
+        """
         texts = []
-        for index, key in zip(indices, keys.tolist(), strict=True):
+        for index, turn in zip(indices, rounds, strict=True):
             options = self.samples[index].targets
-            # Lower bits of a key change too seldom from round to round: of two texts the same one came many times.
-            texts.append(options[(key >> 32) % len(options)])
+            texts.append(options[sample_turn(seed, turn, index, len(options))])
         return texts
 
 

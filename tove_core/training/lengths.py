@@ -9,6 +9,7 @@ from tove_core.language.base import Decoder
 from tove_core.language.prompt import EncodedText
 from tove_core.model import ToveModel
 from tove_core.training.examples import Examples
+from tove_core.training.refusals import require_targets
 
 CURE = "shorten their texts, take them out, or use fewer images or image tokens"
 _AT_ONCE = 4096
@@ -35,8 +36,10 @@ def fitting(model: ToveModel, decoder: Decoder, examples: Examples) -> Examples:
     """Return the samples that fit with their first text; the others are counted, with warnings, before any is computed.
 
     Raises:
-        DataError: there are more of them than may be left out, as images may that are unreadable.
+        DataError: a sample has no text, or there are more of them than may be left out, as images may that are
+            unreadable.
     """
+    require_targets(examples.samples)
     if decoder.limit is None:
         return examples
     grid, long = math.prod(model.tower.grid), LeftOut(len(examples), examples.broken.limit, "samples", CURE)

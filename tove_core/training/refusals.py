@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -59,15 +59,25 @@ def require_fitting(samples: Sequence[Sample], config: TrainingConfig) -> None:
         require_even(len({len(sample.images) for sample in samples}) > 1)
 
 
-def require_targets(samples: Sequence[Sample]) -> None:
-    """Refuse samples of which one has no text to learn.
+class _Told(Protocol):
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def targets(self) -> Sequence[str]: ...
+
+
+def require_targets(samples: Sequence[_Told]) -> None:
+    """Refuse samples, or references, of which one has no text to learn or to score.
 
     Raises:
         DataError: there is one; it is named.
     """
     bare = next((sample.id for sample in samples if not sample.targets), None)
     if bare is not None:
-        raise DataError(f"sample {bare!r} has no target, so nothing can be learnt from it; give it one or leave it out")
+        raise DataError(
+            f"sample {bare!r} has no target, so that it can be neither learnt nor scored; give it one or leave it out"
+        )
 
 
 def warn_of_schedule(steps: int, warmup: int, prefix: str = "training.", *, stacklevel: int = 3) -> None:

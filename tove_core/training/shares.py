@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from tove_core.data.batches import BatchSampler
 from tove_core.data.broken import LeftOut
@@ -74,15 +73,15 @@ class Shares:
             tally.learn({key: reason for one in told for key, reason in one[number].items()})
 
     def _encoded(self, indices: list[int], rounds: Sequence[int]) -> Share:
-        keys = sample_keys(self.seed, rounds, indices)
-        return Share(indices, keys, self._texts(indices, keys))
+        return Share(indices, sample_keys(self.seed, rounds, indices), self._texts(indices, rounds))
 
-    def _texts(self, indices: Sequence[int], keys: Tensor) -> list[EncodedText]:
-        return self.decoder.encode(self.examples.prompts(indices), self.examples.targets(indices, keys))
+    def _texts(self, indices: Sequence[int], rounds: Sequence[int]) -> list[EncodedText]:
+        targets = self.examples.targets(indices, rounds, seed=self.seed)
+        return self.decoder.encode(self.examples.prompts(indices), targets)
 
     def _fits(self, rounds: Sequence[int]) -> Callable[[int, int], bool]:
         def fits(place: int, index: int) -> bool:
-            (text,) = self._texts([index], sample_keys(self.seed, [rounds[place]], [index]))
+            (text,) = self._texts([index], [rounds[place]])
             fault = self._fault(index, text)
             if fault is not None:
                 self.long.add(index, fault)

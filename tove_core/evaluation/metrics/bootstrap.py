@@ -1,4 +1,4 @@
-"""How far a mean over samples may be trusted: percentile bootstrap (Efron, 1979)."""
+"""How far a score over samples may be trusted: bootstrap (Efron, 1979); of what is right or wrong Wilson's interval."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from tove_core.errors import DataError
 from tove_core.evaluation.metrics.score import Score
+from tove_core.evaluation.metrics.student import tails, wilson
 
 RESAMPLES = 1000
 """Sets drawn for the intervals of reports and for paired tests."""
@@ -19,7 +20,7 @@ _DRAWN_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the range that `level` of the resampled means fall into."""
+    """A score and the range that holds the true one with probability `level`."""
 
     mean: float
     low: float
@@ -35,7 +36,7 @@ def bootstrap(values: Sequence[float], *, level: float = 0.95, resamples: int = 
     Args:
         values: per-sample scores, at least two, finite; samples that belong together (several per image) make the
             interval too narrow, so give their means.
-        level: share of resampled means inside, between 0 and 1.
+        level: probability that the interval holds the true mean, between 0 and 1.
         resamples: how often the samples are drawn again, with replacement.
         seed: any number that is not negative; the same gives the same interval.
 
@@ -63,7 +64,7 @@ def bootstrap(values: Sequence[float], *, level: float = 0.95, resamples: int = 
             for done in range(0, resamples, rows)
         ]
     )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, tails(level, len(scores)))
     return Interval(float(scores.mean()), float(low), float(high), level)
 
 
@@ -75,15 +76,17 @@ def intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Interval | None]:
-    """Return the confidence interval of each score, whatever its formula: each is computed anew on every drawn set.
+    """Return the confidence interval of each score.
 
-    CIDEr's word frequencies stay those of the whole set.
+    What is the mean of zeros and ones has Wilson's, because drawing again cannot show what did not happen: of 20 right
+    answers it makes 20 right answers. Every other formula is computed anew on every drawn set; CIDEr's word frequencies
+    stay those of the whole set.
 
     Args:
         scores: of one run.
         clusters: samples that belong together (questions about one image) by id, which are drawn together; a sample
             that is not named is a cluster of its own.
-        level: share of resampled scores inside.
+        level: probability that an interval holds the true score.
         resamples: sets that are drawn.
         seed: the same gives the same intervals.
 
@@ -95,16 +98,31 @@ def intervals(
         alike.setdefault(tuple(score.samples), []).append(index)
     found: list[Interval | None] = [None] * len(scores)
     for names, indices in alike.items():
-        if len({(clusters or {}).get(name, name) for name in names}) < 2:
+        of_sample, total = numbered(names, clusters)
+        if total < 2:
             continue
-        drawn: dict[int, list[np.ndarray]] = {index: [] for index in indices}
-        for weights in draws(names, clusters, resamples=resamples, seed=seed):
-            for index in indices:
-                drawn[index].append(scores[index].of_weights(weights))
+        drawn: dict[int, list[np.ndarray]] = {}
         for index in indices:
-            low, high = np.quantile(np.concatenate(drawn[index]), [(1 - level) / 2, (1 + level) / 2])
+            score = scores[index]
+            if score.is_share:
+                values = np.fromiter(score.samples.values(), np.float64, len(names))
+                found[index] = Interval(score.value, *wilson(values, of_sample, level), level)
+            else:
+                drawn[index] = []
+        for weights in draws(names, clusters, resamples=resamples, seed=seed) if drawn else ():
+            for index, of_sets in drawn.items():
+                of_sets.append(scores[index].of_weights(weights))
+        for index, of_sets in drawn.items():
+            low, high = np.quantile(np.concatenate(of_sets), tails(level, total))
             found[index] = Interval(scores[index].value, float(low), float(high), level)
     return found
+
+
+def numbered(names: Sequence[str], clusters: Mapping[str, str] | None) -> tuple[np.ndarray, int]:
+    """Return the number [n] of each sample's cluster, from 0, and how many clusters there are."""
+    number: dict[str, int] = {}
+    of_sample = np.array([number.setdefault((clusters or {}).get(name, name), len(number)) for name in names])
+    return of_sample, len(number)
 
 
 def draws(
@@ -115,9 +133,7 @@ def draws(
     Raises:
         DataError: there are fewer than two clusters.
     """
-    number: dict[str, int] = {}
-    of_sample = np.array([number.setdefault((clusters or {}).get(name, name), len(number)) for name in names])
-    total = len(number)
+    of_sample, total = numbered(names, clusters)
     if total < 2:
         raise DataError(f"an interval over {total} images was asked for, but it needs at least 2; score more samples")
     random = np.random.default_rng(seed)

@@ -49,7 +49,7 @@ def cider(candidates: Candidates, references: References, *, tokenizer: Tokenize
     for name, texts in counts.items():
         candidate = rarity.vector(count_ngrams(tokenizer(candidates[name]), LONGEST))
         samples[name] = 10 * sum(_similarity(candidate, rarity.vector(text)) for text in texts) / len(texts)
-    return mean_score("CIDEr-D", samples)
+    return mean_score("CIDEr-D", samples, most=10.0)
 
 
 class _Rarity:

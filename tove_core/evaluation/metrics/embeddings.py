@@ -116,7 +116,7 @@ def clip_score(images: Tensor, texts: Tensor, ids: Sequence[str]) -> Score:
     _check(images, texts, len(texts), ids)
     cosines = (F.normalize(images.float(), dim=-1) * F.normalize(texts.float(), dim=-1)).sum(dim=-1)
     samples = {name: 2.5 * max(0.0, value) for name, value in zip(ids, cosines.tolist(), strict=True)}
-    return mean_score("CLIPScore (2.5 max(cos, 0))", samples)
+    return mean_score("CLIPScore (2.5 max(cos, 0))", samples, most=2.5)
 
 
 def _rank(logits: Tensor, wanted: Tensor, ignore: Tensor | None = None) -> Tensor:

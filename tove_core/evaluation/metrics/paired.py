@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tove_core.errors import DataError
-from tove_core.evaluation.metrics.bootstrap import RESAMPLES, draws
+from tove_core.evaluation.metrics.bootstrap import RESAMPLES, draws, numbered
 from tove_core.evaluation.metrics.score import Score, first_ids
+from tove_core.evaluation.metrics.student import corrected, inside, tails
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,10 @@ class Difference:
         b: score of B.
         low: lower end of the 95 % interval of b - a (or of the level asked for).
         high: upper end.
-        p: two-sided, of the paired bootstrap: how often a resampled set turns the sign of b - a.
+        p: two-sided, of the paired bootstrap: how often a resampled set turns the sign of b - a, corrected for how few
+            the images are.
+        sure: two-sided p of Student's t, b - a by its bootstrap standard error. It can be as small as levels that are
+            divided among many comparisons, which `p` cannot.
         only_a: samples that A alone has right; None for a metric that is not right or wrong.
         only_b: samples that B alone has right.
         mcnemar: two-sided p of McNemar's exact test on them; it takes samples for independent.
@@ -35,6 +39,7 @@ class Difference:
     low: float
     high: float
     p: float
+    sure: float
     only_a: int | None = None
     only_b: int | None = None
     mcnemar: float | None = None
@@ -56,13 +61,13 @@ def compare(
 ) -> Difference:
     """Compare two runs' scores by one metric: the same samples are drawn for both.
 
-    The least p that R resamples can show is 2 / (R + 1).
+    The least p that R resamples can show is 2 / (R + 1), and more where there are few clusters.
 
     Args:
         a: of the first run.
         b: of the second, on the same samples.
         clusters: samples that belong together (one image's questions) by id, drawn together; None: each its own.
-        level: share of resampled differences inside the interval.
+        level: probability that the interval holds the true difference.
         resamples: sets that are drawn.
         seed: the same gives the same figures.
 
@@ -80,14 +85,24 @@ def compare(
     changes = np.concatenate(
         [b.of_weights(w) - a.of_weights(w) for w in draws(list(a.samples), clusters, resamples=resamples, seed=seed)]
     )
-    low, high = np.quantile(changes, [(1 - level) / 2, (1 + level) / 2])
+    clusters_drawn = numbered(list(a.samples), clusters)[1]
+    low, high = map(float, np.quantile(changes, tails(level, clusters_drawn)))
     tail = min(int((changes <= 0).sum()), int((changes >= 0).sum()))
-    p = min(1.0, 2 * (tail + 1) / (len(changes) + 1))
+    p = corrected(min(1.0, 2 * (tail + 1) / (len(changes) + 1)), clusters_drawn)
+    sure = _by_student(b.value - a.value, changes, clusters_drawn)
     pairs = [(a.samples[name], b.samples[name]) for name in a.samples]
     if not a.judges or a.weighted is not None or any(value not in (0.0, 1.0) for pair in pairs for value in pair):
-        return Difference(a.name, a.value, b.value, float(low), float(high), p)
+        return Difference(a.name, a.value, b.value, low, high, p, sure)
     only_a, only_b = sum(x > y for x, y in pairs), sum(y > x for x, y in pairs)
-    return Difference(a.name, a.value, b.value, float(low), float(high), p, only_a, only_b, mcnemar(only_a, only_b))
+    return Difference(a.name, a.value, b.value, low, high, p, sure, only_a, only_b, mcnemar(only_a, only_b))
+
+
+def _by_student(difference: float, changes: np.ndarray, clusters: int) -> float:
+    """Return the two-sided p of a difference, not below that of as many clusters that all lean the same way."""
+    least, error = 2.0 ** (1 - clusters), float(changes.std()) * math.sqrt(clusters / (clusters - 1))
+    if not error:
+        return least if difference else 1.0
+    return max(least, 1 - inside(abs(difference) / error, clusters - 1))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

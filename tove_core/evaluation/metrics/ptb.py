@@ -91,8 +91,10 @@ def tokenize(caption: str) -> list[str]:
     """Return the lower-case tokens of a caption, without punctuation.
 
     An initial that ends the caption loses its full stop: the Java program decides by the caption on the next line, and
-    most begin with "A". Known to differ from the Java program: telephone numbers,
-    fractions after a number ("1 1/2"), rare emoticons.
+    most begin with "A". Known to differ from the Java program: telephone numbers, fractions after a number ("1 1/2"),
+    rare emoticons; quotes and dashes of Windows-1252 that were read as Latin-1 (\\x93, \\x97), which it drops;
+    the curly apostrophe of ’70s, ’em and Ze’ev, which it keeps; Δλ/λ, which it cuts at the slash; hyphenated initials
+    (it makes "y.-h" of Y.-H.); and sites without www in curly quotes, the first of which it keeps (“wiredtourist.com).
     """
     text = _APOSTROPHE.sub("'", caption.translate(_CHARACTERS))
     for entity, character in _ENTITIES:

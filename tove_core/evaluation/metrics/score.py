@@ -34,6 +34,7 @@ class Score:
         samples: the score of each sample by id, in the order of the references.
         weighted: how a set's score comes from how often each sample counts; None: it is their mean.
         judges: whether a sample's score says how right its answer is; POPE's yes-ratio only says what it was.
+        most: the highest score that a sample can have.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Score:
     samples: Mapping[str, float] = field(repr=False)
     weighted: Weighted | None = field(default=None, repr=False, compare=False)
     judges: bool = True
+    most: float = 1.0
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is the share of samples of which something is true: their mean, each 0 or 1."""
+        return self.weighted is None and self.most == 1 and all(one in (0.0, 1.0) for one in self.samples.values())
 
     def of_weights(self, weights: np.ndarray) -> np.ndarray:
         """Return the score [R] of R sets in which the samples count as often as `weights` [R, n] says.
@@ -57,9 +64,9 @@ class Score:
         return len(self.samples)
 
 
-def mean_score(name: str, samples: Mapping[str, float]) -> Score:
-    """Return the score that is the mean of its samples."""
-    return Score(name, sum(samples.values()) / len(samples), samples)
+def mean_score(name: str, samples: Mapping[str, float], *, most: float = 1.0) -> Score:
+    """Return the score that is the mean of its samples, each of which can have `most`."""
+    return Score(name, sum(samples.values()) / len(samples), samples, most=most)
 
 
 def by_id(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:

@@ -93,10 +93,19 @@ def _leave_one_out(candidate: str, answers: Sequence[str]) -> float:
     if len(set(answers)) > 1:
         candidate = normalize_answer(candidate)
         answers = [normalize_answer(answer) for answer in answers]
-    said = Counter(answers)[candidate]
+    return _of_agreeing(Counter(answers)[candidate], len(answers))
+
+
+def _of_agreeing(said: int, annotators: int) -> float:
     # `said` times the annotator left out is one who agreed; the rest of the times all who agreed are still there.
-    left = said * min(1.0, (said - 1) / 3) + (len(answers) - said) * min(1.0, said / 3)
-    return left / len(answers)
+    left = said * min(1.0, (said - 1) / 3) + (annotators - said) * min(1.0, said / 3)
+    return left / annotators
+
+
+def vqa_worth(answers: Sequence[str]) -> dict[str, float]:
+    """Return what each answer that annotators gave to a question would score, answers not normalised but for case."""
+    given = Counter(text.strip().lower() for text in answers)
+    return {answer: _of_agreeing(said, len(answers)) for answer, said in given.items()}
 
 
 def _one_line(answer: str) -> str:
@@ -115,3 +124,8 @@ def exact_match(candidates: Candidates, references: References) -> Score:
         for name, texts in references.items()
     }
     return mean_score("exact match", samples)
+
+
+def exact_worth(answers: Sequence[str]) -> dict[str, float]:
+    """Return what each right answer of a question scores by exact match: all of it, however often it is given."""
+    return {text.strip().lower(): 1.0 for text in answers}

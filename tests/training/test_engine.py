@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import GradientState
+
+from tove_core.config import TrainingConfig
+from tove_core.fusion.noise import sample_keys
+from tove_core.training.engine import Engine, Share
+from tove_core.training.examples import Examples
+
+
+def ready(toy: Any, **training: Any) -> tuple[Engine, Examples, Share]:
+    gate = {"noise": 0.5, "expert_dropout": 0.2, "balance": 0.3, "balance_warmup": 0}
+    model = toy.build(fusion={"gate": gate})
+    toy.examples(model)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(8)
+        for parameter in model.fusion.gate.parameters():  # gates are equal before training
+            parameter.add_(torch.randn_like(parameter))
+    examples = Examples.cached(model, toy.samples())
+    indices = list(range(11))
+    keys = sample_keys(2, [0] * 11, indices)
+    texts = model.decoder.encode(examples.prompts(indices), examples.targets(indices, [0] * 11))
+    engine = Engine(model, model.decoder, TrainingConfig(steps=4, batch_size=11, **training))
+    return engine, examples, Share(indices, keys, texts)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_mass_that_is_summed_beforehand_is_that_of_the_parts(toy: Any, precision: str) -> None:
+    engine, examples, share = ready(toy, precision=precision, accumulate=3)
+    seen = [(part, engine._seen(examples, part)) for part in share.parts(3)]
+    found = engine._total_mass(seen, 1)
+    masses = [engine._forward(part, given, 1).mass for part, given in seen]
+    assert found is not None and torch.equal(found, torch.stack(masses).sum(0))  # type: ignore[arg-type]
+
+
+def test_gradients_do_not_depend_on_what_accelerate_is_told_of_parts(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lengths() -> dict[str, float]:
+        GradientState._reset_state()
+        engine, examples, share = ready(toy, accumulate=2)
+        engine.inner.eval()  # no dropout, whose numbers would differ
+        engine.backward(examples, share, 0, tokens=share.tokens)
+        return {name: float(p.grad.norm()) for name, p in engine.inner.named_parameters() if p.grad is not None}
+
+    plain = lengths()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    told = lengths()
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    GradientState._reset_state()
+    assert told == pytest.approx(plain, rel=1e-5) and sum(plain.values()) > 0
