@@ -27,6 +27,7 @@ from tove_core.language.base import Decoder
 from tove_core.language.draws import Draws
 from tove_core.language.given import questions_about
 from tove_core.listed import in_batches, listed
+from tove_core.marks import Mark
 from tove_core.naming import CLIP
 from tove_core.provenance import Origin, Provenance
 from tove_core.report.parameters import ParametersReport, count_parameters
@@ -53,6 +54,9 @@ class ToveModel(nn.Module):
 
     progress: Tensor
     """[2], whether it is calibrated and trained."""
+
+    calibrated = Mark(0, "Whether channel statistics and the residual's size have been set from images.")
+    trained = Mark(1, "Whether the fusion or the decoder has seen a training step.")
 
     def __init__(
         self,
@@ -83,24 +87,6 @@ class ToveModel(nn.Module):
         self._warned = False
 
     @property
-    def calibrated(self) -> bool:
-        """Whether channel statistics and the residual's size have been set from images."""
-        return bool(self.progress[0])
-
-    @calibrated.setter
-    def calibrated(self, done: bool) -> None:
-        self.progress[0] = done
-
-    @property
-    def trained(self) -> bool:
-        """Whether the fusion or the decoder has seen a training step."""
-        return bool(self.progress[1])
-
-    @trained.setter
-    def trained(self, done: bool) -> None:
-        self.progress[1] = done
-
-    @property
     def device(self) -> torch.device:
         """Where CLIP runs and tokens are given."""
         return next(self.tower.parameters()).device
@@ -114,8 +100,6 @@ class ToveModel(nn.Module):
     def selects(self) -> bool:
         """Whether experts are chosen image by image."""
         return self.selecting and self.selector is not None and bool(self.active_experts)
-
-    # Seeing
 
     @torch.inference_mode(False)  # what it gives may be kept, and trained on later
     @torch.no_grad()

@@ -10,6 +10,7 @@ import typer
 
 from tove_core import __version__, environment
 from tove_core.cli import (
+    answer,
     bench,
     cache,
     cache_build,
@@ -44,8 +45,8 @@ app.command()(plan.plan)
 app.command()(runs.train)
 app.command()(runs.evaluate)
 app.command()(score.score)
-app.command()(runs.caption)
-app.command()(runs.answer)
+app.command()(answer.caption)
+app.command()(answer.answer)
 app.command()(web.app)
 app.command()(lifecycle.contributions)
 app.command()(diagnose.diagnose)
