@@ -175,7 +175,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise no_checkpoint(folder) from None
+        raise no_checkpoint(Path(folder)) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore the checkpoint from a copy") from error
     version = data.get("format") if isinstance(data, dict) else None
