@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tove_core.errors import DataError
+from tove_core.errors import DataError, UnknownExpertError
+from tove_core.seeing import as_now
 
 pytestmark = pytest.mark.filterwarnings("ignore:this model was never trained")
 
@@ -45,6 +46,21 @@ def test_an_expert_that_is_switched_while_images_are_seen_counts_for_the_next_ca
             assert bool(found["toy-fine"].any()) != bool(number % 2)
     assert not torch.equal(whole, less) and isinstance(model.tokens(shown), torch.Tensor)
     assert model.active_experts == ["toy-wide", "toy-whole"]
+
+
+@pytest.mark.parametrize("rule", ["zero", "renormalise"])
+def test_switching_the_model_as_it_is_now_leaves_the_model_itself(toy: Any, rule: Any) -> None:
+    model, shown = built(toy), toy.pictures(2)
+    whole, now = model.tokens(shown), as_now(model)
+    now.detach("toy-fine", rule)
+    assert "toy-fine" not in now.active_experts and torch.equal(model.tokens(shown), whole)
+    less = now.tokens(shown)
+    now.attach("toy-fine")
+    assert torch.equal(now.tokens(shown), whole)
+    model.detach("toy-fine", rule)
+    assert sorted(now.active_experts) == sorted(toy.experts) and torch.equal(model.tokens(shown), less)
+    with pytest.raises(UnknownExpertError, match="no expert 'nope'"):
+        now.detach("nope", rule)
 
 
 def test_experts_are_switched_while_other_threads_ask(toy: Any) -> None:

@@ -85,12 +85,9 @@ class Transfer(nn.Module):
         return _HELD.get().get(id(self), self._off)
 
     @contextmanager
-    def holding(self, off: dict[str, Rule]) -> Iterator[None]:
-        """Let these experts be off within the block, whatever is switched meanwhile, and for this thread alone.
-
-        What the block itself switches is noted in `off` and nowhere else.
-        """
-        token = _HELD.set({**_HELD.get(), id(self): off})
+    def holding(self, off: Mapping[str, Rule]) -> Iterator[None]:
+        """Let these experts be off within the block, whatever is switched meanwhile, and for this thread alone."""
+        token = _HELD.set({**_HELD.get(), id(self): dict(off)})
         try:
             yield
         finally:
@@ -210,17 +207,26 @@ class Transfer(nn.Module):
 
     def switch_off(self, name: str, rule: Rule) -> None:
         """Switch an expert off by a rule; its parameters stay."""
+        self.require_switchable(name, rule)
+        self._off[name] = rule
+
+    def switch_on(self, name: str) -> None:
+        """Switch an expert on again."""
+        self.require_switchable(name)
+        self._off.pop(name, None)
+
+    def require_switchable(self, name: str, rule: Rule = "zero") -> None:
+        """Refuse an expert that cannot be switched off by a rule, or on.
+
+        Raises:
+            UnknownExpertError: there is no such expert.
+            ConfigError: there is no such rule, or it does not suit this fusion.
+        """
         if rule not in get_args(Rule):
             raise ConfigError(f"there is no rule {rule!r} for detaching; choose {' or '.join(get_args(Rule))}")
         self._known(name)
         if rule == "renormalise" and not self.has_softmax:
             raise ConfigError(f"fusion {self.config.kind!r} has no softmax to renormalise; use rule 'zero'")
-        self.off[name] = rule
-
-    def switch_on(self, name: str) -> None:
-        """Switch an expert on again."""
-        self._known(name)
-        self.off.pop(name, None)
 
     def check_joining(self, name: str) -> None:
         """Refuse an expert that could not join, before it is loaded.
