@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tove_core.data.features import FeatureTable
 from tove_core.data.fingerprint import canonical, difference
@@ -98,56 +97,6 @@ def test_features_that_change_between_batches_are_refused():
 def test_indices_outside_the_table_are_refused(table, index):
     with pytest.raises(DataError, match=f"image {index} was asked of a table of 7 images"):
         table.gather([0, index])
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_saved_table_comes_back_bit_for_bit_and_leaves_no_other_file(tmp_path, dtype):
-    table = FeatureTable.build(encode, list(range(7)), FINGERPRINT, dtype=dtype)
-    path = tmp_path / "deep" / "features.safetensors"
-    table.save(path)
-    table.save(path)
-    loaded = FeatureTable.load(path, FINGERPRINT)
-    assert [file.name for file in path.parent.iterdir()] == ["features.safetensors"]
-    assert loaded.fingerprint == table.fingerprint
-    for name, feature in table.features.items():
-        assert loaded.features[name].dtype == feature.dtype
-        assert torch.equal(loaded.features[name], feature)
-
-
-def test_a_table_of_something_else_is_refused_and_the_difference_named(tmp_path, table):
-    table.save(tmp_path / "f.safetensors")
-    other = {"clip": {"name": "tiny", "layer": -1}, "experts": ["edges"], "size": [32, 48], "view": "pad"}
-    with pytest.raises(DataError, match=r'clip\.layer is -2 there and -1 here, view is absent there and "pad" here'):
-        FeatureTable.load(tmp_path / "f.safetensors", other)
-
-
-def test_damaged_foreign_and_missing_files_are_refused(tmp_path, table):
-    path = tmp_path / "f.safetensors"
-    with pytest.raises(DataError, match="does not exist"):
-        FeatureTable.load(path, FINGERPRINT)
-    table.save(path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="is damaged"):
-        FeatureTable.load(path, FINGERPRINT)
-    save_file({"clip": torch.zeros(2, 3, 4)}, path)
-    with pytest.raises(DataError, match="not a feature table of this version"):
-        FeatureTable.load(path, FINGERPRINT)
-
-
-def test_a_failed_save_keeps_the_old_file(tmp_path, table, monkeypatch):
-    path = tmp_path / "f.safetensors"
-    table.save(path)
-    before = path.read_bytes()
-
-    def fail(contents, temporary, metadata):
-        temporary.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("tove_core.data.features.save_file", fail)
-    with pytest.raises(DataError, match="cannot be written"):
-        table.save(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_tables_without_a_meaning_are_refused():

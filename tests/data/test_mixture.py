@@ -84,7 +84,6 @@ def test_steps_of_a_mixture_can_be_asked_in_any_order_and_shares_make_up_the_bat
     assert late.batch(29) == wanted[29] and late.batch(3) == wanted[3]
     assert sorted(late.batch(17, 0, 2) + late.batch(17, 1, 2)) == sorted(wanted[17])
     assert wanted != [BatchSampler(22, 6, 2, PARTS).batch(step) for step in range(30)]
-    assert late.epoch(10) == 3.0
 
 
 def test_parts_that_do_not_cover_the_data_are_refused():

@@ -87,10 +87,6 @@ class BatchSampler:
         """Positions of one epoch."""
         self._recent: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
-    def epoch(self, step: int) -> float:
-        """Return how many epochs are over before `step`."""
-        return step * self.batch_size / self.per_epoch
-
     def batch(self, step: int, rank: int = 0, world: int = 1) -> list[int]:
         """Return the sample numbers of one step, or this process's share of them.
 

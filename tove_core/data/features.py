@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tove_core.data.fingerprint import canonical, difference
+from tove_core.data.fingerprint import canonical
 from tove_core.errors import DataError
 
 Dtype = Literal["float16", "float32"]
@@ -22,8 +16,6 @@ Encode = Callable[[Sequence[Any]], Mapping[str, Tensor]]
 """Gives for B images each feature, [B, N, C]: "clip" and one per expert, by its key."""
 
 DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
-HEADER = "tove_fingerprint"
-FORMAT = "tove-features-1"
 
 
 class Features(Protocol):
@@ -47,8 +39,7 @@ class FeatureTable:
 
     Args:
         features: by name ("clip", an expert's key), all with the same M, of the same dtype.
-        fingerprint: what the features were computed from (towers, weights, view, images): JSON values. A table is
-            loaded only for an equal one.
+        fingerprint: what the features were computed from (towers, weights, view, images): JSON values.
 
     Raises:
         DataError: there are no features, or they differ in M, rank or dtype.
@@ -70,11 +61,6 @@ class FeatureTable:
         """Return M, the number of images."""
         return next(iter(self.features.values())).shape[0]
 
-    @property
-    def nbytes(self) -> int:
-        """Size of all features in bytes."""
-        return sum(feature.nbytes for feature in self.features.values())
-
     def gather(self, indices: Sequence[int] | Tensor, device: torch.device | str | None = None) -> dict[str, Tensor]:
         """Return the features of some images, [len(indices), N, C] float32; on the table's device if none is named.
 
@@ -88,10 +74,6 @@ class FeatureTable:
     def require_sound(self, indices: Sequence[int]) -> None:
         """Raise DataError where an index is not 0 to M - 1: nothing else can be wrong with what is in memory."""
         checked_rows(indices, len(self))
-
-    def to(self, device: torch.device | str) -> FeatureTable:
-        """Return the table on another device; gathering there saves one transfer per step."""
-        return FeatureTable({name: f.to(device) for name, f in self.features.items()}, self.fingerprint)
 
     @classmethod
     def build(
@@ -136,47 +118,6 @@ class FeatureTable:
             if progress is not None:
                 progress(first + len(chunk), len(images))
         return cls(table, fingerprint)
-
-    def save(self, path: Path) -> None:
-        """Write the table as one safetensors file whose header holds the fingerprint as JSON; whole or not at all.
-
-        Raises:
-            DataError: the disk has too little room, or the file cannot be written.
-        """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(path.parent).free
-            if free < self.nbytes:
-                raise DataError(f"{path} needs {self.nbytes:,} bytes, but its disk has {free:,} free; make room")
-            contents = {name: feature.contiguous().cpu() for name, feature in self.features.items()}
-            save_file(contents, temporary, {"format": FORMAT, HEADER: json.dumps(self.fingerprint)})
-            temporary.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{path} cannot be written ({error}); choose another place") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: Path, fingerprint: Mapping[str, Any]) -> FeatureTable:
-        """Read a table that was computed from what `fingerprint` says.
-
-        Raises:
-            DataError: the file is missing, damaged, no feature table, or of another fingerprint (differences named).
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT or HEADER not in header:
-                    raise DataError(f"{path} is not a feature table of this version; remove it and build it again")
-                differs = difference(json.loads(header[HEADER]), canonical(fingerprint))
-                if differs:
-                    raise DataError(f"{path} holds other features than wanted: {differs}; remove it and build it again")
-                return cls({name: file.get_tensor(name) for name in file.keys()}, fingerprint)  # noqa: SIM118
-        except FileNotFoundError as error:
-            raise DataError(f"{path} does not exist; build the features first") from error
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} is damaged ({error}); remove it and build it again") from error
 
 
 def checked_rows(indices: Sequence[int] | Tensor, count: int) -> Tensor:

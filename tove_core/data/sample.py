@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -175,18 +175,6 @@ def image_digest(image: ImageRef) -> str:
         raise DataError(f"an image of type {type(image).__name__} has no pixels; give a path, bytes or an array")
     digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()
-
-
-def images_digest(images: Iterable[ImageRef]) -> str:
-    """Return one sha256 (hex) for a sequence of images, for the fingerprint of what was computed from them.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(bytes.fromhex(image_digest(image)))
     return digest.hexdigest()
 
 

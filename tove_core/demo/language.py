@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tove_core.demo.layout import KINDS
@@ -43,18 +43,6 @@ def ask(scenes: Scenes, seed: int, per_scene: int = 12, start: int = 0) -> list[
     return [
         _about(scene, random.Random(f"question {seed} {start + i}"), per_scene) for i, scene in enumerate(facts(scenes))
     ]
-
-
-def majority(questions: Iterable[Question]) -> dict[str, tuple[str, float]]:
-    """Return, per question type, the most frequent answer and its share: what guessing without an image attains."""
-    answers: dict[str, Counter[str]] = {}
-    for question in questions:
-        answers.setdefault(question.type, Counter())[question.answer] += 1
-    table = {}
-    for kind, counter in answers.items():
-        word, times = min(counter.items(), key=lambda item: (-item[1], item[0]))
-        table[kind] = (word, times / counter.total())
-    return table
 
 
 def _about(scene: Facts, rng: random.Random, wanted: int) -> list[Question]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,7 +64,7 @@ def _tensors_apart(found: Tensor, wanted: Tensor) -> float:
         return 0.0
     scale = wanted.float().norm().clamp(min=1e-6 * wanted.numel() ** 0.5)
     value = ((found.float() - wanted.float()).norm() / scale).item()
-    return float("inf") if value != value else value
+    return math.inf if math.isnan(value) else value
 
 
 def require_regions(outputs: Outputs) -> None:

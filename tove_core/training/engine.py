@@ -5,6 +5,7 @@ Everything is divided by counts of the whole step, so loss and gradient are the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -159,7 +160,9 @@ class Engine:
                     loss, penalty = loss + term * self.world, term.detach()
                 loss.backward()  # accelerate's own would divide by the parts that an environment variable tells it of
             tally.add(output)
-            bad += [i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if value - value != 0]  # type: ignore[union-attr]
+            bad += [
+                i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if not math.isfinite(value)
+            ]  # type: ignore[union-attr]
         if self.shards is not None:
             self.shards.average_gradients()
         return self._report(tally, tokens, float(penalty), bad)
@@ -171,7 +174,7 @@ class Engine:
         else:
             norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
             length = float(norm) if norm is not None else 0.0
-        if length - length == 0:
+        if math.isfinite(length):
             self._prepared.step()
         return length
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from tove_core.demo.claims.jobs import CURVES, DETACH, FUSIONS, MERGE, Job
+from tove_core.demo.claims.jobs import CURVES, DETACH, FUSIONS, MERGE
 from tove_core.demo.claims.measure import Result
 from tove_core.demo.claims.run import Found
 from tove_core.demo.claims.subjects import WORLD
@@ -136,8 +136,3 @@ def _merging(found: Found) -> list[Verdict]:
         pair = [[runs[seed][name] for seed in sorted(runs)] for name in (control, "merged")]
         rows.append(Verdict(claim, found.data, change(*pair), f"merged against {control}, equal steps"))
     return rows
-
-
-def jobs_of(found: Found, stage: str) -> list[Job]:
-    """Return the finished jobs of a stage."""
-    return [job for job in found.results if job.stage == stage]
