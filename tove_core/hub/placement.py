@@ -48,11 +48,7 @@ class PlacedExpert(FrozenExpert):
     """A frozen expert that runs as its placement says; checked and frozen as any other."""
 
     def __init__(self, module: nn.Module, spec: ExpertSpec, name: str, placement: Placement) -> None:
-        """Freeze and place `module`; the rest is as for `FrozenExpert`.
-
-        Raises:
-            ContractError: the spec declares an output that cannot be used.
-        """
+        """Freeze and place `module`; the rest is as for `FrozenExpert`."""
         super().__init__(module, spec, name)
         self.placement = placement
         self._parts = None if placement.micro_batch is None else MicroBatch(name, placement.micro_batch)

@@ -160,9 +160,8 @@ class Engine:
                     loss, penalty = loss + term * self.world, term.detach()
                 loss.backward()  # accelerate's own would divide by the parts that an environment variable tells it of
             tally.add(output)
-            bad += [
-                i for i, value in zip(part.indices, output.per_sample.tolist(), strict=True) if not math.isfinite(value)
-            ]  # type: ignore[union-attr]
+            losses = output.per_sample.tolist()  # type: ignore[union-attr]
+            bad += [i for i, value in zip(part.indices, losses, strict=True) if not math.isfinite(value)]
         if self.shards is not None:
             self.shards.average_gradients()
         return self._report(tally, tokens, float(penalty), bad)
