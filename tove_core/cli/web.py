@@ -32,7 +32,7 @@ def app(
     """Serve a web page on which a model is asked: image, question, answer, experts on and off, and their gates.
 
     Nobody but this machine reaches it unless --host or --share says so, and the page loads nothing from elsewhere.
-    Ctrl-C ends it. Needs pip install 'tove-core[app]'.
+    Ctrl-C ends it. Needs the extra `app` of tove-core.
     """
     from tove_core import environment
     from tove_core.app.serve import free_port, require_gradio, start, wait
