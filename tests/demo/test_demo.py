@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tove_core.contribution import Contribution
-from tove_core.data.sample import Sample
+from tove_core.data.readers import read
+from tove_core.data.sample import Sample, distinct_images
 from tove_core.demo.hooks import EXPERTS
 from tove_core.demo.results import SeedResult, write_report
 from tove_core.demo.run import demo
@@ -19,6 +20,7 @@ from tove_core.demo.world import Size, World
 from tove_core.errors import DataError
 from tove_core.evaluation.evaluate import Scores
 from tove_core.model import CLIP, ToveModel
+from tove_core.training.run import run_data
 
 TINY = Size(train=60, validation=20, test=20, questions=3, steps=3, batch=8, merge_steps=2)
 
@@ -47,6 +49,10 @@ def test_the_demo_writes_a_checkpoint_that_answers_a_merged_clip_pictures_and_th
     assert (tmp_path / "demo" / "gates.png").read_bytes().startswith(b"\x89PNG")
     model = ToveModel.from_pretrained(tmp_path / "demo" / "checkpoint")
     assert model.trained and model.active_experts == list(EXPERTS)
+    for part, scenes in ((run_data(tmp_path / "demo", None, train=True), 60), (run_data(tmp_path / "demo", None), 20)):
+        samples = read(part)
+        assert len(distinct_images(samples)[0]) == scenes and {one.id.split("-")[0] for one in samples} == {part.split}
+    assert read(run_data(tmp_path / "demo" / "merged", 3))[0].id == "validation-0-0"
     loaded = open_clip.create_model(f"local-dir:{tmp_path / 'demo' / 'merged'}")
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.tower.parameters())
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tove_core.config import MergeConfig
+from tove_core.config import DataConfig, MergeConfig, RunConfig
 from tove_core.contribution import contributions
+from tove_core.demo.reader import QUESTIONS
 from tove_core.demo.results import SeedResult, write_report
 from tove_core.demo.table import render
 from tove_core.demo.world import FULL, Size, World, training
@@ -18,8 +19,11 @@ from tove_core.merging import merge
 from tove_core.merging.write import write_merged
 from tove_core.model import ToveModel
 from tove_core.report.gate_maps import write_gate_maps
+from tove_core.run_folder import CONFIG
+from tove_core.settings import write_config
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
+from tove_core.training.run import describe_run
 
 Say = Callable[[str], None]
 
@@ -44,7 +48,7 @@ def demo(out: Path, *, seeds: int = 1, size: Size = FULL, quiet: bool = False, s
     (out / "report.md").write_text(text + "\n", encoding="utf-8")
     write_report(out, results)
     say(text)
-    say(f"\nwrote {out}: checkpoint/, merged/ (open_clip loads it), gates.png, metrics.jsonl, report.md")
+    say(f"\nwrote {out}: checkpoint/, config.yaml, merged/ (open_clip loads it), gates.png, metrics.jsonl, report.md")
     say(f"try: tove answer {out} IMAGE --question 'what shape is the red one?'    test the claims: tove bench claims")
     return results
 
@@ -74,11 +78,24 @@ def _seed(world: World, seed: int, out: Path, *, quiet: bool, say: Say) -> SeedR
     result = SeedResult(seed, plain, full, found, least, most, seconds=clock.seconds)
     if seed == 0:
         hub.save_pretrained(out / CHECKPOINT)
+        write_config(run_config(size, hub, out), out / CONFIG)
         shown = [sample.load() for sample in world.test if sample.prompt is None][:6]
         write_gate_maps(hub, shown, out / "gates.png")
         with clock("merge"):
             result.merged, result.control = _merge(world, hub, clip_only, out, quiet=quiet)
     return result
+
+
+def run_config(size: Size, hub: ToveModel, out: Path) -> RunConfig:
+    """Return what lets the demo's folder be used as a run: its model, and the same scenes by the reader `world`.
+
+    The reader asks more about each scene than the demo does.
+    """
+    data, validation = (
+        DataConfig(reader="world", split=split, limit=scenes * (QUESTIONS + 1))
+        for split, scenes in (("train", size.train), ("validation", size.validation))
+    )
+    return RunConfig(model=hub.config, data=data, validation=validation, training=training(size), output=out)
 
 
 def _without(world: World, hub: ToveModel, expert: str) -> Scores:
@@ -97,6 +114,7 @@ def _merge(world: World, hub: ToveModel, clip_only: ToveModel, out: Path, *, qui
         student = merge(model, world.examples(model, world.train), config, quiet=quiet)
         if not config.control:
             write_merged(student, out / "merged")
+            describe_run(out, out / "merged", student)
         found.append(evaluate(student, Examples.cached(student, world.test_questions, batch_size=256)))
     return found[0], found[1]
 
