@@ -198,6 +198,9 @@ print(write_gate_maps(model, ["photo.jpg"], Path("gates.png")))
         (
             "tove_core.evaluation.evaluate:evaluate",
             "tove_core.evaluation.evaluate:Scores",
+            "tove_core.evaluation.run:evaluate_once",
+            "tove_core.evaluation.run:evaluate_into",
+            "tove_core.evaluation.result:Evaluation",
             "tove_core.contribution:contributions",
             "tove_core.contribution:Contribution",
             "tove_core.evaluation.diagnose:diagnose",

@@ -29,8 +29,8 @@ from tove_core.language.given import questions_about
 from tove_core.listed import in_batches, listed
 from tove_core.marks import Mark
 from tove_core.naming import CLIP
+from tove_core.parameters import ParametersReport, count_parameters
 from tove_core.provenance import Origin, Provenance
-from tove_core.report.parameters import ParametersReport, count_parameters
 from tove_core.seeing import as_now, see
 from tove_core.selecting import encode_as_deployed, enhanced, selected
 from tove_core.tower.base import Tower

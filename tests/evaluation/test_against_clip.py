@@ -15,6 +15,7 @@ from tove_core.demo.splits import TEST, TRAIN
 from tove_core.demo.world import model_config
 from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.against_clip import run_recipe
+from tove_core.evaluation.result import Evaluation
 from tove_core.model import ToveModel
 from tove_core.settings import read_config
 from tove_core.training.run import CONFIG
@@ -47,16 +48,18 @@ def written(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_recipe_and_its_control_train_as_many_parameters_and_are_compared_on_the_same_samples(written: Path, capsys):
+def test_a_recipe_and_its_control_train_as_many_parameters_and_are_compared_on_the_same_samples(written: Path):
     config = world_config(written / "out")
-    found = run_recipe(config, quiet=True)
+    evaluations: list[Evaluation] = []
+    found = run_recipe(config, quiet=True, tell=evaluations.append)
     hub, alone = (ToveModel.from_pretrained(written / "out" / name / "checkpoint") for name in ("hub", "clip-only"))
     sizes = [sum(p.numel() for p in model.fusion.parameters()) for model in (hub, alone)]
     assert alone.active_experts == [] and abs(sizes[0] - sizes[1]) <= sizes[1] / alone.fusion.hidden
     control = read_config(RunConfig, written / "out" / "clip-only" / CONFIG)
     assert control.training == config.training and control.data == config.data
     assert found.samples == 21 and found.differences[0].name == "exact match"
-    assert "majority answer" in capsys.readouterr().out
+    assert [one.folder.parent.name for one in evaluations if one.folder] == ["clip-only", "hub"]
+    assert all("majority answer" in str(one) for one in evaluations)
 
     kept = {p: p.stat().st_mtime_ns for p in (written / "out").rglob("checkpoint/*")}
     again = run_recipe(config, quiet=True)

@@ -162,14 +162,14 @@ def test_processes_share_the_work_and_another_number_of_them_may_go_on(
 
 
 def test_an_evaluation_can_be_scored_again_and_says_what_it_was(
-    checkpoint: Path, questions: list[Sample], toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    checkpoint: Path, questions: list[Sample], toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = DataConfig(path=toy.data)
-    said = evaluate_into(tmp_path / "out", checkpoint, data, questions, quiet=True)
-    first = capsys.readouterr().out
+    found = evaluate_into(tmp_path / "out", checkpoint, data, questions, quiet=True)
+    first = str(found)
     assert first.startswith("exact-match: 8 samples of 8 images") and "cost: " in first and "GFLOP" in first
     saved = open_predictions(tmp_path / "out")
-    assert saved.said == said and saved.task == "exact-match" and saved.references is not None
+    assert saved.said == found.said and saved.task == "exact-match" and saved.references is not None
     manifest = saved.manifest
     assert manifest["data"]["samples"] == 8 and manifest["data"]["reader"] == "jsonl"
     assert manifest["model"]["provenance"]["experts"].keys() == {"toy-wide"} and manifest["versions"]["torch"]
@@ -178,8 +178,8 @@ def test_an_evaluation_can_be_scored_again_and_says_what_it_was(
     assert scores["scores"]["exact match"]["n"] == 8 and scores["kinds"].keys() == {"colour", "dark"}
     # Nothing is left to do: the model is not even built.
     monkeypatch.setattr(runs.ToveModel, "from_pretrained", lambda *_, **__: pytest.fail("no need"))
-    assert evaluate_into(tmp_path / "out", checkpoint, data, questions, quiet=True) == said
-    assert capsys.readouterr().out == first
+    again = evaluate_into(tmp_path / "out", checkpoint, data, questions, quiet=True)
+    assert again == found and str(again) == first
 
 
 def test_a_folder_takes_no_other_evaluation(

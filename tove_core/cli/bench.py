@@ -99,7 +99,7 @@ def recipe(
 
     wanted = read_config(RunConfig, config, set_ or [])
     tell_unused_gpu(device)
-    found = run_recipe(wanted, task, device=device, quiet=quiet)
+    found = run_recipe(wanted, task, device=device, quiet=quiet, tell=print)
     print(f"A: CLIP only, B: the hub of experts\n{found}")
 
 

@@ -182,19 +182,21 @@ def evaluate(
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
-    """Score a run: accuracy per kind of question with the majority answer beside it, and caption metrics.
+    """Score a run: answers by exact match with the majority answer beside it, captions by COCO's metrics.
 
-    Without --data, --reader and --split it is scored on its validation data, where its configuration names some. With
-    --task or --out every score has an interval, and the folder can be scored again with tove score. A task that is
-    named takes the samples it scores.
+    Every score has an interval. Without --data, --reader and --split it is scored on its validation data, where its
+    configuration names some. With --out the folder can be scored again with tove score. A task that is named takes
+    the samples it scores.
     """
     from tove_core.checkpoint import require_decoder
     from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
+    from tove_core.evaluation.predictions import write_predictions
+    from tove_core.evaluation.run import evaluate_into, evaluate_once
     from tove_core.folders import require_place, require_writable
     from tove_core.hub.placement import usable_device
-    from tove_core.training.processes import own_device
-    from tove_core.training.run import build_source, run_examples
+    from tove_core.training.processes import is_first, own_device
+    from tove_core.training.run import build_source
     from tove_core.training.source import cache_of, workers_of
 
     require_place(predictions, "--predictions")
@@ -208,39 +210,19 @@ def evaluate(
     tell_unused_gpu(device)
     wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
     samples, missing = read_counted(wanted, inference=no_score, key="--data")
-    options = {"batch_size": batch_size, "num_beams": beams, "quiet": quiet}
-    if task is not None or out is not None:
-        from tove_core.evaluation.run import evaluate_into, evaluate_once
-
-        source = cache_of(place, cache, build_source(place, wanted))
-        if out is None:
-            said = evaluate_once(
-                place, samples, task, missing=missing, max_broken=wanted.max_broken, device=device, cache=source,
-                workers=workers_of(place), **options,
-            )  # fmt: skip
-        else:
-            said = evaluate_into(
-                out, place, wanted, samples, task, missing=missing, scored=not no_score, device=device,
-                cache=source, **options,
-            )  # fmt: skip
+    source = cache_of(place, cache, build_source(place, wanted))
+    options = {"device": device, "batch_size": batch_size, "num_beams": beams, "cache": source, "quiet": quiet}
+    if out is not None:
+        found = evaluate_into(out, place, wanted, samples, task, missing=missing, scored=not no_score, **options)
     else:
-        from tove_core.evaluation.evaluate import evaluate as score
-        from tove_core.evaluation.saved import MISSING, UNREADABLE, told
-        from tove_core.model import ToveModel
-
-        model = ToveModel.from_pretrained(place, device=device)
-        examples = run_examples(place, model, wanted, samples, cache=cache, quiet=quiet)
-        scores = score(model, examples, **options)
-        print(scores)
-        if model.selects and model.selector is not None:
-            print(f"selection: {model.selector.selection}")
-        if line := told({MISSING: missing, UNREADABLE: len(samples) - len(scores.predictions)}):
-            print(line)
-        said = scores.predictions
+        found = evaluate_once(
+            place, samples, task, missing=missing, max_broken=wanted.max_broken, workers=workers_of(place), **options
+        )
+    if not is_first():
+        return
+    print(found)
     if predictions is not None:
-        from tove_core.evaluation.predictions import write_predictions
-
-        write_predictions(predictions, said)
+        write_predictions(predictions, found.said)
         print(f"wrote {predictions}")
 
 

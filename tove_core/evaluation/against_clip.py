@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tove_core.config import FusionConfig, ModelConfig, RunConfig
@@ -9,6 +10,7 @@ from tove_core.data.readers import read_counted
 from tove_core.errors import ConfigError
 from tove_core.evaluation.compare import Comparison, compare_predictions
 from tove_core.evaluation.references import references_of
+from tove_core.evaluation.result import Evaluation
 from tove_core.evaluation.run import evaluate_into
 from tove_core.evaluation.tasks import check_task, task, task_for
 from tove_core.folders import require_writable
@@ -21,7 +23,12 @@ HUB, CLIP_ONLY, PREDICTIONS = "hub", "clip-only", "predictions"
 
 
 def run_recipe(
-    config: RunConfig, name: str | None = None, *, device: str | None = None, quiet: bool = False
+    config: RunConfig,
+    name: str | None = None,
+    *,
+    device: str | None = None,
+    quiet: bool = False,
+    tell: Callable[[Evaluation], object] | None = None,
 ) -> Comparison:
     """Train a recipe and its control, score both on held-out data, and compare them sample by sample.
 
@@ -33,6 +40,7 @@ def run_recipe(
         name: what is scored; None: by the data.
         device: where all of it computes; None: the CPU.
         quiet: show no progress.
+        tell: called with the evaluation of the control, then with that of the hub, when each is there.
 
     Returns:
         A: CLIP alone, B: the hub.
@@ -58,19 +66,15 @@ def run_recipe(
         update={"output": config.output / CLIP_ONLY, "model": clip_alone(config.model, _fusion_size(hub.output))}
     )
     _trained(control, device, quiet)
-    said = {
-        run.output.name: evaluate_into(
-            run.output / PREDICTIONS,
-            run.output,
-            data,
-            samples,
-            chosen.name,
-            missing=missing,
-            device=device,
-            quiet=quiet,
-        )
-        for run in (control, hub)
-    }
+    said: dict[str, Mapping[str, str]] = {}
+    for run in (control, hub):
+        found = evaluate_into(
+            run.output / PREDICTIONS, run.output, data, samples, chosen.name,
+            missing=missing, device=device, quiet=quiet,
+        )  # fmt: skip
+        said[run.output.name] = found.said
+        if tell is not None:
+            tell(found)
     # Images that cannot be read were left out of both, which was said.
     return compare_predictions(chosen, said[CLIP_ONLY], said[HUB], [one for one in references if one.id in said[HUB]])
 

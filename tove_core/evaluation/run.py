@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tove_core.checkpoint import require_decoder
@@ -14,10 +14,12 @@ from tove_core.evaluation.collect import begin, collect, remaining
 from tove_core.evaluation.cost import Cost, measure_cost
 from tove_core.evaluation.manifest import describe, read_manifest, write_manifest
 from tove_core.evaluation.predict import predict
-from tove_core.evaluation.references import digest, references_of
+from tove_core.evaluation.references import Reference, digest, references_of
 from tove_core.evaluation.report import SCORES, report
-from tove_core.evaluation.saved import MISSING, OTHER_TASK, PREDICTIONS, UNREADABLE, Saved, open_predictions, told
-from tove_core.evaluation.tasks import Task, check_task, scored_by, task, task_for
+from tove_core.evaluation.result import Evaluation
+from tove_core.evaluation.saved import MISSING, OTHER_TASK, PREDICTIONS, UNREADABLE, open_predictions
+from tove_core.evaluation.tasks import Task, check_task, scored_by, task, task_for, tasks_for
+from tove_core.folders import write_file
 from tove_core.fusion.selector import Selection
 from tove_core.hub.checkpoints import find_checkpoint
 from tove_core.model import ToveModel
@@ -39,37 +41,39 @@ def evaluate_once(
     cache: Cache = True,
     workers: int = WORKERS,
     quiet: bool = False,
-) -> dict[str, str]:
-    """Answer and score in one process, print the report, keep nothing; return what was said, by sample id.
+) -> Evaluation:
+    """Answer and score in one process, and keep nothing.
 
     Args:
         checkpoint: its folder, or that of a run.
         samples: with targets; a task that is named takes those it scores.
-        name: of the task; None: by the data.
+        name: of the task; None: by the data, of which captions and questions each get their own.
         missing: how many samples were left out before, because an image is missing.
         max_broken: share of the images that may be unreadable; their samples are left out.
         workers: threads that read images ahead.
 
     Raises:
-        ConfigError: there is no such task, or no one task fits the data.
+        ConfigError: there is no such task.
         DataError: the data set is another task's, or too many images cannot be read.
     """
     checkpoint = path_given(checkpoint, "the checkpoint")
     require_decoder(checkpoint)
-    chosen = _choose(name, samples)
-    asked, left_out = _take(chosen, samples, missing)
-    references = references_of(asked)
-    check_task(chosen, references)
+    chosen = [task(name)] if name is not None else tasks_for(samples)
+    asked, left_out = _take(chosen[0] if name is not None else None, samples, missing)
+    parts = {one: references_of(scored_by(one, asked)) for one in chosen}
+    for one, references in parts.items():
+        check_task(one, references)
     model = ToveModel.from_pretrained(checkpoint, device=device)
     options = {"max_broken": max_broken, "workers": workers}
     examples = make_examples(model, list(asked), cache=cache, quiet=quiet, **options)
     said = predict(model, examples, batch_size=batch_size, num_beams=num_beams, quiet=quiet)
-    print(report(chosen, said, [one for one in references if one.id in said]))
-    if model.selects and model.selector is not None:
-        print(f"selection: {model.selector.selection}")
-    if line := told({**left_out, UNREADABLE: len(asked) - len(said)}):
-        print(line)
-    return said
+    readable = {one: [each for each in references if each.id in said] for one, references in parts.items()}
+    return Evaluation(
+        said,
+        tuple(report(one, _about(said, references), references) for one, references in readable.items() if references),
+        {**left_out, UNREADABLE: len(asked) - len(said)},
+        selection=model.selector.selection if model.selects and model.selector is not None else None,
+    )
 
 
 def evaluate_into(
@@ -86,8 +90,8 @@ def evaluate_into(
     num_beams: int = 1,
     cache: Cache = True,
     quiet: bool = False,
-) -> dict[str, str]:
-    """Answer into a folder, in as many processes as torchrun started, then score and print; return what was said.
+) -> Evaluation:
+    """Answer into a folder, in as many processes as torchrun started, then score.
 
     A stopped evaluation goes on where it stopped, with any number of processes; a finished one is only scored again.
 
@@ -100,6 +104,9 @@ def evaluate_into(
         missing: how many samples were left out before, because an image is missing.
         scored: whether what was said is scored; if not, samples need no targets.
 
+    Returns:
+        what lies in the folder, in every process; with scores in the first.
+
     Raises:
         ConfigError: the folder holds another evaluation, there is no such task, or no one task fits the data.
         DataError: the data set is another task's, or too many images cannot be read.
@@ -107,7 +114,9 @@ def evaluate_into(
     folder, checkpoint = path_given(folder, "the folder"), path_given(checkpoint, "the checkpoint")
     require_decoder(checkpoint)
     state = join(device, patience=PATIENCE)
-    chosen = _choose(name, samples) if scored or name is not None else None
+    chosen = task(name) if name is not None else None
+    if chosen is None and scored:
+        chosen = task_for(samples)
     asked, left_out = _take(chosen, samples, missing)
     references = references_of(asked)
     if chosen is not None and scored:
@@ -127,35 +136,35 @@ def evaluate_into(
         if state.is_main_process and first is not None:
             cost = measure_cost(model, first, found.samples_per_second, **generation)
             write_manifest(folder, {**(read_manifest(folder) or {}), "cost": cost.plain()})
+    # One process scores: intervals of many captions take seconds, and all would come to the same.
+    result = _kept(folder, chosen if scored and state.is_main_process else None)
+    if result.reports:
+        _write_scores(folder, result)
+    return result
+
+
+def _kept(folder: Path, chosen: Task | None) -> Evaluation:
+    """Return the evaluation that lies in a folder, scored where a task is given."""
     saved = open_predictions(folder)
-    if state.is_main_process:
-        _tell(folder, saved, chosen if scored else None)
-    return dict(saved.said)
+    selection, cost = (saved.manifest.get("model") or {}).get("selection"), saved.manifest.get("cost")
+    return Evaluation(
+        dict(saved.said),
+        () if chosen is None else (report(chosen, saved.said, saved.references or []),),
+        saved.left_out,
+        selection=Selection.model_validate(selection) if selection else None,
+        cost=Cost(**cost) if cost else None,
+        folder=folder,
+    )
 
 
-def _tell(folder: Path, saved: Saved, chosen: Task | None) -> None:
-    """Score what lies in a folder, where a task is given, and print all there is to say."""
-    if chosen is not None:
-        result = report(chosen, saved.said, saved.references or [])
-        plain = {**result.plain(), "left_out": saved.left_out}
-        (folder / SCORES).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        print(result)
-    if selection := (saved.manifest.get("model") or {}).get("selection"):
-        print(f"selection: {Selection.model_validate(selection)}")
-    if line := told(saved.left_out):
-        print(line)
-    if cost := saved.manifest.get("cost"):
-        print(f"cost: {Cost(**cost)}")
-    if chosen is None:
-        print(
-            f"not scored: {len(saved.said)} predictions; to score them, tove score {folder / PREDICTIONS} with --data "
-            "and --reader of what is right"
-        )
-    print(f"wrote {folder}")
+def _write_scores(folder: Path, result: Evaluation) -> None:
+    (scores,) = result.reports
+    plain = {**scores.plain(), "left_out": dict(result.left_out)}
+    write_file(folder / SCORES, json.dumps(plain, indent=2) + "\n")
 
 
-def _choose(name: str | None, samples: Sequence[Sample]) -> Task:
-    return task(name) if name is not None else task_for(references_of(samples))
+def _about(said: Mapping[str, str], references: Sequence[Reference]) -> dict[str, str]:
+    return {one.id: said[one.id] for one in references}
 
 
 def _take(wanted: Task | None, samples: Sequence[Sample], missing: int) -> tuple[Sequence[Sample], dict[str, int]]:

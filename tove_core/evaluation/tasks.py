@@ -85,19 +85,26 @@ def task(name: str) -> Task:
     raise ConfigError(f"there is no task {name!r}; {advice}")
 
 
-def task_for(references: Sequence[Reference]) -> Task:
-    """Return the plain task of a data set: captions, or exact match where it asks questions.
+def tasks_for(samples: Sequence[Asked]) -> list[Task]:
+    """Return the plain tasks of a data set: captions, or exact match where it asks questions, or both."""
+    found = {"captions" if one.prompt is None else "exact-match" for one in samples}
+    return [one for one in TASKS.values() if one.name in found]
+
+
+def task_for(samples: Sequence[Asked]) -> Task:
+    """Return the one plain task of a data set.
 
     Raises:
-        ConfigError: it holds both.
+        ConfigError: it has two.
     """
-    asking = sum(one.prompt is not None for one in references)
-    if 0 < asking < len(references):
-        raise ConfigError(
-            f"{asking} of {len(references)} samples ask a question and the others do not, so no one task fits; "
-            "name one, as --task captions or --task exact-match: it takes the samples it scores and leaves the others"
-        )
-    return TASKS["exact-match"] if asking else TASKS["captions"]
+    found = tasks_for(samples)
+    if len(found) == 1:
+        return found[0]
+    asking = sum(one.prompt is not None for one in samples)
+    raise ConfigError(
+        f"{asking} of {len(samples)} samples ask a question and the others do not, so no one task fits; "
+        "name one, as --task captions or --task exact-match: it takes the samples it scores and leaves the others"
+    )
 
 
 def check_task(wanted: Task, references: Sequence[Reference]) -> None:
