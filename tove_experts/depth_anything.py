@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from tove_experts.pixels import IMAGENET
 
 
 def _outputs(channels: int) -> dict[str, Grid]:
@@ -63,7 +62,7 @@ DEPTH_ANYTHING = ExpertSpec(
     summary="Depth Anything V2: inverse depth at 518 pixels, and decoder features.",
     factory="tove_experts.adapters.transformers_depth:build_depth_anything",
     convert="tove_experts.adapters.transformers_depth:convert_depth_anything",
-    input=Input(size=(518, 518), patch=14, mean=_MEAN, std=_STD, dynamic=True),
+    input=Input(size=(518, 518), patch=14, dynamic=True, **IMAGENET),
     outputs=dict(_outputs(64)),
     variants={
         "small": _size("Small", _SMALL, "Apache-2.0", params=24_785_089, flops=115_267_534_080),
@@ -72,7 +71,7 @@ DEPTH_ANYTHING = ExpertSpec(
     },
     default="small",
     tiny={"config": _config(32, 4, 2, [1, 2, 3, 4], [8, 16, 16, 32], 32)},
-    tiny_input=Input(size=(70, 56), patch=14, mean=_MEAN, std=_STD, dynamic=True),
+    tiny_input=Input(size=(70, 56), patch=14, dynamic=True, **IMAGENET),
     homepage="https://github.com/DepthAnything/Depth-Anything-V2",
     citation="arXiv:2406.09414",
 )

@@ -10,19 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tove_core.spec import Cost, ExpertSpec, Input, Regions, Variant, Weights
+from tove_core.spec import Cost, ExpertSpec, Regions, Variant, Weights
 from tove_experts.coco import COCO_91
-
-
-def _input(height: int, width: int) -> Input:
-    return Input(
-        size=(height, width),
-        patch=32,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        interpolation="bilinear",
-        dynamic=True,
-    )
+from tove_experts.pixels import IMAGENET, bilinear
 
 
 def _variant(backbone: str, params: int, flops: int, dilation: bool = False) -> Variant:
@@ -42,7 +32,7 @@ DETR = ExpertSpec(
     summary="DETR: boxes of COCO's 80 categories, labels as text.",
     factory="tove_experts.adapters.transformers_detection:build_detr",
     convert="tove_experts.adapters.transformers_detection:convert",
-    input=_input(800, 800),
+    input=bilinear(800, 800, IMAGENET),
     outputs={"objects": Regions(limit=100, text=True)},
     options={"names": COCO_91, "threshold": 0.3},
     variants={
@@ -67,7 +57,7 @@ DETR = ExpertSpec(
         # Random weights are never sure of anything.
         "threshold": 0.0,
     },
-    tiny_input=_input(64, 96),
+    tiny_input=bilinear(64, 96, IMAGENET),
     homepage="https://github.com/facebookresearch/detr",
     citation="arXiv:2005.12872",
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tove_core.spec import ExpertSpec, Grid, Variant
-from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, IMAGENET, backbone, square
+from tove_experts.pixels import IMAGENET
+from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, backbone, square
 
 INPUT = square(518, 14, IMAGENET)
 

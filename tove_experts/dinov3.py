@@ -7,7 +7,8 @@ are gated: they ask to accept it. timm's copies state the same licence.
 from __future__ import annotations
 
 from tove_core.spec import ExpertSpec, Grid, Variant
-from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, IMAGENET, Statistics, backbone, square
+from tove_experts.pixels import IMAGENET
+from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, Statistics, backbone, square
 
 LICENSE = "LicenseRef-DINOv3"
 LICENSE_URL = "https://ai.meta.com/resources/models-and-libraries/dinov3-license"

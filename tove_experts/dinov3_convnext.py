@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from tove_core.spec import ExpertSpec, Grid, Variant
 from tove_experts.dinov3 import LICENSE, LICENSE_URL
-from tove_experts.timm_variants import BUILD, CONVERT, IMAGENET, backbone, square
+from tove_experts.pixels import IMAGENET
+from tove_experts.timm_variants import BUILD, CONVERT, backbone, square
 
 INPUT = square(224, 32, IMAGENET)
 

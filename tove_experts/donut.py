@@ -9,18 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
-
-
-def _input(height: int, width: int) -> Input:
-    return Input(
-        size=(height, width),
-        patch=32,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bilinear",
-        dynamic=True,
-    )
+from tove_core.spec import Cost, ExpertSpec, Grid, Variant, Weights
+from tove_experts.pixels import HALF, bilinear
 
 
 def _config(width: int, depths: list[int], heads: list[int], window: int, size: list[int]) -> dict[str, Any]:
@@ -33,7 +23,7 @@ DONUT = ExpertSpec(
     summary="Donut encoder: features for documents, 40x30 at 1280x960 pixels.",
     factory="tove_experts.adapters.transformers_tokens:build_donut",
     convert="tove_experts.adapters.transformers_tokens:convert_donut",
-    input=_input(1280, 960),
+    input=bilinear(1280, 960, HALF),
     outputs={"patches": Grid(channels=1024, stride=32)},
     weights=Weights(
         repo="naver-clova-ix/donut-base",
@@ -48,13 +38,13 @@ DONUT = ExpertSpec(
         "half": Variant(),
         "full": Variant(
             summary="Donut encoder: features for documents, 80x60 at 2560x1920 pixels.",
-            input=_input(2560, 1920),
+            input=bilinear(2560, 1920, HALF),
             cost=Cost(params=74_180_728, flops=2_586_260_275_200),
         ),
     },
     default="half",
     tiny={"config": _config(8, [1, 1, 1, 1], [1, 1, 2, 2], 2, [64, 96])},
-    tiny_input=_input(64, 96),
+    tiny_input=bilinear(64, 96, HALF),
     homepage="https://github.com/clovaai/donut",
     citation="arXiv:2111.15664",
 )

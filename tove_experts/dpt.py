@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Weights
+from tove_experts.pixels import HALF
 
 
 def _config(width: int, layers: int, heads: int, taken: list[int], neck: list[int], fusion: int) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def _config(width: int, layers: int, heads: int, taken: list[int], neck: list[in
 
 def _input(side: int) -> Input:
     # Its decoder takes the grid for a square: no other shape works.
-    return Input(size=(side, side), patch=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return Input(size=(side, side), patch=16, **HALF)
 
 
 DPT = ExpertSpec(

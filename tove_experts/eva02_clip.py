@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tove_core.spec import ExpertSpec, Grid, Variant
-from tove_experts.timm_variants import BUILD, CLIP, CONVERT, DYNAMIC, backbone, square
+from tove_experts.pixels import CLIP
+from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, backbone, square
 
 
 def _size(name: str, channels: int, params: int, flops: int, *, side: int = 224, patch: int = 14) -> Variant:

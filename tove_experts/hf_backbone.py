@@ -11,8 +11,7 @@ A model whose patches do not divide its image, such as a SigLIP of 384 pixels an
 from __future__ import annotations
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Weights
-
-_HALF = (0.5, 0.5, 0.5)
+from tove_experts.pixels import HALF
 
 HF_BACKBONE = ExpertSpec(
     api=1,
@@ -21,7 +20,7 @@ HF_BACKBONE = ExpertSpec(
     factory="tove_experts.adapters.hf_backbone:build",
     convert="tove_experts.adapters.hf_backbone:convert",
     family="tove_experts.adapters.hf_family:member",
-    input=Input(size=(224, 224), patch=16, mean=_HALF, std=_HALF, interpolation="bilinear"),
+    input=Input(size=(224, 224), patch=16, interpolation="bilinear", **HALF),
     outputs={"patches": Grid(channels=768, stride=16)},
     weights=Weights(
         repo="google/vit-base-patch16-224",
@@ -34,6 +33,6 @@ HF_BACKBONE = ExpertSpec(
         "config": {"model_type": "vit", "hidden_size": 48, "intermediate_size": 60, "num_hidden_layers": 2,
                    "num_attention_heads": 3, "image_size": 80}
     },
-    tiny_input=Input(size=(80, 80), patch=16, mean=_HALF, std=_HALF, interpolation="bilinear"),
+    tiny_input=Input(size=(80, 80), patch=16, interpolation="bilinear", **HALF),
     homepage="https://huggingface.co/docs/transformers",
 )  # fmt: skip

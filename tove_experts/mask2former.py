@@ -9,20 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
+from tove_core.spec import Cost, ExpertSpec, Grid, Variant, Weights
+from tove_experts.pixels import IMAGENET, bilinear
 
 _LABELS = 133
-
-
-def _input(height: int, width: int) -> Input:
-    return Input(
-        size=(height, width),
-        patch=32,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        interpolation="bilinear",
-        dynamic=True,
-    )
 
 
 def _config(width: int, depths: list[int], heads: list[int], window: int, queries: int = 100) -> dict[str, Any]:
@@ -57,7 +47,7 @@ MASK2FORMER = ExpertSpec(
     summary="Mask2Former on COCO: 133 class maps at stride 4, and mask features.",
     factory="tove_experts.adapters.transformers_segmentation:build_mask2former",
     convert="tove_experts.adapters.transformers_segmentation:convert_mask2former",
-    input=_input(384, 384),
+    input=bilinear(384, 384, IMAGENET),
     outputs={
         "classes": Grid(channels=_LABELS, stride=4, norm="none", fold=2),
         "features": Grid(channels=256, stride=16),
@@ -94,7 +84,7 @@ MASK2FORMER = ExpertSpec(
             "num_attention_heads": 2,
         }
     },
-    tiny_input=_input(64, 96),
+    tiny_input=bilinear(64, 96, IMAGENET),
     homepage="https://github.com/facebookresearch/Mask2Former",
     citation="arXiv:2112.01527",
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from tove_core.spec import Cost, ExpertSpec, Input, Regions, Variant, Weights
 from tove_experts.coco import COCO_80
+from tove_experts.pixels import CLIP, bilinear
 
 _BASE: dict[str, Any] = {"vision_config": {"image_size": 960}}
 _LARGE: dict[str, Any] = {
@@ -29,13 +30,7 @@ _LARGE: dict[str, Any] = {
 
 
 def _input(side: int, patch: int) -> Input:
-    return Input(
-        size=(side, side),
-        patch=patch,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
-        interpolation="bilinear",
-    )
+    return bilinear(side, side, CLIP, patch=patch, dynamic=False)
 
 
 def _variant(name: str, config: dict[str, Any], input: Input, params: int, flops: int) -> Variant:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tove_core.spec import ExpertSpec, Grid, Variant
-from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, HALF, backbone, square
+from tove_experts.pixels import HALF
+from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, backbone, square
 
 
 def _size(name: str, channels: int, params: int, flops: int, *, side: int = 512, patch: int = 16) -> Variant:

@@ -7,7 +7,8 @@ models are the backbone alone; the figures of the cards, some 20 million higher,
 from __future__ import annotations
 
 from tove_core.spec import ExpertSpec, Grid, Variant
-from tove_experts.timm_variants import BUILD, CLIP, CONVERT, DYNAMIC, backbone, square
+from tove_experts.pixels import CLIP
+from tove_experts.timm_variants import BUILD, CONVERT, DYNAMIC, backbone, square
 
 INPUT = square(512, 16, CLIP)
 

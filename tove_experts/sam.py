@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tove_core.spec import ExpertSpec, Grid, Input, Variant
-from tove_experts.timm_variants import BUILD, CONVERT, IMAGENET, backbone
+from tove_experts.pixels import IMAGENET
+from tove_experts.timm_variants import BUILD, CONVERT, backbone
 
 # Positions relative to each other are learned for this size alone.
 INPUT = Input(size=(1024, 1024), patch=16, **IMAGENET)

@@ -8,18 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
-
-
-def _input(height: int, width: int) -> Input:
-    return Input(
-        size=(height, width),
-        patch=32,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        interpolation="bilinear",
-        dynamic=True,
-    )
+from tove_core.spec import Cost, ExpertSpec, Grid, Variant, Weights
+from tove_experts.pixels import IMAGENET, bilinear
 
 
 def _config(width: int, heads: int, blocks: list[int], whole: list[int], **backbone: Any) -> dict[str, Any]:
@@ -59,7 +49,7 @@ SAM2 = ExpertSpec(
     summary="SAM 2.1 image encoder: feature pyramid at strides 16 and 8, 1024 pixels.",
     factory="tove_experts.adapters.transformers_segmentation:build_sam2",
     convert="tove_experts.adapters.transformers_segmentation:convert_sam2",
-    input=_input(1024, 1024),
+    input=bilinear(1024, 1024, IMAGENET),
     outputs={"features": Grid(channels=256, stride=16), "detail": Grid(channels=256, stride=8)},
     variants={
         "tiny": _size("tiny", _TINY, params=27_219_136, flops=291_067_395_072),
@@ -69,7 +59,7 @@ SAM2 = ExpertSpec(
     },
     default="tiny",
     tiny={"config": _config(16, 1, [1, 1, 2, 1], [3]) | {"fpn_hidden_size": 32}},
-    tiny_input=_input(64, 96),
+    tiny_input=bilinear(64, 96, IMAGENET),
     homepage="https://github.com/facebookresearch/sam2",
     citation="arXiv:2408.00714",
 )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
+from tove_core.spec import Cost, ExpertSpec, Grid, Variant, Weights
+from tove_experts.pixels import IMAGENET, bilinear
 
 _LABELS = 150
 
@@ -22,17 +23,6 @@ def _outputs(channels: int) -> dict[str, Grid]:
     }
 
 
-def _input(height: int, width: int) -> Input:
-    return Input(
-        size=(height, width),
-        patch=32,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        interpolation="bilinear",
-        dynamic=True,
-    )
-
-
 def _config(depths: list[int], widths: list[int], decoder: int, labels: int = _LABELS) -> dict[str, Any]:
     return {"depths": depths, "hidden_sizes": widths, "decoder_hidden_size": decoder, "num_labels": labels}
 
@@ -41,7 +31,7 @@ def _size(
     name: str, config: dict[str, Any], params: int, flops: int, side: int = 512, revision: str | None = None
 ) -> Variant:
     return Variant(
-        input=_input(side, side),
+        input=bilinear(side, side, IMAGENET),
         outputs=dict(_outputs(config["decoder_hidden_size"])),
         weights=Weights(
             repo=f"nvidia/segformer-{name}-finetuned-ade-{side}-{side}",
@@ -67,7 +57,7 @@ SEGFORMER = ExpertSpec(
     summary="SegFormer on ADE20K: 150 class maps at stride 4, and decoder features.",
     factory="tove_experts.adapters.transformers_segmentation:build_segformer",
     convert="tove_experts.adapters.transformers_segmentation:convert_segformer",
-    input=_input(512, 512),
+    input=bilinear(512, 512, IMAGENET),
     outputs=dict(_outputs(256)),
     # Where a revision is given, safetensors are in that commit of a pull request on the hub and not on the main branch.
     variants={
@@ -89,7 +79,7 @@ SEGFORMER = ExpertSpec(
     },
     default="b0",
     tiny={"config": _config([1, 1, 1, 1], [8, 16, 40, 64], 32, labels=5)},
-    tiny_input=_input(64, 96),
+    tiny_input=bilinear(64, 96, IMAGENET),
     homepage="https://github.com/NVlabs/SegFormer",
     citation="arXiv:2105.15203",
 )

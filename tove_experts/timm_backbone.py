@@ -7,7 +7,8 @@ Everything about it is what timm declares (repository, licence, preprocessing) o
 from __future__ import annotations
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Weights
-from tove_experts.timm_variants import BUILD, CONVERT, IMAGENET
+from tove_experts.pixels import IMAGENET
+from tove_experts.timm_variants import BUILD, CONVERT
 
 TIMM = ExpertSpec(
     api=1,

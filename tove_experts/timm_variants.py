@@ -7,31 +7,16 @@ its classifier cut off, at the stated input.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
-from tove_core.spec import Channels3, Cost, Grid, Input, Variant, Weights
+from tove_core.spec import Cost, Grid, Input, Variant, Weights
+from tove_experts.pixels import Statistics
 
 BUILD = "tove_experts.adapters.timm_backbone:build"
 CONVERT = "tove_experts.adapters.timm_backbone:convert"
 
-IMAGENET: Statistics = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-"""timm's IMAGENET_DEFAULT_MEAN and _STD."""
-
-CLIP: Statistics = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
-"""timm's OPENAI_CLIP_MEAN and _STD."""
-
-HALF: Statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-"""timm's IMAGENET_INCEPTION_MEAN and _STD."""
-
 DYNAMIC: dict[str, Any] = {"dynamic_img_size": True}
 """Argument of timm's transformers: positions are resampled where the input has another size than in training."""
-
-
-class Statistics(TypedDict):
-    """Normalisation of the pixels."""
-
-    mean: Channels3
-    std: Channels3
 
 
 def square(side: int, patch: int | None, statistics: Statistics) -> Input:

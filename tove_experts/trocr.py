@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from tove_core.spec import Cost, ExpertSpec, Grid, Input, Variant, Weights
+from tove_experts.pixels import HALF, bilinear
 
 
 def _input(side: int) -> Input:
-    return Input(size=(side, side), patch=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bilinear")
+    return bilinear(side, side, HALF, patch=16, dynamic=False)
 
 
 def _config(width: int, layers: int, heads: int, side: int = 384) -> dict[str, Any]:
