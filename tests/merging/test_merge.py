@@ -92,6 +92,18 @@ def test_the_student_comes_nearer_and_keeps_to_its_text(toy: Any, taught: tuple[
     assert kept < lost
 
 
+def test_only_what_keeps_an_embedding_needs_one(
+    toy: Any, taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, examples = taught
+    monkeypatch.setattr(model.tower, "embed_width", None)
+    with pytest.raises(ConfigError, match="has no image embedding that merging could keep; set alignment to 0"):
+        merge(model, examples, config(steps=1), quiet=True)
+    monkeypatch.setattr(type(model.tower), "_embed", lambda *_: pytest.fail("nobody asked for an embedding"))
+    for without in ({"alignment": 0}, {"control": True}):
+        assert merge(model, examples, config(steps=1, **without), quiet=True).trained
+
+
 def test_a_tower_of_half_precision_learns_what_one_of_float32_does_and_keeps_its_dtype(toy: Any) -> None:
     nearer = {}
     for dtype in ("float32", "bfloat16", "float16"):

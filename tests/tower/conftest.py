@@ -68,3 +68,22 @@ def hf_folder(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
 @pytest.fixture
 def tower(open_clip_folder: Callable[..., tuple[Path, Any]]) -> Tower:
     return load_tower(ClipConfig(name=f"local-dir:{open_clip_folder()[0]}"))
+
+
+@pytest.fixture
+def one_pass() -> Callable[[Tower, torch.Tensor], None]:
+    """Hold what one pass gives to what two give: values, and gradients in every parameter."""
+
+    def check(tower: Tower, pixels: torch.Tensor) -> None:
+        tower = tower.trainable_copy()
+        found: list[list[torch.Tensor]] = []
+        for joint in (False, True):
+            passes = tower.features_and_embedding(pixels) if joint else (tower.features(pixels), tower.embed(pixels))
+            (patches, cls), embedding = passes
+            parts = [one for one in (patches, cls, embedding) if one is not None]
+            tower.zero_grad()
+            torch.stack([part.square().mean() * (i + 1) for i, part in enumerate(parts)]).sum().backward()
+            found.append([*parts, *(torch.zeros(()) if p.grad is None else p.grad for p in tower.parameters())])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=2e-5)  # sums in another order
+
+    return check

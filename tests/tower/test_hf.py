@@ -92,16 +92,18 @@ def test_siglip_tokens_are_all_patches(hf_folder):
 
 
 @pytest.mark.parametrize("build", [clip, siglip])
-def test_image_embeddings_are_the_models_own(hf_folder, build):
+def test_image_embeddings_are_the_models_own(hf_folder, one_pass, build):
     folder, model = hf_folder(build())
     pixels = torch.randn(2, 3, 40, 40)
     tower = load(folder)
     expected = model.get_image_features(pixel_values=pixels).pooler_output
     torch.testing.assert_close(tower.embed(pixels), expected)
     assert expected.shape == (2, tower.embed_width)
+    one_pass(tower, pixels)
+    one_pass(load(folder, layer=-1), pixels)
 
 
-def test_image_towers_alone_are_read(hf_folder, tmp_path):
+def test_image_towers_alone_are_read(hf_folder, one_pass, tmp_path):
     pixels = torch.randn(2, 3, 40, 40)
     cases = [
         (image_tower(CLIPVisionModelWithProjection, CLIPVisionConfig, projection_dim=20), 20),
@@ -120,8 +122,11 @@ def test_image_towers_alone_are_read(hf_folder, tmp_path):
         if width is None:
             with pytest.raises(ConfigError, match="no image projection"):
                 tower.embed(pixels)
+            with pytest.raises(ConfigError, match="no image projection"):
+                tower.features_and_embedding(pixels)
         else:
             assert tower.embed(pixels).shape == (2, width)
+            one_pass(tower, pixels)
 
 
 def test_later_blocks_are_not_computed(hf_folder):

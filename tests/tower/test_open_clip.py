@@ -70,7 +70,7 @@ def test_later_blocks_are_not_computed(open_clip_folder):
         TINY | {"ls_init_value": 0.1, "no_ln_pre": True},
     ],
 )
-def test_embeddings_are_those_of_the_saved_model(open_clip_folder, vision):
+def test_embeddings_are_those_of_the_saved_model(open_clip_folder, one_pass, vision):
     folder, model = open_clip_folder(vision=vision)
     pixels = torch.randn(2, 3, 40, 40)
     expected = model.encode_image(pixels)
@@ -79,6 +79,16 @@ def test_embeddings_are_those_of_the_saved_model(open_clip_folder, vision):
     torch.testing.assert_close(tower.embed(pixels), expected, rtol=1e-4, atol=1e-4)
     assert tower(pixels).patches.shape == (2, 25, 48)
     assert tower.embed_width == expected.shape[-1]
+    one_pass(tower, pixels)
+
+
+def test_a_tower_of_timm_gives_tokens_and_embedding_in_one_pass(one_pass):
+    torch.manual_seed(0)
+    text = {"context_length": 9, "vocab_size": 61, "width": 32, "heads": 2, "layers": 1}
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
+    model = open_clip.CLIP(embed_dim=20, vision_cfg={**vision, "timm_model_pretrained": False}, text_cfg=text).eval()
+    config = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text}
+    one_pass(OpenClipTower.wrap(model, config, layer=-1), torch.randn(1, 3, 224, 224))
 
 
 def test_patch_dropout_never_removes_tokens(open_clip_folder):

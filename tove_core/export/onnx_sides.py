@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tove_core.export.hf_dir import embed_ids
 from tove_core.tower.base import Tower
-from tove_core.tower.hf import HfTower
-from tove_core.tower.open_clip import OpenClipTower
 
 
 class Side(nn.Module):
@@ -47,21 +42,11 @@ class ImageSide(Side):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return what `gives` names."""
-        tower = self.tower
-        blocks = _blocks(tower)
-        if tower.embed_width is None:
-            return (tower.features(pixels).patches,)
-        if blocks is None:
-            return tower.features(pixels).patches, tower.embed(pixels)
-        # Tokens are taken on the way to the embedding: asked for one after the other, the graph held every block twice.
-        seen: list[Any] = []
-        hook = blocks[tower.block].register_forward_hook(lambda _module, _given, out: seen.append(out))
-        try:
-            embedding = tower.embed(pixels)
-        finally:
-            hook.remove()
-        # Class and register tokens stand before those of the patches.
-        return seen[0][:, -tower.tokens :], embedding
+        if self.tower.embed_width is None:
+            return (self.tower.features(pixels).patches,)
+        # In one pass: asked for one after the other, the graph held every block twice.
+        tokens, embedding = self.tower.features_and_embedding(pixels)
+        return tokens.patches, embedding
 
 
 class TextSide(Side):
@@ -84,14 +69,3 @@ class TextSide(Side):
         found = embed_ids(self.tower, ids)
         # Models configured with output_tokens answer (pooled, tokens).
         return (found[0] if isinstance(found, tuple) else found,)
-
-
-def _blocks(tower: Tower) -> Any:
-    """Return the blocks of the image tower, by number; None for a tower of another kind."""
-    if isinstance(tower, HfTower):
-        inner: Any = getattr(tower.model, "vision_model", tower.model)
-        return inner.encoder.layers
-    if not isinstance(tower, OpenClipTower):
-        return None
-    visual: Any = tower.vision
-    return visual.transformer.resblocks if isinstance(visual, VisionTransformer) else visual.trunk.blocks

@@ -111,12 +111,16 @@ def require_mergeable(model: ToveModel, config: MergeConfig) -> Decoder:
     """Refuse a model that `merge` would refuse, before its samples are encoded; return its decoder.
 
     Raises:
-        ConfigError: it has no decoder, or nothing to merge.
+        ConfigError: it has no decoder, or nothing to merge, or its CLIP no image embedding to be kept.
     """
     if model.decoder is None:
         raise ConfigError("merging needs the language loss; the model was built with decoder=None")
     if model.fusion is None and not config.control:
         raise ConfigError("there is nothing to merge: the model has no fusion")
+    if model.tower.embed_width is None and config.alignment and not config.control:
+        raise ConfigError(
+            f"{model.tower.reference!r} has no image embedding that merging could keep; set alignment to 0"
+        )
     return model.decoder
 
 
@@ -221,9 +225,10 @@ def _part(
     pixels: Tensor,
     config: MergeConfig,
 ) -> _Part:
+    aligned = not config.control and config.alignment > 0
     with _precision(model.tower):
-        patches = student.tower.features(pixels).patches
-    tokens = by_sample(patches.float(), len(part.indices))
+        seen, own = student.tower.features_and_embedding(pixels) if aligned else (student.tower.features(pixels), None)
+    tokens = by_sample(seen.patches.float(), len(part.indices))
     output = decoder(tokens, part.texts)
     language = output.loss_sum, output.token_count
     finite = output.loss_per_sample.isfinite().tolist()
@@ -232,10 +237,10 @@ def _part(
         return _Part(language, (), bad)
     with torch.no_grad():
         wanted = model.fuse(examples.features(part.indices)).tokens
-        embedding = model.tower.embed(pixels)
-    with _precision(model.tower):
-        own = student.tower.embed(pixels)
-    turned = 1 - F.cosine_similarity(own.float(), embedding.float())
+        embedding = None if own is None else model.tower.embed(pixels)
+    turned = tokens.new_zeros(len(pixels))
+    if own is not None and embedding is not None:
+        turned = 1 - F.cosine_similarity(own.float(), embedding.float())
     images = turned.new_tensor(len(turned))
     difference = F.mse_loss(tokens, wanted, reduction="sum")
     return _Part(language, (difference, wanted.square().sum(), turned.sum(), images), bad)

@@ -96,6 +96,9 @@ class Tower(nn.Module):
     def _embed(self, pixels: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _features_and_embedding(self, pixels: Tensor) -> tuple[Tokens, Tensor]:
+        raise NotImplementedError
+
     def _embed_text(self, texts: list[str]) -> Tensor:
         raise NotImplementedError
 
@@ -148,6 +151,15 @@ class Tower(nn.Module):
             ConfigError: the model has no image embedding.
         """
         return self._embed(self._checked(pixels))
+
+    def features_and_embedding(self, pixels: Tensor) -> tuple[Tokens, Tensor]:
+        """Return what `features` and `embed` return, from one pass through the blocks; gradients flow.
+
+        Raises:
+            ImageError: the pixels are not of the size the tower was built for.
+            ConfigError: the model has no image embedding.
+        """
+        return self._features_and_embedding(self._checked(pixels))
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """Return text embeddings [T, E], not normalised and without gradient.

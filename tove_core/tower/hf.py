@@ -77,15 +77,27 @@ class HfTower(Tower):
             hidden = inner.pre_layrnorm(hidden)
         for layer in inner.encoder.layers[: self.block + 1]:
             hidden = layer(hidden, None)
-        return Tokens(hidden[:, 1:], hidden[:, 0]) if has_class_token else Tokens(hidden, None)
+        return _divided(hidden, has_class_token)
 
     def _embed(self, pixels: Tensor) -> Tensor:
+        return self._seen(pixels)[0]
+
+    def _features_and_embedding(self, pixels: Tensor) -> tuple[Tokens, Tensor]:
+        embedding, out = self._seen(pixels, output_hidden_states=True)
+        # The first of the hidden states is what enters the first block.
+        hidden = out.hidden_states[self.block + 1]
+        return _divided(hidden, hasattr(_vision(self.model), "pre_layrnorm")), embedding
+
+    def _seen(self, pixels: Tensor, **options: bool) -> tuple[Tensor, Any]:
+        """Return the image embedding [B, E] and all that transformers gives with it."""
         if self.embed_width is None:
             raise ConfigError(f"{self.reference!r} has no image projection; load a whole CLIP to embed images")
-        if isinstance(self.model, (CLIPModel, SiglipModel)):
-            return self.model.get_image_features(pixel_values=pixels).pooler_output  # type: ignore[union-attr, return-value]
-        out = self.model(pixel_values=pixels)
-        return out.image_embeds if isinstance(self.model, CLIPVisionModelWithProjection) else out.pooler_output
+        model: Any = self.model
+        if isinstance(model, (CLIPModel, SiglipModel)):
+            out: Any = model.get_image_features(pixel_values=pixels, **options)  # type: ignore[arg-type]
+            return out.pooler_output, out
+        out = model(pixel_values=pixels, **options)
+        return out.image_embeds if isinstance(model, CLIPVisionModelWithProjection) else out.pooler_output, out
 
     @property
     def text_width(self) -> int | None:
@@ -247,6 +259,10 @@ def _embed_width(model: PreTrainedModel) -> int | None:
     if isinstance(model, CLIPVisionModel) or not inner.use_head:
         return None
     return int(inner.config.hidden_size)
+
+
+def _divided(hidden: Tensor, has_class_token: bool) -> Tokens:
+    return Tokens(hidden[:, 1:], hidden[:, 0]) if has_class_token else Tokens(hidden, None)
 
 
 def _vision(model: nn.Module) -> nn.Module:

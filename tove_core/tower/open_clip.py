@@ -107,18 +107,23 @@ class OpenClipTower(Tower):
         return self._tokenizer
 
     def _features(self, pixels: Tensor) -> Tokens:
-        out = self.vision.forward_intermediates(  # type: ignore[operator]
+        return self._tokens_of(self._intermediates(pixels, embedding=False))
+
+    def _intermediates(self, pixels: Tensor, *, embedding: bool) -> dict[str, Any]:
+        return self.vision.forward_intermediates(  # type: ignore[operator]
             pixels,
             indices=[self.block],
-            stop_early=True,
+            stop_early=not embedding,
             normalize_intermediates=False,
-            intermediates_only=True,
+            intermediates_only=not embedding,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        patches = out["image_intermediates"][0]
+
+    def _tokens_of(self, out: dict[str, Any]) -> Tokens:
         prefix = out.get("image_intermediates_prefix")
-        return Tokens(patches, prefix[0][:, 0] if prefix and self._has_class_token else None)
+        class_token = prefix[0][:, 0] if prefix and self._has_class_token else None
+        return Tokens(out["image_intermediates"][0], class_token)
 
     @property
     def _has_class_token(self) -> bool:
@@ -130,6 +135,10 @@ class OpenClipTower(Tower):
         pooled = self.model.encode_image(pixels, normalize=False)  # type: ignore[operator]
         # Models configured with output_tokens answer (pooled, tokens).
         return pooled[0] if isinstance(pooled, tuple) else pooled
+
+    def _features_and_embedding(self, pixels: Tensor) -> tuple[Tokens, Tensor]:
+        out = self._intermediates(pixels, embedding=True)
+        return self._tokens_of(out), out["image_features"]
 
     @property
     def text_width(self) -> int | None:
