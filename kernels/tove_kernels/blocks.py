@@ -44,18 +44,27 @@ def forward_blocks(width: int, rows: int) -> Blocks:
 
 
 def backward_blocks(width: int, rows: int) -> Blocks:
-    """Blocks of a backward pass: 1024 elements, so that the many streams of a program stay in registers."""
-    wide = columns(width)
+    """Blocks of a backward pass: 1024 elements, so that the many streams of a program stay in registers.
+
+    Of 256 columns where they divide the width: a row then lies within one warp, whose sum waits for no other.
+    """
+    wide = _halved(columns(width))
     return Blocks(_interpreted(rows) or max(1, 1024 // wide), wide, 4)
 
 
 def activation_backward_blocks(width: int, rows: int) -> Blocks:
-    """Blocks of the activation mix's backward pass: as others, but two warps on half as much where they spill else.
+    """Blocks of the activation mix's backward pass: as others, but two warps on half as much of 256 columns.
 
-    4 x 256 by 4 warps was compiled for sm_90 to 128 registers and 8 spilled bytes, 2 x 256 by 2 warps to 127 and none.
+    2 x 256 by 2 warps was compiled for sm_90 to 128 registers and no spill with 4 experts: eight fit on a
+    multiprocessor, as many as `PROGRAMS` has for each.
     """
     blocks = backward_blocks(width, rows)
     return Blocks(_interpreted(rows) or 2, 256, 2) if blocks.columns == 256 else blocks
+
+
+def _halved(wide: int) -> int:
+    """Return 256 for wider blocks, which all are multiples of it."""
+    return min(wide, 256)
 
 
 def row_block(rows: int) -> int:

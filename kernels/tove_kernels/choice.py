@@ -56,7 +56,7 @@ def choose(device: str, env: Mapping[str, str] = os.environ) -> Choice:
         if device == "cpu" and (missing := _no_compiler(env)):
             raise RuntimeError(f"{VARIABLE}=compiled, but {missing}")
         return Choice("compiled", f"{VARIABLE}=compiled")
-    why_not = _why_not(device, interpreting(env))
+    why_not = _why_not(device, env)
     if wish == "triton":
         if why_not:
             raise RuntimeError(f"{VARIABLE}=triton, but {why_not}")
@@ -71,14 +71,17 @@ def interpreting(env: Mapping[str, str] = os.environ) -> bool:
     return (env.get(INTERPRET) or "").strip().lower() in _TRUE
 
 
-def _why_not(device: str, interpreted: bool) -> str | None:
+def _why_not(device: str, env: Mapping[str, str]) -> str | None:
     """Say why Triton cannot run on the device, and what to do; None where it can."""
+    interpreted = interpreting(env)
     if not _has_triton():
         return "triton is not installed; install it or use reference"
     if device != "cuda" and not interpreted:
         return f"the tensors are on {device}; move them to cuda, use reference, or set {INTERPRET}=1 to test on a CPU"
     if interpreted and not _imported_as_interpreter():
         return f"{INTERPRET} was set after triton was imported; set it before Python starts"
+    if not interpreted and not (env.get("CC") or any(_on_path(name, env.get("PATH")) for name in ("gcc", "clang"))):
+        return "there is no C compiler, which triton needs to launch; install gcc, name one in CC, or use reference"
     return None
 
 

@@ -59,9 +59,8 @@ def cuda_times(calls: Sequence[Call], milliseconds: float = 120.0) -> Times:
     All are enqueued before any is waited for, so that the GPU is busy from event to event wherever a call takes longer
     than its launch; where it does not, what is measured is what launching costs, and graphs tell the rest.
     """
-    for call in [*calls, *calls]:
-        call()
-    torch.cuda.synchronize()
+    # A form before may have been compiled for seconds, in which the GPU's clocks fell.
+    _warm(lambda: [call() for call in calls], 0.1)
     start = time.perf_counter()
     for call in calls:
         call()

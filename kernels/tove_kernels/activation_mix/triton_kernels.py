@@ -20,43 +20,49 @@ from tove_kernels.gating.triton_gating import (
 
 
 @triton.jit
-def _tail(a):
+def _tail(a, SHORT: tl.constexpr):
     """Return Φ(-a) of the normal distribution in float32, a >= 0.
 
-    Φ(-a) = 2**(-1 + a P(a)), P of degree 7 fitted to erfc over 0 <= a <= 6.5 by reweighted least squares: off by
-    1.4e-8 at most, 5e-8 with what float32 rounds. With the library's erf the forward has about twice as many
-    instructions: more than fit beside its memory traffic.
+    Φ(-a) = 2**(-1 + a P(a)), P fitted to erfc over 0 <= a <= 6.5 by reweighted least squares. Of degree 7: off by
+    1.4e-8 at most, 5e-8 with what float32 rounds. SHORT is of degree 4: off by 3.5e-7, a hundredth of what 16 bits
+    round; instructions, not memory, are what the forward has least of. The library's erf takes twice as many.
     """
-    p = -2.8350577849778347e-06 * a + 3.9379152440233156e-05
-    p = p * a - 0.00018618599278852344
-    p = p * a - 0.00013692503853235394
-    p = p * a + 0.0070634083822369576
-    p = p * a - 0.05249617248773575
-    p = p * a - 0.4592081904411316
-    p = p * a - 1.1511051654815674
+    if SHORT:
+        p = -0.0005204487937846643 * a + 0.007397465016839022
+        p = p * a - 0.05256116745423394
+        p = p * a - 0.4592547220285494
+        p = p * a - 1.1510913486893526
+    else:
+        p = -2.8350577849778347e-06 * a + 3.9379152440233156e-05
+        p = p * a - 0.00018618599278852344
+        p = p * a - 0.00013692503853235394
+        p = p * a + 0.0070634083822369576
+        p = p * a - 0.05249617248773575
+        p = p * a - 0.4592081904411316
+        p = p * a - 1.1511051654815674
     return tl.exp2(p * a - 1.0)
 
 
 @triton.jit
-def _cdf(x, ACC: tl.constexpr):
+def _cdf(x, SHORT: tl.constexpr, ACC: tl.constexpr):
     """Return Φ(x)."""
     if ACC == tl.float64:  # noqa: SIM300
         found = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
     else:
-        tail = _tail(tl.abs(x))
+        tail = _tail(tl.abs(x), SHORT)
         found = tl.where(x >= 0.0, 1.0 - tail, tail)
     return found
 
 
 @triton.jit
-def _gelu(x, ACC: tl.constexpr):
+def _gelu(x, SHORT: tl.constexpr, ACC: tl.constexpr):
     """Return GELU(x) = x Φ(x)."""
     if ACC == tl.float64:  # noqa: SIM300
-        found = x * _cdf(x, ACC)
+        found = x * _cdf(x, SHORT, ACC)
     else:
         # The same on both sides of 0, in two instructions instead of four.
         a = tl.abs(x)
-        found = tl.maximum(x, 0.0) - a * _tail(a)
+        found = tl.maximum(x, 0.0) - a * _tail(a, SHORT)
     return found
 
 
@@ -66,15 +72,35 @@ def _density(x):
     return tl.exp2(x * x * -0.7213475204444817 - 1.3257480647361592)
 
 
+# Experts whose tiles are asked for at once: eight tiles beside the backward's sums would be more than fit in registers.
+TOGETHER = tl.constexpr(4)
+
+
+@triton.jit
+def _loaded(hidden, h_image, h_token, image, token, cols, inside, on, FIRST: tl.constexpr, LAST: tl.constexpr):
+    """Return h_k of a block for FIRST <= k < LAST, as it is in memory; rows where an expert is off are not read.
+
+    All are asked for before any is used: what a sum over columns makes the warps wait for each other in is a barrier,
+    behind which no load begins, so that one expert's latency would follow the other's.
+    """
+    found = ()
+    for k in tl.static_range(FIRST, LAST):
+        offset = (image * h_image[k] + token * h_token[k])[:, None] + cols[None, :]
+        found = found + (tl.load(hidden[k] + offset, mask=inside & on[k][:, None], other=0.0),)
+    return found
+
+
 @triton.jit
 def _shifted(
-    hidden, bias, offset, cols, inside, on, H: tl.constexpr, BIAS: tl.constexpr, MASK: tl.constexpr, ACC: tl.constexpr
+    x, bias, cols, on, H: tl.constexpr, BIAS: tl.constexpr, MASK: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr
 ):
-    """Return h + b of a block, 0 where the expert is off: those rows are not read."""
-    x = tl.load(hidden + offset, mask=inside & on[:, None], other=0.0).to(ACC)
+    """Return h + b of a block, 0 where the expert is off."""
+    x = x.to(ACC)
     if BIAS:
-        # Read again for every block of rows: it is in the cache, and registers are what these kernels lack.
-        x += tl.load(bias + cols, mask=cols < H, other=0.0).to(ACC)[None, :]
+        # Read again for every block of rows: it is in the cache, and registers are what these kernels lack. Read as a
+        # tile, each row the same: a row of its own would be laid out by way of shared memory, with barriers around.
+        at = cols[None, :] + tl.zeros([ROWS, 1], tl.int32)
+        x += tl.load(bias + at, mask=at < H, other=0.0).to(ACC)
     if MASK != ALL_ON:
         x = tl.where(on[:, None], x, 0.0)
     return x
@@ -99,6 +125,7 @@ def forward(
     ACTIVATION: tl.constexpr,
     RENORMALISE: tl.constexpr,
     MASK: tl.constexpr,
+    SHORT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     ACC: tl.constexpr,
@@ -111,13 +138,13 @@ def forward(
     if H % COLUMNS != 0:
         inside = inside & (cols < H)[None, :]
     on = switched_on(mask, row, image, exists, K, MASK)
+    tiles = _loaded(hidden, h_image, h_token, image, token, cols, inside, on, 0, K)
     parts = shares(logits, on, row, exists, K, E, ACTIVATION, RENORMALISE, MASK, ROWS, ACC)
     gates = weights(parts, on, K, MASK)
     total = tl.full([ROWS, COLUMNS], 0.0, ACC)
     for k in tl.static_range(K):
-        offset = (image * h_image[k] + token * h_token[k])[:, None] + cols[None, :]
-        x = _shifted(hidden[k], bias[k], offset, cols, inside, on[k], H, BIAS, MASK, ACC)
-        total += gates[k][:, None] * _gelu(x, ACC)
+        x = _shifted(tiles[k], bias[k], cols, on[k], H, BIAS, MASK, ROWS, ACC)
+        total += gates[k][:, None] * _gelu(x, SHORT, ACC)
     tl.store(out + row[:, None] * H + cols[None, :], total.to(out.dtype.element_ty), mask=inside)
     if across == 0:
         for k in tl.static_range(K):
@@ -143,11 +170,13 @@ def backward(
     h_token,
     H: tl.constexpr,
     K: tl.constexpr,
+    K2: tl.constexpr,
     BIAS: tl.constexpr,
     MASK: tl.constexpr,
     OF_LOGITS: tl.constexpr,
     OF_BIAS: tl.constexpr,
     OF_HIDDEN: tl.constexpr,
+    SHORT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     ACC: tl.constexpr,
@@ -157,10 +186,12 @@ def backward(
     `gates` [rows, K] are the weights that the forward wrote. Grid (spans of rows * column blocks,): a program walks
     down its span in its columns and holds the sums of the bias gradients in registers; it writes them to its own row of
     `of_bias` [spans, K, H], and the dot products over its columns to `dots` [column blocks, rows, K]. No two programs
-    write to one place, so every run sums alike.
+    write to one place, so every run sums alike. K2 is the power of two from K: the products of all experts are one
+    [ROWS, K2] tensor, written at once.
     """
     down, across = block_of(H, COLUMNS)
     cols = across * COLUMNS + tl.arange(0, COLUMNS)
+    place = tl.arange(0, K2)[None, :]
     sums = ()
     if OF_BIAS:
         for _ in tl.static_range(K):
@@ -173,25 +204,30 @@ def backward(
             inside = inside & (cols < H)[None, :]
         on = switched_on(mask, row, image, exists, K, MASK)
         g = tl.load(grad + (image * g_image + token * g_token)[:, None] + cols[None, :], mask=inside, other=0.0).to(ACC)
+        products = tl.full([ROWS, K2], 0.0, ACC)
         found = ()
-        for k in tl.static_range(K):
-            offset = (image * h_image[k] + token * h_token[k])[:, None] + cols[None, :]
-            x = _shifted(hidden[k], bias[k], offset, cols, inside, on[k], H, BIAS, MASK, ACC)
-            cdf = _cdf(x, ACC)
-            if OF_LOGITS:
-                dot = tl.sum(g * x * cdf, axis=1)
-                where = dots + (across.to(tl.int64) * rows + row) * K + k
-                tl.store(where, dot, mask=exists)
-            if OF_HIDDEN or OF_BIAS:
-                gate = tl.load(gates + row * K + k, mask=exists, other=0.0)
-                inner = gate[:, None] * g * (cdf + x * _density(x))
-                if MASK != ALL_ON:
-                    inner = tl.where(on[k][:, None], inner, 0.0)
-                if OF_HIDDEN:
-                    where = of_hidden[k] + (row * H)[:, None] + cols[None, :]
-                    tl.store(where, inner.to(of_hidden[k].dtype.element_ty), mask=inside)
-                if OF_BIAS:
-                    found = found + (sums[k] + inner,)
+        for lead in tl.static_range(0, K, TOGETHER):
+            tiles = _loaded(hidden, h_image, h_token, image, token, cols, inside, on, lead, min(lead + TOGETHER, K))
+            mine = ()
+            for k in tl.static_range(lead, min(lead + TOGETHER, K)):
+                mine = mine + (tl.load(gates + row * K + k, mask=exists, other=0.0),)
+            for k in tl.static_range(lead, min(lead + TOGETHER, K)):
+                x = _shifted(tiles[k - lead], bias[k], cols, on[k], H, BIAS, MASK, ROWS, ACC)
+                cdf = _cdf(x, SHORT, ACC)
+                if OF_LOGITS:
+                    products = tl.where(place == k, tl.sum(g * x * cdf, axis=1)[:, None], products)
+                if OF_HIDDEN or OF_BIAS:
+                    inner = mine[k - lead][:, None] * g * (cdf + x * _density(x))
+                    if MASK != ALL_ON:
+                        inner = tl.where(on[k][:, None], inner, 0.0)
+                    if OF_HIDDEN:
+                        where = of_hidden[k] + (row * H)[:, None] + cols[None, :]
+                        tl.store(where, inner.to(of_hidden[k].dtype.element_ty), mask=inside)
+                    if OF_BIAS:
+                        found = found + (sums[k] + inner,)
+        if OF_LOGITS:
+            where = dots + ((across.to(tl.int64) * rows + row) * K)[:, None] + place
+            tl.store(where, products, mask=exists[:, None] & (place < K))
         if OF_BIAS:
             sums = found
     if OF_BIAS:

@@ -51,6 +51,7 @@ def forward(
             token_strides(hidden),
             H=width,
             BIAS=bool(bias),
+            SHORT=_short(hidden),
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
             **options(dtype, blocks.warps),
@@ -111,9 +112,11 @@ def backward(
             OF_LOGITS=of_logits,
             OF_BIAS=of_bias,
             OF_HIDDEN=of_hidden,
+            SHORT=_short(hidden),
             ROWS=blocks.rows,
             COLUMNS=blocks.columns,
             K=experts,
+            K2=triton.next_power_of_2(experts),
             MASK=mask_kind(mask),
             **options(dtype, blocks.warps),
         )
@@ -134,3 +137,8 @@ def backward(
                 **gate_constants(logits, experts, mask, rule, activation),
             )
     return [found, sums.sum(0) if of_bias else sums, *each]
+
+
+def _short(hidden: Sequence[Tensor]) -> bool:
+    """Tell whether all of what goes through the activation has 16 bits, as its results then have."""
+    return all(one.element_size() == 2 for one in hidden)

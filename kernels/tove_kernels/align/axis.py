@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
 
 
-@lru_cache(maxsize=512)
+@cache  # without a limit: a CUDA graph that was captured reads the tables where they lie
 def axis_taps(size: int, wanted: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the first cell and the weights of each of `wanted` outputs on an axis of `size` cells.
 

@@ -53,7 +53,8 @@ library.define(
     "tove::align_tokens",
     "(Tensor features, SymInt rows, SymInt columns, str norm, Tensor? mean, Tensor? std, SymInt fold, ScalarType dtype)"
     " -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    # Tables of weights are made at the first call and kept: what inductor records as a CUDA graph may keep nothing.
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe),
 )
 
 

@@ -23,6 +23,13 @@ def _load(base, cells, cell_on, channels, channel_on, stride_c, CHANNELS_LAST: t
 
 
 @triton.jit
+def _mean(total, count, ACC: tl.constexpr):
+    """Return total / count, rounded once: `/` is two units off on a GPU, which a large mean makes much of."""
+    count = tl.full(total.shape, 0.0, ACC) + count
+    return total / count if ACC == tl.float64 else tl.div_rn(total, count)  # noqa: SIM300
+
+
+@triton.jit
 def position_statistics(
     maps, means, scales, cells, columns, stride_b, stride_c, stride_h, stride_w, eps,
     C: tl.constexpr, CHANNELS_LAST: tl.constexpr, FLAT: tl.constexpr,
@@ -48,7 +55,7 @@ def position_statistics(
         channel_on = channel < C
         x = _load(base, at, on, channel.to(tl.int64), channel_on, stride_c, CHANNELS_LAST).to(ACC)
         count = tl.minimum(C - first, BLOCK_C).to(ACC)
-        here = tl.sum(x, 1) / count
+        here = _mean(tl.sum(x, 1), count, ACC)
         centred = tl.where(channel_on[None, :], x - here[:, None], 0.0)
         step = here - mean
         total = count + first
@@ -72,7 +79,7 @@ def normalise_rows(
     on = (cell < cells)[:, None] & (channel < C)[None, :]
     at = sample.to(tl.int64) * stride_b + cell.to(tl.int64) * stride_w
     x = tl.load(maps + at[:, None] + channel[None, :], mask=on, other=0.0).to(ACC)
-    centred = tl.where(on, x - (tl.sum(x, 1) / C)[:, None], 0.0)
+    centred = tl.where(on, x - _mean(tl.sum(x, 1), C, ACC)[:, None], 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / C + eps)
     to = (sample.to(tl.int64) * cells + cell) * C
     tl.store(out + to[:, None] + channel[None, :], (centred * scale[:, None]).to(out.dtype.element_ty), mask=on)
