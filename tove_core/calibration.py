@@ -46,7 +46,7 @@ def calibrate(model: ToveModel, images: ImageSource | Sequence[ImageSource], bat
         )
     seen = listed(images)
     if not seen:
-        raise ImageError("no image was given to calibrate on; give some dozens")
+        raise ImageError("no image was given to calibrate on; give a few hundred")
     for key in model.experts:
         align, expert = cast(Align, model.align[key]), cast(FrozenExpert, model.experts[key])
         measure(align, expert, model.config.view, seen, batch_size)
@@ -81,5 +81,5 @@ def require_calibrated(model: ToveModel) -> None:
     if model.fusion is not None and not (model.calibrated or model.trained):
         raise ConfigError(
             "the model is not calibrated, and what it learns could not be scaled later; call model.calibrate(images) "
-            "with some dozens of training images before their features are computed"
+            "with a few hundred training images before their features are computed"
         )

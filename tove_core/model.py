@@ -311,7 +311,8 @@ class ToveModel(nn.Module):
         Does nothing to a model that is calibrated already.
 
         Args:
-            images: some dozens, of the kind the model is for. Experts that are off are measured too.
+            images: a few hundred of the kind the model is for (`tove train` draws 256). Experts that are off are
+                measured too.
             batch_size: images that are seen at a time; the residual's size is measured on as many, drawn from all.
 
         Raises:

@@ -9,12 +9,14 @@ import shlex
 import sys
 import tomllib
 from functools import cache
+from math import prod
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import typer
 from PIL import Image
+from safetensors import safe_open
 
 from tove_core import environment, errors, in_process, plugins
 from tove_core.cli.main import app
@@ -264,6 +266,18 @@ def test_every_variable_is_explained(pages):
     assert names >= {"TOVE_HOME", "HF_HUB_OFFLINE", "TOVE_TRACEBACK"}
     text = pages["docs/reference/environment.md"].text
     assert {name for name in names if f"| `{name}` |" not in text} == set()
+
+
+def test_the_parameters_of_the_embedded_world_are_those_of_its_files(pages):
+    files = {"CLIP": "clip/open_clip_model", "language model": "lm/model"}
+    rows = re.findall(r"^\| ([^|]+) \| ([\d,]+)", pages["docs/reference/world.md"].text, re.MULTILINE)
+    stated = {name.strip("`"): int(count.replace(",", "")) for names, count in rows for name in names.split(", ")}
+    assets, shown = ROOT / "tove_core/demo/assets", {}
+    for name in (*files, *(path.stem for path in assets.glob("world-*.safetensors"))):
+        with safe_open(assets / f"{files.get(name, name)}.safetensors", "pt") as file:
+            trained = [key for key in file.keys() if "running_" not in key and "num_batches" not in key]  # noqa: SIM118
+            shown[name] = sum(prod(file.get_slice(key).get_shape()) for key in trained)
+    assert len(shown) == 7 and shown.items() <= stated.items()
 
 
 def test_yaml_of_the_docs_is_a_valid_run(pages, tmp_path):
