@@ -105,3 +105,13 @@ def test_choosing_imports_neither_torch_nor_triton():
     env = {key: value for key, value in os.environ.items() if not key.startswith(("TOVE_", "TRITON_"))}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_without_a_c_compiler_triton_is_not_chosen_for_a_gpu(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    bare = {"PATH": str(tmp_path)}
+    assert str(choose("cuda", bare)).startswith("reference: TOVE_KERNELS=auto, and there is no C compiler")
+    with pytest.raises(RuntimeError, match=r"=triton, but there is no C compiler.*install gcc, name one in CC"):
+        choose("cuda", bare | {"TOVE_KERNELS": "triton"})
+    assert choose("cuda", bare | {"CC": "my-cc"}).backend == "triton"
