@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,9 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="repeat training with so many seeds")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier demo in that folder")] = False,
     small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
+    merge_steps: Annotated[
+        int | None, typer.Option(min=1, help="steps of merging, and of its control; 300 if not given")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
     rebuild_weights: Annotated[
         bool,
@@ -24,7 +28,7 @@ def demo(
     from tove_core.folders import require_new
 
     if rebuild_weights:
-        _refuse_with_rebuild(seeds, small)
+        _refuse_with_rebuild(seeds, small, merge_steps)
     if overwrite and (out / "report.json").is_file():
         from tove_core.demo.results import holds_report
 
@@ -39,13 +43,14 @@ def demo(
         return
     from tove_core.demo import run, world
 
-    run.demo(out, seeds=seeds, size=world.SMALL if small else world.FULL, quiet=quiet)
+    size = world.SMALL if small else world.FULL
+    run.demo(out, seeds=seeds, size=replace(size, merge_steps=merge_steps or size.merge_steps), quiet=quiet)
 
 
-def _refuse_with_rebuild(seeds: int, small: bool) -> None:
+def _refuse_with_rebuild(seeds: int, small: bool, merge_steps: int | None) -> None:
     from tove_core.errors import ConfigError
 
-    for option, given in (("--seeds", seeds != 1), ("--small", small)):
+    for option, given in (("--seeds", seeds != 1), ("--small", small), ("--merge-steps", merge_steps is not None)):
         if given:
             raise ConfigError(
                 f"{option} is for the demo itself and was given with --rebuild-weights; leave one of them out"
