@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from inspect import cleandoc
 
+from tove_core.licenses import NONE_NEEDED
 from tove_core.spec import ExpertSpec, Grid, Input, Regions, Vector
 from tove_experts.hooks import tove_experts
 
@@ -102,7 +103,7 @@ def _outputs(spec: ExpertSpec) -> str:
 
 def _form(output: Grid | Vector | Regions) -> str:
     if isinstance(output, Grid):
-        return f"map of {output.channels} channels"
+        return f"map of {output.channels} channel{'s' if output.channels > 1 else ''}"
     if isinstance(output, Vector):
         return f"vector of {output.channels}"
     return f"up to {output.limit} regions" + (" with text" if output.text else f" of {output.channels}")
@@ -150,7 +151,7 @@ def _weights(spec: ExpertSpec) -> str:
 def _terms(spec: ExpertSpec) -> list[str]:
     weights = spec.weights
     if weights is None:
-        return ["none needed", "yes"]
+        return [NONE_NEEDED, "yes"]
     name = f"[{weights.license}]({weights.license_url})" if weights.license_url else weights.license
     return [name, {True: "yes", False: "no", None: "-"}[weights.commercial]]
 

@@ -129,7 +129,8 @@ def _value(parameter: Any) -> str:
 
 def _spelling(parameter: Any) -> str:
     if not _is_option(parameter):
-        return f"`{parameter.name.upper()}`" + (" (one or more)" if parameter.nargs == -1 else "")
+        many = " (one or more)" if parameter.required else " (any number)"
+        return f"`{parameter.name.upper()}`" + (many if parameter.nargs == -1 else "")
     flags = "`" + "` / `".join([*parameter.opts, *parameter.secondary_opts]) + "`"
     if parameter.is_flag:
         return flags
@@ -224,10 +225,10 @@ def checks() -> str:
         Both run the same {len(CATALOGUE)} checks, without network and without weights from a hub. A check that has
         nothing to look at is *not applicable*, and says why. One that a fault of another kind keeps from looking (the
         factory raises, an output has another shape) is *not run*: the check whose subject the fault is fails with cause
-        and cure, the others repeat its sentence, and none of them counts as passed. A failure that cannot be helped is
-        announced with its reason, by the id of the check or for one expert by `EXPERT/ID`; one that is announced and
-        does not come is a failure. An expert that needs minutes at full size declares
-        [`tiny`](expert-spec.md#expertspec), options for a small architecture of the same code path.
+        and cure, the others repeat its sentence, and none of them counts as passed. If a failure cannot be avoided,
+        declare it as an expected failure with a reason, by the id of the check (`ID`) or for one expert only
+        (`EXPERT/ID`). An expected failure that does not occur counts as a failure. An expert that needs minutes at full
+        size declares [`tiny`](expert-spec.md#expertspec), options for a small architecture of the same code path.
 
         | check | a conforming expert |
         |---|---|

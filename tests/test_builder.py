@@ -115,7 +115,7 @@ def test_variants_and_qualified_names_are_names_of_experts(toy: Any) -> None:
         ({"fusion": "gat"}, ConfigError, "gat"),
         ({"view": "sqash"}, ConfigError, "view"),
         ({"clip": 5}, ConfigError, "5"),
-        ({"experts": [], "device": "cuda:63"}, ConfigError, "the model is to run on 'cuda:63'"),
+        ({"experts": [], "device": "cuda:63"}, ConfigError, "the model's device 'cuda:63' cannot be used here"),
         ({"clip": "local-dir:nowhere"}, ConfigError, "nowhere"),
         ({"decoder": "./nowhere"}, ToveError, "nowhere"),
         ({"weights": "randm"}, ToveError, "randm"),

@@ -9,7 +9,7 @@ import pytest
 from tove_core import LicensePolicy, licenses, plugins
 from tove_core.config import ModelConfig, RunConfig
 from tove_core.errors import ConfigError, LicenseError
-from tove_core.licenses import Terms, check_licenses, combined
+from tove_core.licenses import Terms, check_licenses, combined, shown
 from tove_core.settings import read_config, write_config
 from tove_core.spec import ExpertSpec, Grid, Input, Variant, Weights
 
@@ -93,6 +93,7 @@ def test_every_file_of_an_expert_counts() -> None:
     reader = Weights(repo="a/d", license="CC-BY-NC-4.0", commercial=False)
     two = Weights(repo="a/c", license="MIT", commercial=True, more={"reader": reader})
     assert combined(two) == ("MIT AND CC-BY-NC-4.0", False) and combined(None) == (None, None)
+    assert shown(two) == combined(two) and shown(None) == ("none needed", True)
     unknown = two.model_copy(update={"more": {"reader": reader.model_copy(update={"commercial": None})}})
     assert combined(unknown)[1] is None and combined(reader) == ("CC-BY-NC-4.0", False)
     offer = OFFERS[0].spec.model_copy(update={"weights": two})

@@ -75,7 +75,7 @@ def test_placement_is_saved_with_the_model_and_used_when_it_is_loaded(toy: Any, 
 
 def test_a_device_that_is_missing_is_told_before_any_weights_are_sought(toy: Any, tmp_path: Path) -> None:
     asked = {"name": "toy-wide", "device": "cuda:63"}
-    with pytest.raises(ConfigError, match=r"'toy-wide' is to run on 'cuda:63'"):
+    with pytest.raises(ConfigError, match=r"'toy-wide': device 'cuda:63' cannot be used here"):
         toy.build(["toy-fine", asked], decoder=None, weights=tmp_path / "nothing-here", clip="local-dir:nowhere")
 
 

@@ -121,7 +121,7 @@ def assemble(
         ghosts: detached experts whose gate rows still count.
         decoder_device: where the decoder waits until it is divided among processes; None: `device`.
     """
-    usable_device(device or "cpu", "the model")
+    usable_device(device or "cpu", "the model's device")
     seed = seed_given(seed)
     config, source = with_absolute_places(config), weights_choice(weights)
     choice = "random" if source == "random" else "pinned"

@@ -222,7 +222,9 @@ class DecoderConfig(Frozen):
         description="safetensors file to start the projector from: a path, or 'package:MODULE/FILE'; None: random",
     )
     dtype: Dtype = Field(
-        default="float32", description="precision of the language model's frozen parts; what is trained is in float32"
+        default="float32",
+        description="precision of the language model; `train: all` and `cross-attention` need float32. The projector "
+        "and LoRA adapters are always float32",
     )
 
     @field_validator("prompt")
@@ -331,9 +333,10 @@ class RunConfig(Frozen):
     data: DataConfig = Field(default=DataConfig(), description="what it is trained on")
     validation: DataConfig | None = Field(
         default=None,
-        description="what contributions are measured on; None: the training data. Where it names neither reader, path "
-        "nor mixture it needs a split of its own, and what else it does not say is that of `data`, `limit` aside; a "
-        "path that ends as that of `data` is read by the same reader",
+        description="held-out data: for tove evaluate, contributions and select, for `training.validate_every`, and "
+        "for the gain of `--add`. None: contributions and select take the training data, evaluate the test split. If "
+        "it names neither reader, path nor mixture, it needs a split of its own, and takes every other key but `limit` "
+        "from `data`; a path with the same ending as that of `data` is read by the same reader",
     )
     training: TrainingConfig = Field(default=TrainingConfig(), description="for how long, and how")
     growth: GrowthConfig | None = Field(

@@ -25,6 +25,9 @@ class Terms(NamedTuple):
     commercial: bool
 
 
+NONE_NEEDED = "none needed"
+"""What tables say in place of a licence where an expert has no weights."""
+
 _TERMS = {"package:tove_core.": Terms("Apache-2.0", commercial=True)}
 """By the beginning of a reference. What tove itself ships is under its own licence; of others no data are kept."""
 
@@ -133,6 +136,11 @@ def combined(weights: Weights | None) -> tuple[str | None, bool | None]:
     said = [file.commercial for file in files]
     commercial = False if False in said else None if None in said or not said else True
     return " AND ".join(dict.fromkeys(file.license for file in files)) or None, commercial
+
+
+def shown(weights: Weights | None) -> tuple[str | None, bool | None]:
+    """Return what a table says: `combined`, or that an expert without weights needs no licence."""
+    return combined(weights) if weights else (NONE_NEEDED, True)
 
 
 def _denied(policy: LicensePolicy, name: str) -> str | None:

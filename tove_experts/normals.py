@@ -3,7 +3,7 @@
 NLL-AngMF, which ToVE took, is in no maintained library. This is the closest model that is in one: a frozen TIPSv2
 backbone whose head was trained on indoor images (NYU Depth V2), so normals outdoors are an extrapolation. Sizes as
 `Tipsv2DptConfig` and the `config.json` of `google/tipsv2-l14-dpt` give them; preprocessing as
-`Tipsv2DptImageProcessor` declares it; licence as the model card states it.
+`Tipsv2DptImageProcessor` declares it; licence as the model card states it. Needs transformers 5.14 or later.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ def test_declared_costs_are_listed_with_their_units(tove: Tove, toy: Any) -> Non
     row = next(r for r in json.loads(tove("experts", "list", "--json").out) if r["name"] == "world-depth-day")
     offer = plugins.experts()["world-depth-day"].spec
     assert offer.cost is not None and offer.cost.flops is not None
+    (edges,) = [line for line in lines if line[0] == "edges"]
+    assert edges[5:8] == ["none", "needed", "yes"], "an expert without weights needs no licence"
     assert row["params"] == offer.cost.params and row["GFLOP"] == offer.cost.flops / 1e9 and row["commercial"] is True
 
 
@@ -90,7 +92,7 @@ def test_an_expert_is_shown_with_all_it_declares(tove: Tove, toy: Any) -> None:
     assert done.out.startswith("toy-experts/toy-whole  (from toy-experts 1.0)")
     assert json.loads(done.out[done.out.index("{") : done.out.rindex("}") + 1])["outputs"]["code"]["channels"] == 40
     assert done.out.splitlines()[-1] == "variants: small, large  (default small)"
-    assert "outputs:    code 40" in done.out and "license:    -" in done.out
+    assert "outputs:    code 40" in done.out and "license:    none needed" in done.out
     told = json.loads(tove("experts", "show", "toy-whole:large", "--json").out)
     assert (
         told["variant"] == "large"

@@ -85,7 +85,7 @@ def test_a_run_is_told_with_disk_computation_and_hours(tove: Tove, run_file: Pat
         (["--train", "--measure", "--tflops", "3"], "give one of them"),
         (["--train", "--device", "cpu"], "--device says where --measure runs"),
         (["--train", "--measure", "--decoder", "none"], "has no decoder"),
-        (["--train", "--measure", "--device", "nowhere"], "'nowhere', which cannot be used"),
+        (["--train", "--measure", "--device", "nowhere"], "'nowhere' cannot be used here"),
     ],
 )
 def test_options_of_a_run_that_make_no_sense_are_refused(tove: Tove, run_file: Path, words: Any, said: str) -> None:

@@ -29,7 +29,9 @@ ROOT = Path(__file__).parents[2]
 RUN = (
     "docs/tutorials/*.md",
     "docs/reference/data.md",
+    "docs/reference/dense-experts.md",
     "docs/reference/evaluation.md",
+    "docs/reference/feature-cache.md",
     "docs/reference/kernels.md",
     "docs/reference/placement.md",
     "docs/reference/plan.md",

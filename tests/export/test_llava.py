@@ -273,7 +273,7 @@ def test_language_models_that_a_llava_cannot_hold_are_refused(
 
 def test_models_that_are_no_llava_are_refused(toy: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match=r"through 3 experts .*'tove merge'"):
+    with pytest.raises(ConfigError, match=r"the model has 3 experts .*no other format .*'tove merge'"):
         write_llava(toy.build(), out)
     with pytest.raises(ConfigError, match=r"'clip-mlp' changes CLIP's tokens"):
         write_llava(toy.build([], fusion="clip-mlp"), out)

@@ -218,8 +218,10 @@ def test_a_placed_expert_stays_frozen_in_bfloat16_too() -> None:
 
 def test_a_device_that_is_not_there_is_told_before_anything_is_loaded() -> None:
     for name in ("cuda:97", "gpu", "nonsense:1"):
-        with pytest.raises(ConfigError, match=f"'deep' is to run on '{name}'.*change its device"):
-            usable_device(name, "expert 'deep'")
+        with pytest.raises(
+            ConfigError, match=rf"^the device '{name}' cannot be used here \(.*\); choose another device"
+        ):
+            usable_device(name, "the device")
     assert usable_device("cpu", "the model") == CPU
     assert Placement.of(ExpertConfig(name="deep", micro_batch=3, compile=True), None).device == CPU
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import sys
@@ -273,7 +274,10 @@ def test_licences_are_combined_and_unknown_is_not_yes(offer: Any, toy: Any) -> N
     ask = lambda *names: tove_core.plan(list(names), clip=toy.clip, decoder=toy.decoder)  # noqa: E731
     assert ask("free", "bare").commercial is True and ask("bare").licenses == []
     assert ask("free", "murky").commercial is None and ask("free", "murky", "paid").commercial is False
+    bare = next(part for part in ask("bare").parts if part.name == "bare")
+    assert (bare.license, bare.commercial) == ("none needed", True)
     text = str(ask("free", "murky", "paid", "bare"))
+    assert re.search(r"^expert bare .* none needed +yes$", text, re.MULTILINE)
     assert "CC-BY-NC-4.0, LicenseRef-x, MIT; commercial use: no" in text
     assert "expert murky: LicenseRef-x, unknown" in text
     assert "not known to tove, so read their terms: clip" in text and "expert murky is gated" in text

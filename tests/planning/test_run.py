@@ -230,7 +230,7 @@ def test_a_part_that_cannot_be_timed_gets_the_speed_of_the_others(
     monkeypatch.setattr(speed, "_free", lambda _: 0)
     with pytest.raises(ConfigError, match=r"no part could be timed.*more memory than is free"):
         speed.measured(config, made, run, step)
-    with pytest.raises(ConfigError, match="--measure is to run on 'nowhere', which cannot be used"):
+    with pytest.raises(ConfigError, match="--measure: device 'nowhere' cannot be used here"):
         speed.measured(config, made, run, step, "nowhere")
 
 
@@ -256,5 +256,5 @@ def test_hours_come_from_no_device_that_computes_nothing(toy: Any, tmp_path: Pat
     config = configured(toy, even_data(tmp_path / "data"))
     made = plan_model(config.model, batch=4, training=True)
     plan, step = plan_run(config, made)
-    with pytest.raises(ConfigError, match=f"--measure is to run on '{device}'.*{words}"):
+    with pytest.raises(ConfigError, match=f"--measure: device '{device}'.*{words}"):
         measured(config, made, plan, step, device)

@@ -181,7 +181,7 @@ def test_what_one_process_cannot_go_on_with_ends_all_in_the_same_sentence(runs: 
 
 def test_a_card_that_is_not_there_is_told_before_processes_look_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="the model is to run on 'cuda', which cannot be used here"):
+    with pytest.raises(ConfigError, match="the model's device 'cuda' cannot be used here"):
         join("cuda", 2)
 
 

@@ -107,7 +107,9 @@ def recipe(
 def cache(
     steps: Annotated[int, typer.Option(min=5, help="training steps a round")] = 15,
     rounds: Annotated[int, typer.Option(min=1, help="how often each kind is measured")] = 3,
-    images: Annotated[int, typer.Option(min=1000, help="made-up images to open, in thousands")] = 1_000_000,
+    images: Annotated[
+        int, typer.Option(min=1000, help="made-up images to open; rounded up to whole thousands")
+    ] = 1_000_000,
 ) -> None:
     """Time training steps on features in memory and on disk, their checksums, and the opening of a million images."""
     from tove_core.demo.cache_bench import report_steps

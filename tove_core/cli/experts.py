@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tove_core import plugins
-from tove_core.licenses import combined
+from tove_core.licenses import shown
 from tove_core.spec import ExpertSpec, Grid, Regions
 
 app = typer.Typer(help="List, show and check the installed experts, or begin one of your own.", no_args_is_help=True)
@@ -77,7 +77,7 @@ def _family(name: str, offer: plugins.Offer) -> dict[str, Any]:
 
 def _row(name: str, offer: plugins.Offer, spec: ExpertSpec) -> dict[str, Any]:
     """Return what a table says of an expert whose variant is applied."""
-    cost, (license, commercial) = spec.cost, combined(spec.weights)
+    cost, (license, commercial) = spec.cost, shown(spec.weights)
     return {
         "name": name,
         "outputs": ", ".join(f"{key} {_shape(spec, key)}" for key in spec.outputs),

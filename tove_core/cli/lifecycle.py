@@ -57,11 +57,11 @@ def contributions(
     require_targets(samples)  # before their images are read
     examples = run_examples(place, model, wanted, samples, cache=cache)
     found = measure(model, examples, rule=chosen, batch_size=batch_size, quiet=False)
-    print(f"{'expert':<28}{'loss without it':>16}{'gated norm':>12}{'gate mass':>11}")
+    print(f"{'expert':<28}{'loss increase without it':>26}{'gated norm':>12}{'gate mass':>11}")
     for one in found:
         norm, mass = (f"{value:.3f}" if value is not None else "-" for value in (one.norm, one.mass))
-        print(f"{one.expert:<28}{one.loss:>+16.4f}{norm:>12}{mass:>11}")
-    print("gate mass is not a measure of contribution; the loss is")
+        print(f"{one.expert:<28}{one.loss:>+26.4f}{norm:>12}{mass:>11}")
+    print("the loss increase is in nats per answer token; gate mass is not a measure of contribution")
 
 
 def detach(

@@ -28,7 +28,9 @@ def plan(
     licenses: Licenses = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="images at a time; 1 when not given, with --train the run's batch by accumulate"),
+        typer.Option(
+            min=1, help="images at a time; 1 when not given, with --train the run's batch_size divided by accumulate"
+        ),
     ] = None,
     train: Annotated[
         bool, typer.Option("--train", help="memory for training; of a file's run also disk and computation")

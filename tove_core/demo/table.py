@@ -37,7 +37,11 @@ def render(results: Sequence[SeedResult], size: Size, seconds: float, questions:
         f"| caption CIDEr | - | {_spread([r.clip_only.captions['CIDEr-D'] for r in results])} "
         f"| {_spread([r.hub.captions['CIDEr-D'] for r in results])} |"
     )
-    lines += ["", "| expert | loss without it (nats per answer token) | gated norm | gate mass |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| expert | loss increase without it (nats per answer token) | gated norm | gate mass |",
+        "|---|---|---|---|",
+    ]
     for one in first.contributions:
         losses = [next(c.loss for c in r.contributions if c.expert == one.expert) for r in results]
         lines.append(f"| {one.expert} | {_spread(losses, '+.3f')} | {_cell(one.norm)} | {_cell(one.mass)} |")

@@ -113,14 +113,15 @@ def require_plain(model: ToveModel) -> None:
         ConfigError: it has experts, or a fusion that changes tokens without any.
     """
     if model.experts:
+        many = f"{len(model.experts)} expert{'s' * (len(model.experts) > 1)}"
         raise ConfigError(
-            f"the model sees through {len(model.experts)} experts ({', '.join(model.experts)}), which no format "
-            "of others holds; move what they know into the tower first, with 'tove merge'"
+            f"the model has {many} ({', '.join(model.experts)}), which no other format can store; run 'tove merge' "
+            "first, which moves what they know into the CLIP"
         )
     if model.fusion is not None:
         raise ConfigError(
-            f"the fusion {model.config.fusion.kind!r} changes CLIP's tokens by layers of its own, which no format of "
-            "others holds; move it into the tower first, with 'tove merge'"
+            f"the fusion {model.config.fusion.kind!r} changes CLIP's tokens by layers of its own, which no other "
+            "format can store; run 'tove merge' first, which moves what they do into the CLIP"
         )
 
 

@@ -38,7 +38,7 @@ class Placement:
         Raises:
             ConfigError: there is no such device, or no such backend of torch.compile.
         """
-        place = usable_device(config.device or device or "cpu", f"expert {config.name!r}")
+        place = usable_device(config.device or device or "cpu", f"expert {config.name!r}: device")
         if isinstance(config.compile, str):
             _require_backend(config.compile, config.name)
         return cls(place, config.offload, config.stream, config.micro_batch, config.compile)
@@ -96,7 +96,7 @@ def usable_device(device: torch.device | str, what: str) -> torch.device:
     """Return a device after trying it, with its index where it has one.
 
     Args:
-        what: is to run there; the error begins with it.
+        what: what the error calls the device, which begins with it: `--device`, `the model's device`.
 
     Raises:
         ConfigError: there is no such device here, or it holds no values.
@@ -106,10 +106,10 @@ def usable_device(device: torch.device | str, what: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(
-            f"{what} is to run on {str(device)!r}, which cannot be used here ({reason}); change its device"
+            f"{what} {str(device)!r} cannot be used here ({reason}); choose another device, such as cpu"
         ) from error
     if place.type == "meta":
-        raise ConfigError(f"{what} is to run on 'meta', where tensors have no values; give cpu, cuda or another device")
+        raise ConfigError(f"{what} 'meta' cannot be used: tensors there have no values; give cpu, cuda or another")
     return place
 
 

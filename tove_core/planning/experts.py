@@ -13,7 +13,7 @@ from tove_core.errors import PluginError, ToveError
 from tove_core.hub.download import on_disk
 from tove_core.hub.isolation import isolated
 from tove_core.hub.load import import_function
-from tove_core.licenses import combined
+from tove_core.licenses import shown
 from tove_core.planning.figures import NOTHING, PARTIAL, Figure, Part
 from tove_core.planning.measure import Run, parameters, run, tensor_bytes
 from tove_core.plugins import Resolved
@@ -34,7 +34,7 @@ def expert_part(wanted: ExpertConfig, found: Resolved, batch: int) -> Part:
         width = getattr(torch, wanted.dtype).itemsize
         held = Figure.about(spec.cost.params * width, f"parameters {DECLARED}")
         counted = Figure(spec.cost.params, DECLARED)
-    license, commercial = combined(weights)
+    license, commercial = shown(weights)
     flops = _of_run(ran, lambda done: Figure(done.flops // batch, ON_META))
     if spec.cost is not None and spec.cost.flops is not None:
         flops = Figure(spec.cost.flops, DECLARED)

@@ -115,7 +115,8 @@ class Plan:
     @property
     def licenses(self) -> list[str]:
         """Licences of all experts' weights."""
-        return sorted({part.license for part in self.parts if part.part == "expert" and part.license})
+        found = {part.license for part in self.parts if part.part == "expert" and part.stored}
+        return sorted(license for license in found if license)
 
     @property
     def commercial(self) -> bool | None:

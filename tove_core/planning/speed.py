@@ -68,7 +68,7 @@ def measured(config: RunConfig, made: Plan, plan: RunPlan, step: Step | None, de
     Raises:
         ConfigError: there is no such device, it holds no values, or no part could be timed.
     """
-    place = usable_device(device or "cpu", "--measure")
+    place = usable_device(device or "cpu", "--measure: device")
     subjects = _subjects(config, made, plan, step, place)
     timings: dict[str, Timing] = {}
     untimed: dict[str, str] = {}

@@ -34,7 +34,7 @@ def render(plan: Plan) -> str:
 def _row(part: Part) -> tuple[str, ...]:
     label = part.part if part.part == "fusion" else f"{part.part} {part.name}"
     licence = part.license or ("unknown" if part.stored else "-")
-    commercial = _YES[part.commercial] if part.stored else "-"
+    commercial = _YES[part.commercial] if part.stored or part.commercial else "-"
     sizes = (byte_text(part.download), byte_text(part.weights), byte_text(part.activations))
     return (label, _count(part.params), *sizes, _giga(part.flops), licence, commercial)
 

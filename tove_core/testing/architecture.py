@@ -11,7 +11,7 @@ from tove_core.errors import ContractError
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.regions import RegionBatch
 from tove_core.operations import counted
-from tove_core.spec import Cost, Grid, Input
+from tove_core.spec import Grid, Input
 from tove_core.testing.bench import Outputs, bench, run
 from tove_core.testing.definition import CheckFailed, ForwardFailed, NoMeta, NotApplicable, NotRun, defines
 from tove_core.testing.images import pixels
@@ -74,8 +74,8 @@ def flops_close(subject: Subject) -> str:
     if declared is None:
         if stopped is not None:
             raise NotApplicable(f"flops are not declared, and meta has none of the values it needs: {_line(stopped)}")
-        cost = subject.spec.cost or Cost(params=0)
-        raise NotApplicable(f"flops are not declared; measured: cost=Cost(params={cost.params:_}, flops={flops:_})")
+        params = sum(parameter.numel() for parameter in _meta(subject).parameters())
+        raise NotApplicable(f"flops are not declared; measured: cost=Cost(params={params:_}, flops={flops:_})")
     if math.isclose(flops, declared, rel_tol=0.05):
         return f"flops={flops:_}" + (", up to the first step that needs values" if stopped else "")
     if stopped is not None:

@@ -36,7 +36,7 @@ def join(
     """
     device = None if device is None else str(device)
     if device is not None and device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
-        usable_device(device, "the model")  # which says so: else the processes would only not find each other
+        usable_device(device, "the model's device")  # which says so: else the processes would only not find each other
     options = {} if patience is None else {"timeout": patience}
     joined = dist.is_available() and dist.is_initialized()
     state = PartialState(cpu=device in (None, "cpu"), **options)

@@ -26,8 +26,8 @@ model. This page is written by
 $ tove bench claims --data world,easy-vqa,nlvr --easy-vqa PATH --nlvr PATH --page docs/benchmarks/claims.md
 ```
 
-which goes on where it stopped; `--data`, `--stages`, `--seeds` and `--minutes` cut it into parts. Made on two CPU
-cores; not run on a GPU. CLIP, experts and language model are the small ones of the
+which goes on where it stopped; `--data`, `--stages`, `--seeds` and `--minutes` cut it into parts. Made on 2
+virtual CPUs; not run on a GPU. CLIP, experts and language model are the small ones of the
 [embedded world](../reference/world.md): the experts know rendered scenes, and nothing here says what large experts do
 on photographs.
 
@@ -148,7 +148,8 @@ def _detached(found: Found) -> str:
     if not runs:
         return ""
     lines = [
-        "| expert off | points lost, `zero` | points lost, `renormalise` | loss without it | gated norm | gate mass |",
+        "| expert off | points lost, `zero` | points lost, `renormalise` "
+        "| loss increase without it | gated norm | gate mass |",
         "|---|---|---|---|---|---|",
     ]
     names = sorted(runs[0]["foreseen"], key=lambda name: -fmean(one["foreseen"][name]["loss"] for one in runs))
@@ -166,7 +167,7 @@ def _detached(found: Found) -> str:
 
 
 _FORMS = (("loss", "+.3f"), ("norm", ".2f"), ("mass", ".2f"))
-_LABELS = {"loss": "loss without it", "norm": "gated norm", "mass": "gate mass"}
+_LABELS = {"loss": "loss increase without it", "norm": "gated norm", "mass": "gate mass"}
 
 
 def _foresight(run: Result, key: str) -> float:

@@ -114,7 +114,7 @@ def _detaching(found: Found) -> list[Verdict]:
         ("the expert expected to matter most is missed", max),
     ):
         lost = [_lost(runs[seed], pick) for seed in sorted(runs)]
-        note = "on against off (`zero`); expected from the loss without it on other samples; over seeds alone"
+        note = "on against off (`zero`); expected from the loss increase without it on other samples; over seeds alone"
         rows.append(Verdict(claim, found.data, of_seeds(lost), note))
     return rows
 
