@@ -100,7 +100,7 @@ def recipe(
     wanted = read_config(RunConfig, config, set_ or [])
     tell_unused_gpu(device)
     found = run_recipe(wanted, task, device=device, quiet=quiet, tell=print)
-    print(f"A: CLIP only, B: the hub of experts\n{found}")
+    print(f"A: the hub of experts, B: CLIP only\n{found}")
 
 
 @app.command()
