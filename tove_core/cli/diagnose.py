@@ -16,6 +16,7 @@ from tove_core.cli.runs import Cached, Device, SetData, evaluation_data
 if TYPE_CHECKING:
     from tove_core.config import DataConfig
     from tove_core.data.sample import Sample
+    from tove_core.evaluation.saved import Saved
 
 
 def diagnose(
@@ -63,7 +64,10 @@ def diagnose(
     other = opened(against) if against is not None else None
     if other is not None and not (data or reader or split):
         _require_same_data(place, other, limit)
+    saved = _saved(other) if other is not None else None
     samples = read(wanted, key="--data")
+    if saved is not None:  # one task's, where the data set mixes questions and captions
+        samples = saved.answered(samples)
     by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
@@ -72,7 +76,10 @@ def diagnose(
         # The other run's CLIP may be another, as a merged one's is: what is named for this run is offered to it.
         source = build_source(other, wanted)
         features = Offer(cache, source) if cache is not None else cache_of(other, source=source)
-        said = _said(other, samples, device=device, num_beams=beams, cache=features, **options)
+        if saved is not None:
+            said = _kept(other, saved, samples, beams)
+        else:
+            said = _said(other, samples, device=device, num_beams=beams, cache=features, **options)
     model = ToveModel.from_pretrained(place, device=device)
     names = (run, against if against is not None else f"{run} without experts")
     found = compare(
@@ -115,34 +122,46 @@ def _called(data: DataConfig) -> str:
 def _said(
     against: Path, samples: list[Sample], *, num_beams: int, device: str | None, **options: Any
 ) -> dict[str, str]:
-    """Return what the other says about the samples: as kept by an evaluation, or by its model, which is then let go.
+    """Return what the other's model says about the samples; it is then let go.
 
     Raises:
-        CheckpointError: the path is neither a run, a checkpoint nor an evaluation.
-        ConfigError: the evaluation's answers were generated otherwise.
-        DataError: they are about other data.
+        CheckpointError: the path is neither a run nor a checkpoint.
     """
-    from tove_core.evaluation.saved import PREDICTIONS
-    from tove_core.hub.checkpoints import MANIFEST, find_checkpoint
+    from tove_core.checkpoint import require_decoder
+    from tove_core.evaluation.probe import say
+    from tove_core.hub.checkpoints import find_checkpoint
+    from tove_core.model import ToveModel
 
     checkpoint = find_checkpoint(against)
-    if (checkpoint / MANIFEST).is_file() or not (against.is_file() or (against / PREDICTIONS).is_file()):
-        from tove_core.checkpoint import require_decoder
-        from tove_core.evaluation.probe import say
-        from tove_core.model import ToveModel
-
-        require_decoder(checkpoint)
-        model = ToveModel.from_pretrained(checkpoint, device=device)
-        return say(model, samples, num_beams=num_beams, **options)
-    return _kept(against, samples, num_beams)
+    require_decoder(checkpoint)
+    model = ToveModel.from_pretrained(checkpoint, device=device)
+    return say(model, samples, num_beams=num_beams, **options)
 
 
-def _kept(against: Path, samples: Sequence[Sample], num_beams: int) -> dict[str, str]:
+def _saved(against: Path) -> Saved | None:
+    """Return the evaluation in a folder, or a file of predictions; None for a run or a checkpoint.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    from tove_core.evaluation.saved import PREDICTIONS, open_predictions
+    from tove_core.hub.checkpoints import MANIFEST, find_checkpoint
+
+    if (find_checkpoint(against) / MANIFEST).is_file():
+        return None
+    return open_predictions(against) if against.is_file() or (against / PREDICTIONS).is_file() else None
+
+
+def _kept(against: Path, saved: Saved, samples: Sequence[Sample], num_beams: int) -> dict[str, str]:
+    """Return what an evaluation says about the samples.
+
+    Raises:
+        ConfigError: its answers were generated otherwise.
+        DataError: they are about other data.
+    """
     from tove_core.errors import ConfigError
     from tove_core.evaluation.references import check_same_data, references_of
-    from tove_core.evaluation.saved import open_predictions
 
-    saved = open_predictions(against)
     if saved.references is not None:
         check_same_data(references_of(samples), saved.references, str(against))
     beams = saved.manifest.get("generation", {}).get("num_beams", num_beams)
