@@ -55,9 +55,14 @@ def build(
     A build that was stopped, or killed, goes on with the same command, also in another number of processes. Exit code
     1 where images could not be read; what could be is stored.
     """
+    from tove_core.data.cache.folder import MARKS
+    from tove_core.folders import require_own_folder, require_writable
     from tove_core.training.launch import Launch
 
     default, own = _dtypes(dtype or [])
+    require_own_folder(out, MARKS, "cache")
+    if not estimate:
+        require_writable(out)
     launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
     if launch.is_needed:
         flags = [("--held-out", held_out), ("--estimate", estimate), ("--quiet", quiet)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tove_core.cli.device import tell_unused_gpu
-from tove_core.cli.runs import Device, SetData, named_data
+from tove_core.cli.runs import Device, Report, SetData, named_data
 
 if TYPE_CHECKING:
     from tove_core.data.sample import Sample
@@ -30,7 +31,6 @@ Kind = Annotated[str | None, typer.Option(help="only samples of this kind")]
 ViewName = Annotated[str, typer.Option(help="what is seen of an image: squash, crop or pad")]
 Own = Annotated[bool, typer.Option("--own-transform", help="score once more as the CLIP's own transform sees images")]
 BatchSize = Annotated[int, typer.Option(min=1, help="images embedded together")]
-Json = Annotated[Path | None, typer.Option("--json", help="also write the figures here")]
 
 
 @app.callback()
@@ -57,7 +57,7 @@ def classify(
     view: ViewName = "squash",
     own_transform: Own = False,
     batch_size: BatchSize = 64,
-    json: Json = None,
+    report: Report = None,
     device: Device = None,
 ) -> None:
     """Give each image the class whose prompts are nearest: top-1 and top-5 accuracy, with 95 % intervals.
@@ -69,7 +69,7 @@ def classify(
 
     if template and templates:
         raise ConfigError("--template and --templates both name the prompts; give one of them")
-    _require(json, device)
+    _require(report, device)
     samples = _samples(data, reader, split, limit, set_, kind)
     names = _lines(classes) if classes else sorted({sample.targets[0] for sample in samples})
     prompts = _lines(templates) if templates else template or TEMPLATES
@@ -79,7 +79,7 @@ def classify(
     def measure(seen: View | None) -> Any:
         return zero_shot(tower, samples, names, templates=prompts, view=seen, batch_size=batch_size)
 
-    _report(tower, samples, measure, view, own_transform, json)
+    _report(tower, samples, measure, view, own_transform, report)
 
 
 @app.command("retrieval")
@@ -94,7 +94,7 @@ def retrieve(
     view: ViewName = "squash",
     own_transform: Own = False,
     batch_size: BatchSize = 64,
-    json: Json = None,
+    report: Report = None,
     device: Device = None,
 ) -> None:
     """Find an image's captions among all, and a caption's image: recall at 1, 5 and 10 with 95 % intervals.
@@ -103,14 +103,14 @@ def retrieve(
     """
     from tove_core.evaluation.clip_tower import retrieve as recalls
 
-    _require(json, device)
+    _require(report, device)
     samples = _captions(_samples(data, reader, split, limit, set_, kind))
     tower = _tower(clip, device)
 
     def measure(seen: View | None) -> Any:
         return recalls(tower, samples, view=seen, batch_size=batch_size).values()
 
-    _report(tower, samples, measure, view, own_transform, json)
+    _report(tower, samples, measure, view, own_transform, report)
 
 
 @app.command("score")
@@ -125,7 +125,7 @@ def score(
     view: ViewName = "squash",
     own_transform: Own = False,
     batch_size: BatchSize = 64,
-    json: Json = None,
+    report: Report = None,
     device: Device = None,
 ) -> None:
     """Score captions by how near this CLIP finds them to their images: CLIPScore, 0 to 2.5, with its 95 % interval.
@@ -138,7 +138,7 @@ def score(
     from tove_core.evaluation.references import check_same_data, references_of
     from tove_core.evaluation.saved import open_predictions
 
-    _require(json, device)
+    _require(report, device)
     saved = open_predictions(predictions)
     kept = saved.manifest.get("data") if data is None and not set_ and split is None else None
     samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, limit, set_, None)
@@ -153,16 +153,15 @@ def score(
     def measure(seen: View | None) -> Any:
         return (score_with_clip(tower, samples, said, view=seen, batch_size=batch_size),)
 
-    _report(tower, samples, measure, view, own_transform, json)
+    _report(tower, samples, measure, view, own_transform, report)
 
 
 def _report(
-    tower: Tower, samples: Sequence[Sample], measure: Measure, view: str, own_transform: bool, json: Path | None
+    tower: Tower, samples: Sequence[Sample], measure: Measure, view: str, own_transform: bool, report: Path | None
 ) -> None:
-    import json as encoder
-
     from tove_core.errors import ConfigError
     from tove_core.evaluation.clip_report import report_tower
+    from tove_core.folders import write_file
     from tove_core.hub.view import VIEWS
 
     seen: View | None = next((one for one in VIEWS if one == view), None)
@@ -170,21 +169,22 @@ def _report(
         raise ConfigError(f"view {view!r} is not known; choose one of {', '.join(VIEWS)}")
     found = report_tower(tower, samples, measure, view=seen, own_transform=own_transform)
     print(found)
-    if json is not None:
-        json.write_text(encoder.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {json}")
+    if report is not None:
+        write_file(report, json.dumps(found.plain(), indent=2) + "\n")
+        print(f"wrote {report}")
 
 
-def _require(json: Path | None, device: str | None) -> None:
+def _require(report: Path | None, device: str | None) -> None:
     """Refuse a file that cannot be written and a device that is not there, before anything is read.
 
     Raises:
         ConfigError: one of them is.
     """
+    from tove_core.evaluation.saved import is_report
     from tove_core.folders import require_place
     from tove_core.hub.placement import usable_device
 
-    require_place(json, "--json")
+    require_place(report, "--report", is_report)
     usable_device(device or "cpu", "--device")
 
 

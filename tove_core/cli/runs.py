@@ -22,6 +22,9 @@ SetData = Annotated[
 ]
 """The option `--set` of commands that read one data set."""
 
+Report = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="also write the figures here, as JSON")]
+"""The option `--report` of commands that score."""
+
 NodeRank = Annotated[
     int | None, typer.Option(min=0, help="with --nnodes: this machine's number, from 0; 0 when not given")
 ]
@@ -191,18 +194,21 @@ def evaluate(
     from tove_core.checkpoint import require_decoder
     from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
+    from tove_core.evaluation.manifest import MANIFEST
     from tove_core.evaluation.predictions import write_predictions
     from tove_core.evaluation.run import evaluate_into, evaluate_once
-    from tove_core.folders import require_place, require_writable
+    from tove_core.evaluation.saved import REFERENCES, is_predictions
+    from tove_core.folders import require_own_folder, require_place, require_writable
     from tove_core.hub.placement import usable_device
     from tove_core.training.processes import is_first, own_device
     from tove_core.training.run import build_source
     from tove_core.training.source import cache_of, workers_of
 
-    require_place(predictions, "--predictions")
+    require_place(predictions, "--predictions", is_predictions)
     if no_score and out is None:
         raise ConfigError("--no-score keeps what is said in a folder to be scored later; give --out")
     if out is not None:
+        require_own_folder(out, (MANIFEST, REFERENCES), "test")
         require_writable(out)
     usable_device(own_device(device) or "cpu", "--device")
     place = opened(run)

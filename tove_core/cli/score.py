@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tove_core.cli.runs import SetData, named_data
+from tove_core.cli.runs import Report, SetData, named_data
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig
@@ -26,7 +27,7 @@ def score(
     split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
     images: Annotated[Path | None, typer.Option(help="folder of the images of --data")] = None,
     set_: SetData = None,
-    json: Annotated[Path | None, typer.Option("--json", help="also write the figures here")] = None,
+    report_file: Report = None,
 ) -> None:
     """Score predictions without the model, each metric with its 95 % interval.
 
@@ -34,16 +35,14 @@ def score(
     files too) with --data. Missing, extra and repeated ids are errors. A task that is named takes the samples it
     scores.
     """
-    import json as encoder
-
     from tove_core.evaluation.compare import compare_predictions
     from tove_core.evaluation.report import report
-    from tove_core.evaluation.saved import divide, matching, open_predictions, told
+    from tove_core.evaluation.saved import divide, is_report, matching, open_predictions, told
     from tove_core.evaluation.tasks import task as find
     from tove_core.evaluation.tasks import task_for
-    from tove_core.folders import require_place
+    from tove_core.folders import require_place, write_file
 
-    require_place(json, "--json")
+    require_place(report_file, "--report", is_report)
     chosen = find(task) if task else None
     saved = open_predictions(predictions)
     other = open_predictions(against) if against is not None else None
@@ -62,9 +61,9 @@ def score(
     print(found)
     if line := told(left_out):
         print(line)
-    if json is not None:
-        json.write_text(encoder.dumps({**found.plain(), "left_out": left_out}, indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {json}")
+    if report_file is not None:
+        write_file(report_file, json.dumps({**found.plain(), "left_out": left_out}, indent=2) + "\n")
+        print(f"wrote {report_file}")
 
 
 def _references(path: Path, saved: Saved, data: DataConfig | None) -> tuple[list[Reference], dict[str, int]]:
