@@ -70,6 +70,20 @@ def test_what_a_command_lacks_is_said_before_an_image_is_encoded(
         (("diagnose", plain, "--against", mute, "--out", out), "cannot write text"),
         (("diagnose", plain, "--out", out), "has no expert on"),
         (("diagnose", run, "--out", below), "cannot be written"),
+        (("answer", run, image, "--question", " "), "--question is empty"),
+        (("select", run, "--out", out, "--budget", "5"), "--budget is 5; give a share"),
+        (("select", run, "--out", out, "--budget", "0.5", "--cost", "foo=3"), "costs are given for foo, and"),
+        (("select", run, "--out", out, "--budget", "0.5", "--limit", 2), "images that are not asked about together"),
+        (("evaluate", run, "--reader", "world", "--data", image), "--data goes with --reader"),
+        (("data", "check", "jsonl:nope"), "set the PATH of READER:PATH to the jsonl data set"),
+        (("clip", "zero-shot", "x", "--data", "nope"), "set --data to the jsonl data set"),
+        (("clip", "zero-shot", "x", "--data", toy.data, "--view", "nope"), "--view 'nope' is not known"),
+        (("clip", "zero-shot", "x", "--data", toy.data, "--classes", tmp_path / "file"), "names no class; give one a"),
+        (("clip", "retrieval", "x", "--data", tmp_path), f"{tmp_path} is a folder; give the file in it"),
+        (("score", tmp_path / "file"), f"{tmp_path / 'file'} is empty"),
+        (("plan", "--licenses", "nope"), "there is no --licenses 'nope'; choose commercial or strict"),
+        (("experts", "check", "toy-fine", "--all"), "both given"),
+        (("runs", "compare", tmp_path / "nope", run), f"there is no folder {tmp_path / 'nope'}"),
     ]:
         assert wanted in tove(*words, *(["--quiet"] if words[0] in ("train", "evaluate", "diagnose") else [])).error
     assert not out.exists() and not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import typer
 from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.places import Run, opened
 from tove_core.cli.runs import Device
-from tove_core.errors import DataError
+from tove_core.errors import ConfigError, DataError
 from tove_core.language.marks import IMAGE, wrong_marks
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def _say(run: str, images: list[Path], question: str | None, beams: int, device:
     from tove_core.checkpoint import require_decoder
     from tove_core.model import ToveModel
 
+    if question is not None and not question.strip():
+        raise ConfigError("--question is empty; ask something")
     if question is not None and (fault := wrong_marks(question, len(images) if together else 1)) is not None:
         raise DataError(fault)
     decoded, broken = _decoded(images)

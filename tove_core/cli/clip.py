@@ -65,14 +65,15 @@ def classify(
     A sample's class is its first answer or text. Without --template it is "a photo of a {}.".
     """
     from tove_core.errors import ConfigError
-    from tove_core.evaluation.clip_tower import TEMPLATES, zero_shot
+    from tove_core.evaluation.clip_tower import TEMPLATES, check_prompts, zero_shot
 
     if template and templates:
         raise ConfigError("--template and --templates both name the prompts; give one of them")
-    _require(report, device)
+    _require(report, view, device)
     samples = _samples(data, reader, split, limit, set_, kind)
-    names = _lines(classes) if classes else sorted({sample.targets[0] for sample in samples})
-    prompts = _lines(templates) if templates else template or TEMPLATES
+    names = _lines(classes, "class") if classes else sorted({sample.targets[0] for sample in samples})
+    prompts = _lines(templates, "template") if templates else template or TEMPLATES
+    check_prompts(names, prompts)  # before the CLIP is loaded
     tower = _tower(clip, device)
     print(f"{len(names)} classes, {len(prompts)} {'template' if len(prompts) == 1 else 'templates'}")
 
@@ -103,7 +104,7 @@ def retrieve(
     """
     from tove_core.evaluation.clip_tower import retrieve as recalls
 
-    _require(report, device)
+    _require(report, view, device)
     samples = _captions(_samples(data, reader, split, limit, set_, kind))
     tower = _tower(clip, device)
 
@@ -138,7 +139,7 @@ def score(
     from tove_core.evaluation.references import check_same_data, references_of
     from tove_core.evaluation.saved import open_predictions
 
-    _require(report, device)
+    _require(report, view, device)
     saved = open_predictions(predictions)
     kept = saved.manifest.get("data") if data is None and not set_ and split is None else None
     samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, limit, set_, None)
@@ -159,14 +160,11 @@ def score(
 def _report(
     tower: Tower, samples: Sequence[Sample], measure: Measure, view: str, own_transform: bool, report: Path | None
 ) -> None:
-    from tove_core.errors import ConfigError
     from tove_core.evaluation.clip_report import report_tower
     from tove_core.folders import write_file
     from tove_core.hub.view import VIEWS
 
-    seen: View | None = next((one for one in VIEWS if one == view), None)
-    if seen is None:
-        raise ConfigError(f"view {view!r} is not known; choose one of {', '.join(VIEWS)}")
+    seen = next(one for one in VIEWS if one == view)
     found = report_tower(tower, samples, measure, view=seen, own_transform=own_transform)
     print(found)
     if report is not None:
@@ -174,17 +172,21 @@ def _report(
         print(f"wrote {report}")
 
 
-def _require(report: Path | None, device: str | None) -> None:
+def _require(report: Path | None, view: str, device: str | None) -> None:
     """Refuse a file that cannot be written and a device that is not there, before anything is read.
 
     Raises:
         ConfigError: one of them is.
     """
+    from tove_core.errors import ConfigError
     from tove_core.evaluation.saved import is_report
     from tove_core.folders import require_place
     from tove_core.hub.placement import usable_device
+    from tove_core.hub.view import VIEWS
 
     require_place(report, "--report", is_report)
+    if view not in VIEWS:
+        raise ConfigError(f"--view {view!r} is not known; choose one of {', '.join(VIEWS)}")
     usable_device(device or "cpu", "--device")
 
 
@@ -227,7 +229,7 @@ def _samples(
     from tove_core.data.readers import read
     from tove_core.errors import DataError
 
-    samples = read(named_data(reader, data, split, limit, changes))
+    samples = read(named_data(reader, data, split, limit, changes), key="--data")
     if kind is None:
         return samples
     found = [sample for sample in samples if sample.kind == kind]
@@ -242,7 +244,8 @@ def _kept_samples(kept: dict[str, Any]) -> list[Sample]:
     from tove_core.config import DataConfig
     from tove_core.data.readers import read
 
-    return read(DataConfig.model_validate({k: v for k, v in kept.items() if k in DataConfig.model_fields}))
+    found = DataConfig.model_validate({k: v for k, v in kept.items() if k in DataConfig.model_fields})
+    return read(found, key="--data")
 
 
 def _captions(samples: list[Sample]) -> list[Sample]:
@@ -264,18 +267,21 @@ def _captions(samples: list[Sample]) -> list[Sample]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, what: str) -> list[str]:
     """Return the lines of a file that say something.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or says nothing.
     """
     from tove_core.errors import DataError
 
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); give a text file in UTF-8, one entry a line") from error
+    if not found:
+        raise DataError(f"{path} names no {what}; give one a line")
+    return found
 
 
 def _warn_of_own(tower: Tower, manifest: Any) -> None:

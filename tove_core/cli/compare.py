@@ -80,6 +80,8 @@ def _config(run: Path) -> dict[str, Any]:
     from tove_core.settings import read_config
 
     path = run / "config.yaml"
+    if not run.is_dir():
+        raise CheckpointError(f"there is no folder {run}; give the folder of a run")
     if not path.is_file():
         raise CheckpointError(f"{run} holds no run ({path.name} is missing); give the folder of a run")
     # Read and not taken as it lies there: a run of an older tove lacks keys, whose defaults then count.

@@ -42,13 +42,16 @@ def check_data(
     run its data and its validation data are read. With READER:PATH, --set changes keys of the data: --set split=val.
     """
     from tove_core.data.check import check
+    from tove_core.data.files import path_key
     from tove_core.data.readers import collect
     from tove_core.data.sample import distinct_images
     from tove_core.progress import Display
 
     reports = []
     for name, config in _wanted(source, set_ or []).items():
-        for part in collect(config, malformed=True):
+        with path_key(_key(source, name)):
+            parts = collect(config, malformed=True)
+        for part in parts:
             images = len(distinct_images(part.samples[: part.limit])[0])
             with Display(images, f"look at {name}", quiet=as_json, every=5000) as display:
                 report = check(
@@ -80,6 +83,11 @@ def _wanted(source: str, changes: list[str]) -> dict[str, DataConfig]:
     reader(name)
     given = [f"reader={json.dumps(name)}", *([f"path={json.dumps(path)}"] if colon and path else [])]
     return {"data": read_config(DataConfig, None, [*given, *changes])}
+
+
+def _key(source: str, name: str) -> str:
+    """Return what sets the path of the data: a key of the run, or the end of READER:PATH."""
+    return f"{name}.path" if Path(source).suffix in (".yaml", ".yml") else "the PATH of READER:PATH"
 
 
 def _lines(name: str, report: DataReport) -> list[str]:

@@ -33,7 +33,9 @@ def check_experts(
 
     Random weights on the CPU, no downloads. A failure is shown with its cause and its cure.
     """
-    if every == bool(names):
+    if every and names:
+        raise ConfigError(f"{names[0]} and --all were both given; name experts or give --all, not both")
+    if not every and not names:
         raise ConfigError("name the experts to check, or give --all; 'tove experts list' shows what is installed")
     registry = plugins.registry()
     wanted = registry.names() if every else list(names or ())

@@ -108,23 +108,31 @@ def select(
 ) -> None:
     """Learn from CLIP's tokens which experts an image deserves, under a budget; compare that with fixed choices."""
     from tove_core.data.readers import read
+    from tove_core.errors import ConfigError
     from tove_core.folders import require_new, require_writable
     from tove_core.model import ToveModel
     from tove_core.selection import require_selectable
     from tove_core.selection import select as learn_to_select
+    from tove_core.selection.costs import require_costs
+    from tove_core.selection.parts import require_images
     from tove_core.selection.report import SELECTION
     from tove_core.settings import write_config
     from tove_core.training.run import describe_run, run_data, run_examples
 
     costs = _costs(cost or [])
+    if not 0 < budget < 1:
+        raise ConfigError(f"--budget is {budget:g}; give a share of the cost of all experts, above 0 and below 1")
     require_new(out)
     require_writable(out)
     place = own_run(run, "tove select")
     tell_unused_gpu(device)
     model = ToveModel.from_pretrained(place, device=device)
     require_selectable(model, budget)
+    require_costs(model, costs)
     data = run_data(place, limit, train=train)
-    examples = run_examples(place, model, data, read(data), cache=cache)
+    samples = read(data)
+    require_images(samples, seed)
+    examples = run_examples(place, model, data, samples, cache=cache)
     options = {"steps": steps, "batch_size": batch_size, "seed": seed}
     report = learn_to_select(model, examples, budget, costs=costs, quiet=False, **options)
     model.save_pretrained(out)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,8 +91,13 @@ def _options(
 def main() -> None:
     """Run the command line; errors of tove become one sentence on stderr and exit code 1."""
     warnings.showwarning = _warn
+    if hasattr(sys.stdout, "reconfigure"):  # a letter that the terminal's encoding lacks must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except Interrupted as stopped:
         if not environment.rank():  # the others were stopped with it
             print(f"stopped: {stopped}", file=sys.stderr)
@@ -100,7 +109,38 @@ def main() -> None:
         print(f"error{where}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
+        if not environment.rank():
+            print(f"stopped{_after(sys.argv[1:])}", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.filename is not None or not _is_of_stdout():
+            raise
+        if error.errno != errno.EPIPE:  # who reads may stop, as head does
+            print(f"error: the output cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(1)
+
+
+def _after(words: list[str]) -> str:
+    """Return what is to be said of a command that Ctrl-C ended: whether it goes on, or that it left nothing."""
+    if words[:2] in (["cache", "build"], ["bench", "claims"], ["bench", "recipe"]):
+        return "; the same command goes on where it was"
+    out = next((value for name, value in pairwise([*words, ""]) if name == "--out"), None)
+    out = out or next((word.partition("=")[2] for word in words if word.startswith("--out=")), None)
+    if words[:1] == ["evaluate"] and out:
+        return "; the same command goes on where it was"
+    if words and words[0] in ("diagnose", "detach", "export", "merge", "select") and out and not Path(out).exists():
+        return "; nothing was written"
+    return ""
+
+
+def _is_of_stdout() -> bool:
+    """Return whether stdout takes nothing, as a full disk does; what was to go there is then let go."""
+    try:
+        print(flush=True)  # what failed may have been dropped, so that flushing alone would not fail again
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
+        return True
+    return False
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

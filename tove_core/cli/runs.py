@@ -153,10 +153,13 @@ def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:
     Raises:
         ConfigError: there is no such policy.
     """
+    from tove_core.errors import ConfigError
     from tove_core.licenses import LicensePolicy
 
     if word is None:
         return model
+    if word not in ("commercial", "strict"):
+        raise ConfigError(f"there is no --licenses {word!r}; choose commercial or strict")
     asked, own = LicensePolicy.named(word), model.licenses or LicensePolicy()
     policy = own.model_copy(update={"commercial": True, "strict": own.strict or asked.strict})
     return model.model_copy(update={"licenses": policy})

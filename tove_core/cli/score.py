@@ -78,8 +78,10 @@ def _references(path: Path, saved: Saved, data: DataConfig | None) -> tuple[list
     from tove_core.evaluation.saved import MISSING
 
     if data is not None:
-        found = read_counted(data)
+        found = read_counted(data, key="--data")
         return references_of(found.samples), {MISSING: found.missing} if found.missing else {}
+    if saved.references is None and not saved.said:
+        raise ConfigError(f"{path} is empty; give a file of predictions")
     if saved.references is None:
         raise ConfigError(f"no references lie beside {path}, so nothing says what is right; give --data and --reader")
     if not all(one.targets for one in saved.references):
