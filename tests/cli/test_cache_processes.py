@@ -89,7 +89,7 @@ def test_processes_share_a_build_that_goes_on_in_another_number_after_one_was_ki
     tove: Tove, toy: Any, config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "cache"
-    build = ("cache", "build", config, "--out", out, "--dtype", "float32", "--batch", 2, "--quiet")
+    build = ("cache", "build", config, "--out", out, "--dtype", "float32", "--batch-size", 2, "--quiet")
     kill_one_of_two(toy, build, out, tmp_path / "pids")
     kept = stored(tove, out)
     assert 12 <= kept < DISTINCT
@@ -119,7 +119,7 @@ def test_processes_share_a_build_that_goes_on_in_another_number_after_one_was_ki
 def compare_with_one_process(tove: Tove, toy: Any, config: Path, out: Path, alone: Path) -> None:
     from tove_core.cli.cache_build import _subject
 
-    assert tove("cache", "build", config, "--out", alone, "--dtype", "float32", "--batch", 2, "--quiet").code == 0
+    assert tove("cache", "build", config, "--out", alone, "--dtype", "float32", "--batch-size", 2, "--quiet").code == 0
     model, samples = _subject(config, [], [], False, None)
     together, wanted = (open_cache(model, samples, folder).gather(range(IMAGES)) for folder in (out, alone))
     for name, feature in wanted.items():
@@ -131,7 +131,7 @@ def test_machines_share_a_build_when_the_same_command_is_started_on_each(
 ) -> None:
     meeting = f"localhost:{free_port()}"
     out = tmp_path / "cache"
-    build = ("cache", "build", config, "--out", out, "--dtype", "float32", "--batch", 8, "--quiet", "--nnodes", 2)
+    build = ("cache", "build", config, "--out", out, "--dtype", "float32", "--batch-size", 8, "--quiet", "--nnodes", 2)
     machines = [started(toy, "tove_core", *build, "--node-rank", rank, "--rdzv-endpoint", meeting) for rank in (0, 1)]
     (code, told, err), (other_code, other, other_err) = map(finished, machines)
     assert code == other_code == 0, err + other_err

@@ -163,3 +163,23 @@ def test_settings_that_have_no_effect_are_told_of(tove: Tove, write: Callable[..
     assert "fusion.gate.balance_warmup are set, and with model.fusion.kind uniform they do nothing" in notes[0]
     assert "model.decoder.lora.rank is set, and with model.decoder.train none" in notes[1]
     assert "training.decoder_learning_rate is set, and with model.decoder.train none" in notes[2]
+
+
+def test_every_command_that_reads_data_names_them_alike(parser: Callable[..., Any]) -> None:
+    from tove_core.cli.main import app
+
+    top = parser(app).commands
+    commands = {name: top[name] for name in ("evaluate", "score", "contributions", "diagnose", "select", "merge")}
+    commands |= top["clip"].commands
+    for name, command in commands.items():
+        options = {spelling for parameter in command.params for spelling in parameter.opts}
+        assert {"--data", "--reader", "--split", "--images", "--set"} <= options, name
+        assert "--batch" not in options
+
+
+def test_contributions_are_json_alone_without_a_bar(tove: Tove, run: Path, toy: Any) -> None:
+    done = tove("contributions", run, "--json", "--quiet", "--data", toy.data, "--limit", 6, "--set", "max_broken=0.5")
+    assert done.code == 0 and done.err == ""
+    told = json.loads(done.out)
+    assert told["run"] == str(run) and told["rule"] == "zero"
+    assert {one["expert"] for one in told["experts"]} == {"toy-fine", "toy-wide", "toy-whole"}

@@ -137,7 +137,7 @@ def pipeline(
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="steps that count, of each part in each round")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="how often the parts and the live steps take turns")] = 7,
-    batch: Annotated[int, typer.Option(min=2, help="samples per step")] = 32,
+    batch_size: Annotated[int, typer.Option(min=2, help="samples per step")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="threads that read ahead, compared with none")] = 2,
     device: Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")] = None,
 ) -> None:
@@ -146,8 +146,8 @@ def pipeline(
     from tove_core.demo.pipeline_memory import measure_memory, measure_peaks, report_memory
 
     with subject(path, device) as (model, samples):
-        bench = Bench(model, samples, batch, steps)
-        print(f"{path or 'embedded world'}: {len(bench.images)} images, {batch} samples a step, on {model.device}")
+        bench = Bench(model, samples, batch_size, steps)
+        print(f"{path or 'embedded world'}: {len(bench.images)} images, {batch_size} samples a step, on {model.device}")
         print(report_times(bench.measure(rounds, (0, workers))), flush=True)
         print(report_memory(measure_memory(bench), measure_peaks(bench)))
 

@@ -37,7 +37,7 @@ def build(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="of the validation data, else of the test split, in place of training's")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="say what is missing and what it takes, and stop")
     ] = False,
@@ -70,7 +70,7 @@ def build(
         words = [word for word, given in flags if given]
         words += [word for name, values in repeated for value in values or [] for word in (name, value)]
         words += ["--device", device] if device else []
-        words += ["--batch", str(batch), *launch.words()]
+        words += ["--batch-size", str(batch_size), *launch.words()]
         launch.start(["cache", "build", str(source), "--out", str(out), *words])
         return
     # Only what computes imports what that takes.
@@ -92,8 +92,8 @@ def build(
     needed.require_room(out)
     if estimate:
         return
-    with Display(len(builder.images), "cache", quiet=quiet or rank > 0, every=batch * 16) as display:
-        report = build_cache(model, builder, batch_size=batch, progress=lambda done, _: display.update(done))
+    with Display(len(builder.images), "cache", quiet=quiet or rank > 0, every=batch_size * 16) as display:
+        report = build_cache(model, builder, batch_size=batch_size, progress=lambda done, _: display.update(done))
     # A process that failed ends the others, so what could not be read is said when all have ended.
     reports: list[BuildReport] = gather_object([report])
     if rank == 0:

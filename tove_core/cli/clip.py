@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.data_options import Images, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
-from tove_core.cli.runs import Device, Report, SetData, named_data
+from tove_core.cli.runs import Device, Report, named_data
 
 if TYPE_CHECKING:
     from tove_core.data.sample import Sample
@@ -23,9 +24,8 @@ app = typer.Typer(help="Score a CLIP that is not trained for it: classes, retrie
 Clip = Annotated[
     str, typer.Argument(help="folder of a merged run or of any CLIP, else a name as clip.name has it: ViT-B-16/openai")
 ]
-Data = Annotated[Path | None, typer.Option(help="file or folder of the data set")]
-Reader = Annotated[str, typer.Option(help="name of its reader")]
-Split = Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")]
+Data = Annotated[Path | None, typer.Option(metavar="PATH", help="file or folder of the data set")]
+Reader = Annotated[str, typer.Option(metavar="NAME", help="what reads it")]
 Limit = Annotated[int | None, typer.Option(min=1, help="only so many samples")]
 Kind = Annotated[str | None, typer.Option(help="only samples of this kind")]
 ViewName = Annotated[str, typer.Option(help="what is seen of an image: squash, crop or pad")]
@@ -44,6 +44,7 @@ def classify(
     data: Data = None,
     reader: Reader = "jsonl",
     split: Split = None,
+    images: Images = None,
     limit: Limit = None,
     set_: SetData = None,
     kind: Kind = None,
@@ -70,7 +71,7 @@ def classify(
     if template and templates:
         raise ConfigError("--template and --templates both name the prompts; give one of them")
     _require(report, view, device)
-    samples = _samples(data, reader, split, limit, set_, kind)
+    samples = _samples(data, reader, split, images, limit, set_, kind)
     names = _lines(classes, "class") if classes else sorted({sample.targets[0] for sample in samples})
     prompts = _lines(templates, "template") if templates else template or TEMPLATES
     check_prompts(names, prompts)  # before the CLIP is loaded
@@ -89,6 +90,7 @@ def retrieve(
     data: Data = None,
     reader: Reader = "coco-captions",
     split: Split = None,
+    images: Images = None,
     limit: Limit = None,
     set_: SetData = None,
     kind: Kind = None,
@@ -105,7 +107,7 @@ def retrieve(
     from tove_core.evaluation.clip_tower import retrieve as recalls
 
     _require(report, view, device)
-    samples = _captions(_samples(data, reader, split, limit, set_, kind))
+    samples = _captions(_samples(data, reader, split, images, limit, set_, kind))
     tower = _tower(clip, device)
 
     def measure(seen: View | None) -> Any:
@@ -121,6 +123,7 @@ def score(
     data: Data = None,
     reader: Reader = "coco-captions",
     split: Split = None,
+    images: Images = None,
     limit: Limit = None,
     set_: SetData = None,
     view: ViewName = "squash",
@@ -141,8 +144,8 @@ def score(
 
     _require(report, view, device)
     saved = open_predictions(predictions)
-    kept = saved.manifest.get("data") if data is None and not set_ and split is None else None
-    samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, limit, set_, None)
+    kept = saved.manifest.get("data") if not (data or set_ or split or images) else None
+    samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, images, limit, set_, None)
     if saved.references is not None:
         check_same_data(references_of(samples), saved.references, str(predictions))
     check_predictions(saved.said, [sample.id for sample in samples])
@@ -219,7 +222,13 @@ def clip_name(text: str) -> str:
 
 
 def _samples(
-    data: Path | None, reader: str, split: str | None, limit: int | None, changes: list[str] | None, kind: str | None
+    data: Path | None,
+    reader: str,
+    split: str | None,
+    images: Path | None,
+    limit: int | None,
+    changes: list[str] | None,
+    kind: str | None,
 ) -> list[Sample]:
     """Read the data set that options name, or the samples of one kind of it.
 
@@ -229,7 +238,7 @@ def _samples(
     from tove_core.data.readers import read
     from tove_core.errors import DataError
 
-    samples = read(named_data(reader, data, split, limit, changes), key="--data")
+    samples = read(named_data(reader, data, split, limit, changes, images), key="--data")
     if kind is None:
         return samples
     found = [sample for sample in samples if sample.kind == kind]

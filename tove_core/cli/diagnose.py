@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.data_options import DataPath, Images, Reader, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.lifecycle import Out, detach_rule
 from tove_core.cli.places import Run, opened
-from tove_core.cli.runs import Cached, Device, SetData, evaluation_data
+from tove_core.cli.runs import Cached, Device, evaluation_data
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig
@@ -27,9 +28,10 @@ def diagnose(
         typer.Option(help="another run or hub id, or a folder of tove evaluate --out; if not, RUN without experts"),
     ] = None,
     task: Annotated[str | None, typer.Option(help="what scores the questions, such as vqa; exact match if not")] = None,
-    data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
-    reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
-    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
+    data: DataPath = None,
+    reader: Reader = None,
+    split: Split = None,
+    images: Images = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
     set_: SetData = None,
     examples: Annotated[int, typer.Option(min=0, max=40, help="samples to show on which the two differ")] = 24,
@@ -60,7 +62,8 @@ def diagnose(
     require_writable(out)
     place = opened(run)
     require_decoder(place)  # an unknown run is said before its data are looked for
-    chosen, wanted = detach_rule(rule), evaluation_data(place, data, reader, split, limit, set_, name=run)
+    chosen = detach_rule(rule)
+    wanted = evaluation_data(place, data, reader, split, limit, set_, images=images, name=run)
     other = opened(against) if against is not None else None
     if other is not None and not (data or reader or split):
         _require_same_data(place, other, limit)

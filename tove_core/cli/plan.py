@@ -26,7 +26,7 @@ def plan(
     fusion: Annotated[str | None, typer.Option(help="gate, uniform, concat or clip-mlp")] = None,
     set_: Set = None,
     licenses: Licenses = None,
-    batch: Annotated[
+    batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="images at a time; 1 when not given, with --train the run's batch by accumulate"),
     ] = None,
@@ -59,7 +59,7 @@ def plan(
     training = wanted.training
     at_once = math.ceil(training.batch_size / training.accumulate) if train else 1
     with redirect_stdout(sys.stderr):  # experts may print when they are run
-        made = plan_model(model, batch=batch or at_once, training=train)
+        made = plan_model(model, batch=batch_size or at_once, training=train)
         if config is not None and train:
             made = _with_run(wanted.model_copy(update={"model": model}), made, images, measure, tflops, device)
     print(json.dumps(made.as_dict(), indent=2) if as_json else made)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tove_core.cli.data_options import DataPath, Images, Reader, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.places import Run, opened
 
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
 
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
-
-SetData = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the data: images=photos")
-]
-"""The option `--set` of commands that read one data set."""
 
 Report = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="also write the figures here, as JSON")]
 """The option `--report` of commands that score."""
@@ -170,9 +166,10 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option(help="what is scored: captions, vqa, pope; by the data if not given")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
-    reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
-    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
+    data: DataPath = None,
+    reader: Reader = None,
+    split: Split = None,
+    images: Images = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
     set_: SetData = None,
     out: Annotated[
@@ -217,7 +214,7 @@ def evaluate(
     place = opened(run)
     require_decoder(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
-    wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
+    wanted = evaluation_data(place, data, reader, split, limit, set_, images=images, name=run)
     samples, missing = read_counted(wanted, inference=no_score, key="--data")
     source = cache_of(place, cache, build_source(place, wanted))
     options = {"device": device, "batch_size": batch_size, "num_beams": beams, "cache": source, "quiet": quiet}
@@ -243,6 +240,7 @@ def evaluation_data(
     limit: int | None,
     changes: list[str] | None = None,
     *,
+    images: Path | None = None,
     name: str | None = None,
 ) -> DataConfig:
     """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing.
@@ -265,7 +263,8 @@ def evaluation_data(
     own = saved.data if saved else DataConfig()
     if saved and not (data or reader or split) and (saved.validation or own.mixture):
         found = saved.validation or own
-        return _changed(found.model_copy(update={"limit": limit or found.limit}), changes)
+        changed = {"limit": limit or found.limit, "images": images or found.images}
+        return changed_data(found.model_copy(update=changed), changes)
     chosen = reader or own.reader
     # Options and tiles are those of the run's own reader; another one starts with none.
     kept = {"options": own.options, "tiles": own.tiles} if chosen == own.reader else {}
@@ -273,13 +272,13 @@ def evaluation_data(
     wanted = DataConfig(
         reader=chosen,
         path=data or own.path,
-        images=own.images if data is None else None,  # another data set's images lie elsewhere
+        images=images or (own.images if data is None else None),  # another data set's images lie elsewhere
         split=split,
         limit=limit,
         max_broken=own.max_broken,
         **kept,
     )
-    return _changed(wanted, changes)
+    return changed_data(wanted, changes)
 
 
 def named_data(
@@ -300,10 +299,15 @@ def named_data(
 
     split = split or ("test" if reader in WITH_SPLITS else None)
     given = {"reader": reader, "path": data, "limit": limit, "split": split, "images": images}
-    return _changed(DataConfig(**{key: value for key, value in given.items() if value is not None}), changes)
+    return changed_data(DataConfig(**{key: value for key, value in given.items() if value is not None}), changes)
 
 
-def _changed(data: DataConfig, changes: list[str] | None) -> DataConfig:
+def changed_data(data: DataConfig, changes: list[str] | None) -> DataConfig:
+    """Return data with the keys of `--set` changed.
+
+    Raises:
+        ConfigError: one, `key=value`, does not fit.
+    """
     import json
 
     from tove_core.config import DataConfig

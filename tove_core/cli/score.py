@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tove_core.cli.runs import Report, SetData, named_data
+from tove_core.cli.data_options import Images, SetData, Split
+from tove_core.cli.runs import Report, named_data
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig
@@ -24,8 +25,8 @@ def score(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="data set, where no references lie beside the predictions")] = None,
     reader: Annotated[str | None, typer.Option(help="name of the reader of the data set; jsonl if not given")] = None,
-    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder of the images of --data")] = None,
+    split: Split = None,
+    images: Images = None,
     set_: SetData = None,
     report_file: Report = None,
 ) -> None:
