@@ -83,6 +83,9 @@ def test_what_a_command_lacks_is_said_before_an_image_is_encoded(
         (("score", tmp_path / "file"), f"{tmp_path / 'file'} is empty"),
         (("plan", "--licenses", "nope"), "there is no --licenses 'nope'; choose commercial or strict"),
         (("experts", "check", "toy-fine", "--all"), "both given"),
+        (("train", run), f"{run} is the folder of a run: --resume goes on with it, and --add EXPERT"),
+        (("plan", tmp_path), f"is a folder, and the path of a YAML file is wanted; of a run it is {tmp_path}/config.y"),
+        (("data", "check", toy.data), f"say what reads it: READER:{toy.data}"),
         (("runs", "compare", tmp_path / "nope", run), f"there is no folder {tmp_path / 'nope'}"),
     ]:
         assert wanted in tove(*words, *(["--quiet"] if words[0] in ("train", "evaluate", "diagnose") else [])).error
@@ -183,3 +186,18 @@ def test_contributions_are_json_alone_without_a_bar(tove: Tove, run: Path, toy: 
     told = json.loads(done.out)
     assert told["run"] == str(run) and told["rule"] == "zero"
     assert {one["expert"] for one in told["experts"]} == {"toy-fine", "toy-wide", "toy-whole"}
+
+
+def test_the_folder_of_a_run_stands_for_its_configuration(tove: Tove, run: Path) -> None:
+    assert tove("data", "check", run, "--quick").out == tove("data", "check", run / "config.yaml", "--quick").out
+    assert tove("plan", run, "--json").out == tove("plan", run / "config.yaml", "--json").out != ""
+
+
+def test_help_is_in_the_order_of_the_life_cycle_and_breaks_no_line_by_itself(parser: Callable[..., Any]) -> None:
+    from tove_core.cli.main import app
+
+    top = parser(app)
+    panels = list(dict.fromkeys(command.rich_help_panel for command in top.commands.values()))
+    assert panels == ["Plan and data", "Train", "Measure", "Take experts away", "Deploy", "Look after"]
+    for command in top.commands.values():
+        assert all(part.count("\n") == 0 for part in (command.help or "").split("\n\n")), command.name

@@ -24,7 +24,7 @@ _WORLD = "package:tove_core.demo/"
 
 def caption(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
     device: Device = None,
 ) -> None:
@@ -34,7 +34,7 @@ def caption(
 
 def answer(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     question: Annotated[
         str, typer.Option(help="asked of every image; with <image> for each of several, of all of them together")
     ],

@@ -26,14 +26,16 @@ def claims(
     seeds: Annotated[str, typer.Option(help="comma list of seeds")] = "0,1,2",
     easy_vqa: Annotated[Path | None, typer.Option(help="folder of easy-VQA")] = None,
     nlvr: Annotated[Path | None, typer.Option(help="folder of NLVR")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="begin no job later than that")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="begin no job after so many minutes")] = None,
     page: Annotated[Path | None, typer.Option(help="write the page and its picture here, of all results in --out")] = (
         None
     ),
     results: Annotated[
         Path | None, typer.Option(help="start from the results beside a page, docs/benchmarks/claims.json")
     ] = None,
-    small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="tiny models and data: all parts run, and the figures say nothing")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Put the method's claims to the test, at equal trainable size, steps and language model, over several seeds.
@@ -80,7 +82,7 @@ def _listed(text: str) -> list[str]:
 
 @app.command()
 def recipe(
-    config: Annotated[Path, typer.Argument(help="YAML file of a run with experts")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run with experts")],
     set_: Set = None,
     task: Annotated[str | None, typer.Option(help="what is scored, as for tove evaluate; by the data if not given")] = (
         None

@@ -99,6 +99,8 @@ def build(
     if rank == 0:
         for number, one in enumerate(reports):
             _show_report(one, f"process {number}: " if world > 1 else "")
+        option = f"tove evaluate RUN --cache {out}" if held_out else f"tove train CONFIG --set training.cache={out}"
+        print(f"wrote {out}; '{option}' reads it")
         if broken := [pair for one in reports for pair in one.broken]:
             name, reason = broken[0]
             raise DataError(
@@ -205,7 +207,7 @@ def _show_estimate(needed: Estimate, out: Path) -> None:
 
 def _show_report(report: BuildReport, who: str) -> None:
     made = ", ".join(f"{name} {count:,}" for name, count in report.computed.items())
-    told = f"of {report.images:,} images computed {made}; {report.present:,} images lacked nothing"
+    told = f"of {report.images:,} images computed {made}; {report.present:,} images were there already"
     if report.alike:
         told += f"; {report.alike:,} {'has' if report.alike == 1 else 'have'} the content of another"
     if report.broken:

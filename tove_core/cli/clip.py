@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from tove_core.hub.view import View
     from tove_core.tower.base import Tower
 
-app = typer.Typer(help="Score a CLIP that is not trained for it: classes, retrieval, CLIPScore.", no_args_is_help=True)
+app = typer.Typer(
+    help="Score what a CLIP knows without training for it: classes, retrieval, CLIPScore.", no_args_is_help=True
+)
 
 Clip = Annotated[
     str, typer.Argument(help="folder of a merged run or of any CLIP, else a name as clip.name has it: ViT-B-16/openai")
@@ -35,7 +37,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="images embedded together")]
 
 @app.callback()
 def _clip() -> None:
-    """Score a CLIP that is not trained for it."""
+    """Score what a CLIP knows without training for it."""
 
 
 @app.command("zero-shot")

@@ -13,7 +13,10 @@ import typer
 app = typer.Typer(help="Look at runs side by side.", no_args_is_help=True)
 
 Folders = Annotated[
-    list[Path], typer.Argument(help="folders of two runs, or of two or more evaluations (tove evaluate --out)")
+    list[Path],
+    typer.Argument(
+        metavar="FOLDER...", help="folders of two runs, or of two or more evaluations (tove evaluate --out)"
+    ),
 ]
 
 

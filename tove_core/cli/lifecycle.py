@@ -28,7 +28,7 @@ SetMerge = Annotated[
         help="change a key of the merging, steps=500, or of the data: data.max_broken=0.1",
     ),
 ]
-Out = Annotated[Path, typer.Option(help="folder for the result; it must not exist yet")]
+Out = Annotated[Path, typer.Option(help="folder for the result; empty, or not there yet")]
 
 
 def contributions(
@@ -78,7 +78,7 @@ def contributions(
 
 def detach(
     run: Run,
-    experts: Annotated[list[str], typer.Argument(help="names of experts to take out")],
+    experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="names of experts to take out")],
     out: Out,
     rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
 ) -> None:
@@ -96,13 +96,16 @@ def detach(
     model = load(place, without=gone)  # type: ignore[arg-type]
     model.save_pretrained(out)
     describe_run(place, out, model)
-    print(f"wrote {out} with {', '.join(model.active_experts) or 'no experts'}")
+    rules = ", ".join(f"{name} by {gone[name]}" for name in experts)
+    print(f"wrote {out}, without {rules}, with {', '.join(model.active_experts) or 'no experts'}")
 
 
 def select(
     run: OwnRun,
     out: Out,
-    budget: Annotated[float, typer.Option(help="mean cost of an image, as a share of running all experts: 0.5")],
+    budget: Annotated[
+        float, typer.Option(help="mean cost of an image, as a share of running all experts, such as 0.5")
+    ],
     cost: Annotated[
         list[str] | None,
         typer.Option(metavar="EXPERT=NUMBER", help="cost of an expert, in any one unit; operations if none is given"),

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import warnings
+from inspect import cleandoc
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -45,32 +46,38 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(plan.plan)
-app.command()(runs.train)
-app.command()(runs.evaluate)
-app.command()(score.score)
-app.command()(answer.caption)
-app.command()(answer.answer)
-app.command()(web.app)
-app.command()(lifecycle.contributions)
-app.command()(diagnose.diagnose)
-app.command()(lifecycle.detach)
-app.command()(lifecycle.select)
-app.command()(lifecycle.merge)
-app.command()(export.export)
-app.command()(push.push)
-app.command()(demo.demo)
-app.command()(doctor.doctor)
 cache.app.command("build")(cache_build.build)
-app.add_typer(cache.app, name="cache")
-app.add_typer(clip.app, name="clip")
-app.add_typer(bench.app, name="bench")
 experts.app.command("check")(experts_check.check_experts)
 experts.app.command("new")(experts_new.new_expert)
-app.add_typer(data.app, name="data")
-app.add_typer(experts.app, name="experts")
-app.add_typer(compare.app, name="runs")
-app.add_typer(weights.app, name="weights")
+for _command in (plan.plan,):
+    app.command(rich_help_panel="Plan and data")(_command)
+app.add_typer(data.app, name="data", rich_help_panel="Plan and data")
+app.add_typer(cache.app, name="cache", rich_help_panel="Plan and data")
+for _command in (runs.train,):
+    app.command(rich_help_panel="Train")(_command)
+for _command in (runs.evaluate, score.score, answer.caption, answer.answer, diagnose.diagnose):
+    app.command(rich_help_panel="Measure")(_command)
+app.add_typer(clip.app, name="clip", rich_help_panel="Measure")
+app.add_typer(bench.app, name="bench", rich_help_panel="Measure")
+app.add_typer(compare.app, name="runs", rich_help_panel="Measure")
+for _command in (lifecycle.contributions, lifecycle.detach, lifecycle.select, lifecycle.merge):
+    app.command(rich_help_panel="Take experts away")(_command)
+for _command in (export.export, push.push, web.app):
+    app.command(rich_help_panel="Deploy")(_command)
+for _command in (demo.demo, doctor.doctor):
+    app.command(rich_help_panel="Look after")(_command)
+app.add_typer(experts.app, name="experts", rich_help_panel="Look after")
+app.add_typer(weights.app, name="weights", rich_help_panel="Look after")
+
+
+def _paragraphs(text: str) -> str:
+    """Return a docstring with each paragraph on one line, which a help page then breaks where it ends."""
+    return "\n\n".join(" ".join(part.split()) for part in cleandoc(text).split("\n\n"))
+
+
+for _group in (app, cache.app, clip.app, bench.app, data.app, experts.app, compare.app, weights.app):
+    for _made in _group.registered_commands:
+        _made.help = _paragraphs((_made.callback and _made.callback.__doc__) or "")
 
 
 def _version(wanted: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tove_core.cli.data_options import DataPath, Images, Reader, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
-from tove_core.cli.places import Run, opened
+from tove_core.cli.places import Run, file_of, opened
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig, ModelConfig
@@ -40,7 +41,9 @@ Licenses = Annotated[
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; with --resume or --add, the folder of a run")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file; with --resume or --add, the folder of a run")
+    ],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on exactly where the run stopped")] = False,
     add: Annotated[
@@ -79,6 +82,10 @@ def train(
         raise ConfigError("an expert that joins is held to the policy of its hub; --licenses cannot stand beside --add")
     if limit is not None and not (resume or add):
         raise ConfigError("--limit goes with --add, whose experts are measured; data.limit bounds what is trained on")
+    if not (resume or add) and file_of(config) != config:
+        raise ConfigError(
+            f"{config} is the folder of a run: --resume goes on with it, and --add EXPERT lets an expert join it"
+        )
     launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
     if launch.is_needed:
         # A configuration that cannot be read is said once, and not by every process.
@@ -109,7 +116,7 @@ def train(
 
         model = start(wanted, device=device, quiet=quiet, processes=processes)
     if is_first():
-        print(f"wrote {wanted.output / 'checkpoint'}")
+        print(f"wrote {wanted.output / 'checkpoint'}; 'tove evaluate {quote(str(wanted.output))}' scores it")
         report_growth(wanted, model, held or held_out_samples(wanted, limit), quiet=quiet)
 
 
@@ -164,7 +171,11 @@ def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:
 def evaluate(
     run: Run,
     task: Annotated[
-        str | None, typer.Option(help="what is scored: captions, vqa, pope; by the data if not given")
+        str | None,
+        typer.Option(
+            help="what is scored: captions, exact-match, vqa, gqa, pope, vsr or nlvr; by the data if not given. "
+            "Needed with --out where data mix questions and captions"
+        ),
     ] = None,
     data: DataPath = None,
     reader: Reader = None,
