@@ -116,11 +116,16 @@ def _usage(name: str, parameters: list[Any]) -> str:
     words = [name]
     for p in parameters:
         if not _is_option(p):
-            word = p.name.upper() + ("..." if p.nargs == -1 else "")
+            word = _word(p) + ("..." if p.nargs == -1 else "")
             words.append(word if p.required else f"[{word}]")
         elif p.required:
             words.append(f"{p.opts[0]} {_value(p)}")
     return " ".join([*words, *(["[OPTIONS]"] if any(_is_option(p) and not p.required for p in parameters) else [])])
+
+
+def _word(parameter: Any) -> str:
+    """Return what stands for an argument, as its help calls it."""
+    return (parameter.metavar or parameter.name.upper()).removesuffix("...")
 
 
 def _value(parameter: Any) -> str:
@@ -130,7 +135,7 @@ def _value(parameter: Any) -> str:
 def _spelling(parameter: Any) -> str:
     if not _is_option(parameter):
         many = " (one or more)" if parameter.required else " (any number)"
-        return f"`{parameter.name.upper()}`" + (many if parameter.nargs == -1 else "")
+        return f"`{_word(parameter)}`" + (many if parameter.nargs == -1 else "")
     flags = "`" + "` / `".join([*parameter.opts, *parameter.secondary_opts]) + "`"
     if parameter.is_flag:
         return flags

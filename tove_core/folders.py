@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,22 +36,49 @@ def require_writable(folder: str | Path) -> None:
     """
     target = Path(folder).expanduser().absolute()
     nearest = next(place for place in (target, *target.parents) if place.exists())
+    if not nearest.is_dir():
+        raise CheckpointError(f"{target} cannot be written: {nearest} is a file; give another folder as output")
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise CheckpointError(f"{target} cannot be written ({error}); give another folder as output") from error
+        raise CheckpointError(
+            f"{target} cannot be written ({error.strerror}); give another folder as output"
+        ) from error
 
 
-def require_place(file: Path | None, option: str) -> None:
+def holds_something(folder: Path) -> bool:
+    """Return whether a folder is there and not empty; hidden files do not count."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def require_own_folder(folder: Path, marks: Sequence[str], what: str) -> None:
+    """Refuse a folder that holds something of another kind, before files are put among it.
+
+    Args:
+        folder: for a result of many files, which may go on with an earlier one of its kind.
+        marks: patterns of what lies in a folder of this kind; it is one where any matches.
+        what: how such a folder is called.
+
+    Raises:
+        ConfigError: it is the folder of a run or of a checkpoint, or holds something and is none of this kind.
+    """
+    if any((folder / name).exists() for name in ("config.yaml", "tove.json")):
+        raise ConfigError(f"{folder} is the folder of a run; give a folder of its own, such as {folder / what}")
+    if holds_something(folder) and not any(any(folder.glob(mark)) for mark in marks):
+        raise ConfigError(f"{folder} holds something else already; give a folder of its own, such as {folder / what}")
+
+
+def require_place(file: Path | None, option: str, replaces: Callable[[Path], bool] | None = None) -> None:
     """Refuse a file that cannot be written, before the work is done whose result it should hold.
 
     Args:
         file: None: nothing is to be written.
         option: what names it.
+        replaces: whether a file that is there is an earlier result of the same kind, which may go.
 
     Raises:
-        ConfigError: it is a folder, or there is no folder to put it into.
+        ConfigError: it is a folder, there is no folder to put it into, or something else is there.
     """
     if file is None:
         return
@@ -60,6 +87,12 @@ def require_place(file: Path | None, option: str) -> None:
     if not file.parent.is_dir():
         raise ConfigError(f"{option} cannot be written to {file}: there is no folder {file.parent}; make it first")
     require_writable(file.parent)
+    if not file.exists():
+        return
+    if not file.is_file():  # the rename would put a file in the place of a device
+        raise ConfigError(f"{option} {file} is no plain file; give a file")
+    if replaces is not None and file.stat().st_size and not replaces(file):
+        raise ConfigError(f"{option} would write over {file}, which is not an earlier result; give another file")
 
 
 @contextmanager

@@ -29,6 +29,10 @@ def read_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ())
             naming the key.
     """
     data: Any = {}
+    if path is not None and path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder, and the path of a YAML file is wanted; of a run it is {path / 'config.yaml'}"
+        )
     if path is not None:
         try:
             data = parse_yaml(path.read_text(encoding="utf-8"), str(path), "repair the file")

@@ -46,7 +46,7 @@ def write_project(name: str, out: Path | None = None) -> Path:
     """
     _check_name(name)
     target = out if out is not None else Path(f"tove-expert-{name}")
-    if target.exists():
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists; choose another folder with --out, or remove it")
     source = template_folder()
     for path in template_files(source):

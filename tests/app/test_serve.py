@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import re
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -42,12 +43,21 @@ def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         serve.require_gradio()
 
 
+def test_a_gradio_that_does_not_load_is_said_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(serve, "version", lambda name: "6.20.0")
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as an import that fails
+    with pytest.raises(ConfigError, match="fails to load here"):
+        serve.require_gradio()
+
+
 def test_an_old_gradio_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     for old in ("5.50.1", "6.9.0"):
         monkeypatch.setattr(serve, "version", lambda name, old=old: old)
         with pytest.raises(ConfigError, match=f"gradio {re.escape(old)} and needs 6.20"):
             serve.require_gradio()
+    monkeypatch.setitem(sys.modules, "gradio", object())
     for new in ("6.20.0", "6.100.0rc1", "10.0"):
         monkeypatch.setattr(serve, "version", lambda name, new=new: new)
         serve.require_gradio()

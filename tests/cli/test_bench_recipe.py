@@ -27,7 +27,7 @@ def test_a_laptop_recipe_is_trained_with_its_control_scored_and_compared(
     words = [word for change in changes for word in ("--set", change)]
     done = tove("bench", "recipe", RECIPES / f"{name}.yaml", *words, "--quiet")
     assert done.code == 0, done.err
-    assert "A: CLIP only, B: the hub of experts" in done.out and done.out.count("\nmajority answer ") == 2
+    assert "A: the hub of experts, B: CLIP only" in done.out and done.out.count("\nmajority answer ") == 2
     assert done.out.splitlines()[-1].startswith("exact match ")
     for run in ("hub", "clip-only"):
         folder = tmp_path / "run" / run

@@ -27,7 +27,7 @@ def told(toy: Any, tmp_path: Path) -> Path:
 
 def test_zero_shot_takes_classes_from_answers_or_from_a_file(tove: Tove, toy: Any, folder: str, tmp_path: Path) -> None:
     words = ("clip", "zero-shot", folder, "--data", toy.data, "--kind", "colour")
-    done = tove(*words, "--own-transform", "--json", tmp_path / "found.json")
+    done = tove(*words, "--own-transform", "--report", tmp_path / "found.json")
     assert done.code == 0, done.err
     assert "4 classes, 1 template" in done.out and "4 samples of 4 images" in done.out
     figures = json.loads((tmp_path / "found.json").read_text())

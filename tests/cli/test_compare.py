@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def run(folder: Path, losses: list[float], **changes: Any) -> Path:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    cells = [re.split(r" {2,}", line) for line in text.splitlines() if "  " in line]
     return {row[0]: row[1:] for row in cells}
 
 
@@ -38,6 +39,16 @@ def test_differences_and_metrics_stand_side_by_side(tove: Tove, tmp_path: Path) 
     assert "seed" not in found and "output" not in found
     assert found["loss"] == ["2.25", "2.5"] and found["loss, lowest"] == ["1.5", "2.5"]
     assert found["step"] == ["15", "10"] and found["gate.depth"] == ["0.4", "0.4"]
+
+
+def test_runs_with_long_names_and_values_are_told_apart(tove: Tove, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    first, second = (tmp_path / f"{'long' * 12}-{n}" for n in (0, 1))
+    for folder in (first, second):
+        run(folder, [3.0], data={"path": f"{folder}.jsonl"})
+    done = tove("runs", "compare", first, second)
+    assert done.code == 0 and done.out.startswith(f"A: {first}\nB: {second}\n") and done.out.isascii()
+    assert rows(done.out)["data.path"] == [f"{first}.jsonl", f"{second}.jsonl"]
 
 
 def test_runs_that_were_told_the_same_and_one_that_was_killed(tove: Tove, tmp_path: Path) -> None:

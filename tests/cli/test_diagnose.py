@@ -53,6 +53,12 @@ def test_an_evaluation_kept_by_evaluate_stands_for_its_run(tove: Tove, runs: Pat
         assert done.code == 0, done.err
     first, second = (json.loads((tmp_path / name / "diagnosis.json").read_text()) for name in "ab")
     assert first["parts"] == second["parts"] and first["examples"] == second["examples"]
+    # Of data that mix questions and captions it answered one task's, and these are diagnosed.
+    mixed = ("--data", toy.data, "--task", "exact-match", "--quiet")
+    assert tove("evaluate", runs / "plain", *mixed, "--out", tmp_path / "mixed").code == 0
+    done = tove("diagnose", runs / "hub", *mixed, "--against", tmp_path / "mixed", "--out", tmp_path / "of-mixed")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "of-mixed" / "diagnosis.json").read_text())["samples"] == 8
     asking.write_text("\n".join(lines[1:]) + "\n")
     assert "answered 8 samples and 7 are asked here; 1 ids" in tove(*words, kept, "--out", tmp_path / "c").error
     asking.write_text("\n".join(lines).replace('"kind": "dark"', '"kind": "night"') + "\n")

@@ -138,7 +138,7 @@ def test_a_task_takes_the_samples_it_scores_and_says_how_many_it_left(
         assert json.loads((out / name).read_text())["left_out"] == {"of another task": 8}
     once = tove(*words, "--task", "gqa")
     assert once.out.startswith("gqa: 8 samples") and "left out: 4 samples (of another task)" in once.out
-    again = tove("score", out, "--json", tmp_path / "again.json")
+    again = tove("score", out, "--report", tmp_path / "again.json")
     assert "left out: 8 samples" in again.out
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads((out / "scores.json").read_text())
     assert tove("score", out, "--data", data).out in done.out
@@ -207,14 +207,29 @@ def test_what_cannot_be_written_or_used_is_said_before_the_work(
     monkeypatch.setattr("tove_core.evaluation.saved.read_predictions", lambda *_: pytest.fail("too late"))
     monkeypatch.setattr("tove_core.data.readers.collect", lambda *_: pytest.fail("too late"))
     for command, wanted in [
-        (("score", kept, "--json", tmp_path / "no" / "x.json"), "there is no folder"),
-        (("score", kept, "--json", tmp_path), "is a folder; give a file in it"),
+        (("score", kept, "--report", tmp_path / "no" / "x.json"), "there is no folder"),
+        (("score", kept, "--report", tmp_path), "is a folder; give a file in it"),
+        (("score", kept, "--report", kept / "predictions.jsonl"), "which is not an earlier result"),
+        (("score", kept, "--report", kept / "scores.json"), "which is not an earlier result"),
+        (("clip", "retrieval", folder, "--data", data, "--report", run / "config.yaml"), "not an earlier result"),
+        (("clip", "retrieval", folder, "--data", data, "--report", "/dev/null"), "is no plain file"),
+        ((*words, "--predictions", run / "config.yaml"), "which is not an earlier result"),
+        ((*words, "--predictions", kept / "predictions.jsonl"), "which is not an earlier result"),
+        ((*words, "--predictions", data), "which is not an earlier result"),
+        ((*words, "--out", run), f"is the folder of a run; give a folder of its own, such as {run / 'test'}"),
+        ((*words, "--out", data.parent), "holds something else already"),
+        (
+            ("cache", "build", run, "--out", run),
+            f"is the folder of a run; give a folder of its own, such as {run / 'cache'}",
+        ),
+        (("cache", "build", run, "--out", kept), "holds something else already"),
+        (("cache", "build", run, "--out", file), f"cannot be written: {file} is a file"),
         ((*words, "--out", file), "cannot be written"),
         ((*words, "--predictions", tmp_path), "is a folder; give a file in it"),
         (("evaluate", tmp_path / "nothing"), f"there is no folder {tmp_path / 'nothing'}"),
         (("evaluate", run / "checkpoint"), "does not say which data its model was made for; give --data, and --reader"),
-        (("clip", "score", folder, kept, "--json", tmp_path / "no" / "x.json"), "there is no folder"),
-        (("clip", "retrieval", folder, "--data", data, "--json", tmp_path), "is a folder"),
+        (("clip", "score", folder, kept, "--report", tmp_path / "no" / "x.json"), "there is no folder"),
+        (("clip", "retrieval", folder, "--data", data, "--report", tmp_path), "is a folder"),
         (("clip", "zero-shot", folder, "--data", data, "--device", "cuda:77"), "cannot be used here"),
         ((*words, "--device", "cuda:77"), "cannot be used here"),
         ((*words, "--task", "gqa", "--device", "cuda:77"), "cannot be used here"),

@@ -64,7 +64,7 @@ def test_an_announced_failure_is_no_failure_and_must_come(tove: Tove, toy: Any) 
     ("words", "says"),
     [
         ([], "name the experts to check, or give --all"),
-        (["--all", "toy-wide"], "name the experts to check, or give --all"),
+        (["--all", "toy-wide"], "toy-wide and --all were both given"),
         (["toy-wid"], "did you mean toy-wide"),
         (["toy-fine", "toy-wid"], "did you mean toy-wide"),
         (["toy-fine", "--expect-failure", "finit=no"], "there is no check 'finit'"),

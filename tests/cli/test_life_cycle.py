@@ -102,7 +102,7 @@ def test_an_evaluation_with_a_task_can_be_scored_again_and_compared(
     assert "exact match" in done.out and "95 % interval" in done.out and str(tmp_path / "a") in done.out
     assert tove(*words, "--predictions", tmp_path / "b.jsonl").code == 0
     # The folder needs nothing else; a file needs its data named.
-    again = tove("score", tmp_path / "a", "--json", tmp_path / "scores.json")
+    again = tove("score", tmp_path / "a", "--report", tmp_path / "scores.json")
     assert again.out.splitlines()[0] == "gqa: 8 samples of 8 images"
     saved = json.loads((tmp_path / "a" / "scores.json").read_text())
     assert json.loads((tmp_path / "scores.json").read_text()) == saved

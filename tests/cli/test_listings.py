@@ -107,6 +107,8 @@ def test_a_family_is_listed_as_one_and_shown_by_a_member(tove: Tove, toy: Any) -
     assert "timm" not in rows
     row = rows["timm:NAME"]
     assert (row["outputs"], row["params"], row["license"], row["variants"]) == ("as NAME says", None, None, [])
+    shown = json.loads(tove("experts", "show", "timm", "--json").out)
+    assert (shown["name"], shown["params"], shown["license"]) == ("timm:NAME", None, None)
     assert '"architecture": "resnet18.a1_in1k"' in tove("experts", "show", "timm").out
     assert '"architecture": "test_vit.r160_in1k"' in tove("experts", "show", "timm:test_vit").out
     assert "stands for a family; name the member" in tove("weights", "lock", "timm").error

@@ -30,7 +30,7 @@ def test_options_go_over_the_file_and_training_takes_its_batch(tove: Tove, toy: 
     assert done.code == 0 and "memory for training, 12 images" in done.out and "expert toy-wide" in done.out
     assert "training.shard" not in done.err
     assert "training.shard divides" in tove("plan", file, "--train", "--set", "training.shard=full").err
-    done = tove("plan", file, "--experts", "", "--batch", "3", "--set", "model.clip.layer=-1")
+    done = tove("plan", file, "--experts", "", "--batch-size", "3", "--set", "model.clip.layer=-1")
     assert "memory for inference, 3 images" in done.out and "toy-wide" not in done.out
     done = tove("plan", file, "--fusion", "uniform", "--json")
     assert [one["name"] for one in json.loads(done.out)["parts"]][2] == "uniform"

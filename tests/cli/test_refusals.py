@@ -70,6 +70,23 @@ def test_what_a_command_lacks_is_said_before_an_image_is_encoded(
         (("diagnose", plain, "--against", mute, "--out", out), "cannot write text"),
         (("diagnose", plain, "--out", out), "has no expert on"),
         (("diagnose", run, "--out", below), "cannot be written"),
+        (("answer", run, image, "--question", " "), "--question is empty"),
+        (("select", run, "--out", out, "--budget", "5"), "--budget is 5; give a share"),
+        (("select", run, "--out", out, "--budget", "0.5", "--cost", "foo=3"), "costs are given for foo, and"),
+        (("select", run, "--out", out, "--budget", "0.5", "--limit", 2), "images that are not asked about together"),
+        (("evaluate", run, "--reader", "world", "--data", image), "--data goes with --reader"),
+        (("data", "check", "jsonl:nope"), "set the PATH of READER:PATH to the jsonl data set"),
+        (("clip", "zero-shot", "x", "--data", "nope"), "set --data to the jsonl data set"),
+        (("clip", "zero-shot", "x", "--data", toy.data, "--view", "nope"), "--view 'nope' is not known"),
+        (("clip", "zero-shot", "x", "--data", toy.data, "--classes", tmp_path / "file"), "names no class; give one a"),
+        (("clip", "retrieval", "x", "--data", tmp_path), f"{tmp_path} is a folder; give the file in it"),
+        (("score", tmp_path / "file"), f"{tmp_path / 'file'} is empty"),
+        (("plan", "--licenses", "nope"), "there is no --licenses 'nope'; choose commercial or strict"),
+        (("experts", "check", "toy-fine", "--all"), "both given"),
+        (("train", run), f"{run} is the folder of a run: --resume goes on with it, and --add EXPERT"),
+        (("plan", tmp_path), f"is a folder, and the path of a YAML file is wanted; of a run it is {tmp_path}/config.y"),
+        (("data", "check", toy.data), f"say what reads it: READER:{toy.data}"),
+        (("runs", "compare", tmp_path / "nope", run), f"there is no folder {tmp_path / 'nope'}"),
     ]:
         assert wanted in tove(*words, *(["--quiet"] if words[0] in ("train", "evaluate", "diagnose") else [])).error
     assert not out.exists() and not (tmp_path / "run").exists()
@@ -149,3 +166,38 @@ def test_settings_that_have_no_effect_are_told_of(tove: Tove, write: Callable[..
     assert "fusion.gate.balance_warmup are set, and with model.fusion.kind uniform they do nothing" in notes[0]
     assert "model.decoder.lora.rank is set, and with model.decoder.train none" in notes[1]
     assert "training.decoder_learning_rate is set, and with model.decoder.train none" in notes[2]
+
+
+def test_every_command_that_reads_data_names_them_alike(parser: Callable[..., Any]) -> None:
+    from tove_core.cli.main import app
+
+    top = parser(app).commands
+    commands = {name: top[name] for name in ("evaluate", "score", "contributions", "diagnose", "select", "merge")}
+    commands |= top["clip"].commands
+    for name, command in commands.items():
+        options = {spelling for parameter in command.params for spelling in parameter.opts}
+        assert {"--data", "--reader", "--split", "--images", "--set"} <= options, name
+        assert "--batch" not in options
+
+
+def test_contributions_are_json_alone_without_a_bar(tove: Tove, run: Path, toy: Any) -> None:
+    done = tove("contributions", run, "--json", "--quiet", "--data", toy.data, "--limit", 6, "--set", "max_broken=0.5")
+    assert done.code == 0 and done.err == ""
+    told = json.loads(done.out)
+    assert told["run"] == str(run) and told["rule"] == "zero"
+    assert {one["expert"] for one in told["experts"]} == {"toy-fine", "toy-wide", "toy-whole"}
+
+
+def test_the_folder_of_a_run_stands_for_its_configuration(tove: Tove, run: Path) -> None:
+    assert tove("data", "check", run, "--quick").out == tove("data", "check", run / "config.yaml", "--quick").out
+    assert tove("plan", run, "--json").out == tove("plan", run / "config.yaml", "--json").out != ""
+
+
+def test_help_is_in_the_order_of_the_life_cycle_and_breaks_no_line_by_itself(parser: Callable[..., Any]) -> None:
+    from tove_core.cli.main import app
+
+    top = parser(app)
+    panels = list(dict.fromkeys(command.rich_help_panel for command in top.commands.values()))
+    assert panels == ["Plan and data", "Train", "Measure", "Take experts away", "Deploy", "Look after"]
+    for command in top.commands.values():
+        assert all(part.count("\n") == 0 for part in (command.help or "").split("\n\n")), command.name

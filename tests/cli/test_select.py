@@ -88,7 +88,7 @@ def test_what_selects_can_be_used_like_any_run(tove: Tove, selected: Path, toy: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--budget", 1), "the budget is 1.0"),
+        (("--budget", 1), "--budget is 1; give a share"),
         (("--budget", 0.5, "--cost", "toy-fine"), "--cost toy-fine cannot be used"),
         (("--budget", 0.5, "--cost", "toy-fine=x"), "--cost toy-fine=x cannot be used"),
         (("--budget", 0.5, "--cost", "toy-fine=1", "--cost", "toy-fine=2"), "give each expert once"),

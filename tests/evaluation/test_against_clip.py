@@ -58,7 +58,7 @@ def test_a_recipe_and_its_control_train_as_many_parameters_and_are_compared_on_t
     control = read_config(RunConfig, written / "out" / "clip-only" / CONFIG)
     assert control.training == config.training and control.data == config.data
     assert found.samples == 21 and found.differences[0].name == "exact match"
-    assert [one.folder.parent.name for one in evaluations if one.folder] == ["clip-only", "hub"]
+    assert [one.folder.parent.name for one in evaluations if one.folder] == ["hub", "clip-only"]
     assert all("majority answer" in str(one) for one in evaluations)
 
     kept = {p: p.stat().st_mtime_ns for p in (written / "out").rglob("checkpoint/*")}

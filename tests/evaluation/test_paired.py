@@ -33,7 +33,7 @@ def test_a_comparison_counts_what_one_run_alone_has_right():
     a, b = scored([1, 1, 0, 0, 0, 1, 0]), scored([1, 0, 1, 1, 1, 1, 0])
     found = compare(a, b)
     assert (found.only_a, found.only_b) == (1, 3) and found.mcnemar == pytest.approx(10 / 16)
-    assert found.difference == pytest.approx(2 / 7) and found.low <= found.difference <= found.high
+    assert found.difference == pytest.approx(-2 / 7) and found.low <= found.difference <= found.high
 
 
 def test_runs_that_are_equal_do_not_differ_and_a_clear_difference_shows():
@@ -42,7 +42,7 @@ def test_runs_that_are_equal_do_not_differ_and_a_clear_difference_shows():
     same = compare(a, a)
     assert same.p == 1 and same.mcnemar == 1 and same.low == same.high == 0
     better = scored([1.0 if n % 3 == 0 else value for n, value in enumerate(a.samples.values())])
-    found = compare(a, better)
+    found = compare(better, a)
     assert found.p < 0.01 and found.mcnemar is not None and found.mcnemar < 0.01 and found.low > 0
 
 

@@ -190,8 +190,9 @@ def test_two_runs_are_compared_on_every_metric():
     assert (accuracy.a, accuracy.b, accuracy.only_a, accuracy.only_b) == (0.5, 1.0, 0, 6)
     assert accuracy.mcnemar == pytest.approx(2 / 2**6)
     # Every image has one of each, so that every drawn set differs by a half; six alike are no more.
-    assert accuracy.low == accuracy.high == pytest.approx(0.5) and 1 / 2**6 < accuracy.p < 0.05
+    assert accuracy.difference == accuracy.low == accuracy.high == pytest.approx(-0.5) and 1 / 2**6 < accuracy.p < 0.05
     assert found.plain()["differences"]["recall"]["difference"] == 0
+    assert "A - B" in str(found), "as in a diagnosis: the first named minus the other"
     # Saying yes is not being right, so who alone says it is no count of right answers.
     ratio, line = found.differences[-1], str(found).splitlines()[-1]
     assert (ratio.name, ratio.only_a, ratio.only_b, ratio.mcnemar) == ("yes-ratio", None, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import socket
 import time
@@ -37,6 +38,12 @@ def require_gradio() -> None:
     if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
         wanted = ".".join(map(str, OLDEST))
         raise ConfigError(f"'tove app' found gradio {found} and needs {wanted}; run pip install -U 'tove-core[app]'")
+    try:
+        importlib.import_module("gradio")
+    except ImportError as error:
+        raise ConfigError(
+            f"'tove app' needs gradio, which fails to load here ({error}); repair it: pip install -U 'tove-core[app]'"
+        ) from error
 
 
 def free_port(host: str, port: int | None = None) -> int:

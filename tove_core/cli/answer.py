@@ -10,7 +10,7 @@ import typer
 from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.places import Run, opened
 from tove_core.cli.runs import Device
-from tove_core.errors import DataError
+from tove_core.errors import ConfigError, DataError
 from tove_core.language.marks import IMAGE, wrong_marks
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _WORLD = "package:tove_core.demo/"
 
 def caption(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     beams: Annotated[int, typer.Option(min=1, help="beam search width")] = 1,
     device: Device = None,
 ) -> None:
@@ -34,7 +34,7 @@ def caption(
 
 def answer(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
     question: Annotated[
         str, typer.Option(help="asked of every image; with <image> for each of several, of all of them together")
     ],
@@ -50,6 +50,8 @@ def _say(run: str, images: list[Path], question: str | None, beams: int, device:
     from tove_core.checkpoint import require_decoder
     from tove_core.model import ToveModel
 
+    if question is not None and not question.strip():
+        raise ConfigError("--question is empty; ask something")
     if question is not None and (fault := wrong_marks(question, len(images) if together else 1)) is not None:
         raise DataError(fault)
     decoded, broken = _decoded(images)

@@ -26,14 +26,16 @@ def claims(
     seeds: Annotated[str, typer.Option(help="comma list of seeds")] = "0,1,2",
     easy_vqa: Annotated[Path | None, typer.Option(help="folder of easy-VQA")] = None,
     nlvr: Annotated[Path | None, typer.Option(help="folder of NLVR")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="begin no job later than that")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="begin no job after so many minutes")] = None,
     page: Annotated[Path | None, typer.Option(help="write the page and its picture here, of all results in --out")] = (
         None
     ),
     results: Annotated[
         Path | None, typer.Option(help="start from the results beside a page, docs/benchmarks/claims.json")
     ] = None,
-    small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="tiny models and data: all parts run, and the figures say nothing")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Put the method's claims to the test, at equal trainable size, steps and language model, over several seeds.
@@ -80,7 +82,7 @@ def _listed(text: str) -> list[str]:
 
 @app.command()
 def recipe(
-    config: Annotated[Path, typer.Argument(help="YAML file of a run with experts")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run with experts")],
     set_: Set = None,
     task: Annotated[str | None, typer.Option(help="what is scored, as for tove evaluate; by the data if not given")] = (
         None
@@ -100,7 +102,7 @@ def recipe(
     wanted = read_config(RunConfig, config, set_ or [])
     tell_unused_gpu(device)
     found = run_recipe(wanted, task, device=device, quiet=quiet, tell=print)
-    print(f"A: CLIP only, B: the hub of experts\n{found}")
+    print(f"A: the hub of experts, B: CLIP only\n{found}")
 
 
 @app.command()
@@ -139,7 +141,7 @@ def pipeline(
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="steps that count, of each part in each round")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="how often the parts and the live steps take turns")] = 7,
-    batch: Annotated[int, typer.Option(min=2, help="samples per step")] = 32,
+    batch_size: Annotated[int, typer.Option(min=2, help="samples per step")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="threads that read ahead, compared with none")] = 2,
     device: Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")] = None,
 ) -> None:
@@ -148,8 +150,8 @@ def pipeline(
     from tove_core.demo.pipeline_memory import measure_memory, measure_peaks, report_memory
 
     with subject(path, device) as (model, samples):
-        bench = Bench(model, samples, batch, steps)
-        print(f"{path or 'embedded world'}: {len(bench.images)} images, {batch} samples a step, on {model.device}")
+        bench = Bench(model, samples, batch_size, steps)
+        print(f"{path or 'embedded world'}: {len(bench.images)} images, {batch_size} samples a step, on {model.device}")
         print(report_times(bench.measure(rounds, (0, workers))), flush=True)
         print(report_memory(measure_memory(bench), measure_peaks(bench)))
 

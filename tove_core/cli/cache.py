@@ -30,7 +30,8 @@ def info(folder: Folder) -> None:
         source = " ".join(str(made[key]) for key in ("distribution", "version", "expert", "variant") if made.get(key))
         print(f"{store.name}: {len(store):,} images of {tokens}x{channels}, {store.dtype}, {human_size(store.nbytes)}")
         weights = str(made.get("weights", "unknown"))[:12]
-        print(f"  {store.folder.name}: {len(store.shards)} shards; weights {weights} {source}".rstrip())
+        shards = f"{len(store.shards)} {'shard' if len(store.shards) == 1 else 'shards'}"
+        print(f"  {store.folder.name}: {shards}; weights {weights} {source}".rstrip())
         print("  " + ", ".join(f"{name} {version}" for name, version in store.fingerprint.versions.items()))
         total += store.nbytes
     print(f"together {human_size(total)}")

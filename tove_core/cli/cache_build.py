@@ -37,7 +37,7 @@ def build(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="of the validation data, else of the test split, in place of training's")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="say what is missing and what it takes, and stop")
     ] = False,
@@ -55,9 +55,14 @@ def build(
     A build that was stopped, or killed, goes on with the same command, also in another number of processes. Exit code
     1 where images could not be read; what could be is stored.
     """
+    from tove_core.data.cache.folder import MARKS
+    from tove_core.folders import require_own_folder, require_writable
     from tove_core.training.launch import Launch
 
     default, own = _dtypes(dtype or [])
+    require_own_folder(out, MARKS, "cache")
+    if not estimate:
+        require_writable(out)
     launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
     if launch.is_needed:
         flags = [("--held-out", held_out), ("--estimate", estimate), ("--quiet", quiet)]
@@ -65,7 +70,7 @@ def build(
         words = [word for word, given in flags if given]
         words += [word for name, values in repeated for value in values or [] for word in (name, value)]
         words += ["--device", device] if device else []
-        words += ["--batch", str(batch), *launch.words()]
+        words += ["--batch-size", str(batch_size), *launch.words()]
         launch.start(["cache", "build", str(source), "--out", str(out), *words])
         return
     # Only what computes imports what that takes.
@@ -87,13 +92,15 @@ def build(
     needed.require_room(out)
     if estimate:
         return
-    with Display(len(builder.images), "cache", quiet=quiet or rank > 0, every=batch * 16) as display:
-        report = build_cache(model, builder, batch_size=batch, progress=lambda done, _: display.update(done))
+    with Display(len(builder.images), "cache", quiet=quiet or rank > 0, every=batch_size * 16) as display:
+        report = build_cache(model, builder, batch_size=batch_size, progress=lambda done, _: display.update(done))
     # A process that failed ends the others, so what could not be read is said when all have ended.
     reports: list[BuildReport] = gather_object([report])
     if rank == 0:
         for number, one in enumerate(reports):
             _show_report(one, f"process {number}: " if world > 1 else "")
+        option = f"tove evaluate RUN --cache {out}" if held_out else f"tove train CONFIG --set training.cache={out}"
+        print(f"wrote {out}; '{option}' reads it")
         if broken := [pair for one in reports for pair in one.broken]:
             name, reason = broken[0]
             raise DataError(
@@ -200,7 +207,7 @@ def _show_estimate(needed: Estimate, out: Path) -> None:
 
 def _show_report(report: BuildReport, who: str) -> None:
     made = ", ".join(f"{name} {count:,}" for name, count in report.computed.items())
-    told = f"of {report.images:,} images computed {made}; {report.present:,} images lacked nothing"
+    told = f"of {report.images:,} images computed {made}; {report.present:,} images were there already"
     if report.alike:
         told += f"; {report.alike:,} {'has' if report.alike == 1 else 'have'} the content of another"
     if report.broken:

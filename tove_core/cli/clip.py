@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.data_options import Images, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
-from tove_core.cli.runs import Device, SetData, named_data
+from tove_core.cli.runs import Device, Report, named_data
 
 if TYPE_CHECKING:
     from tove_core.data.sample import Sample
@@ -17,25 +19,25 @@ if TYPE_CHECKING:
     from tove_core.hub.view import View
     from tove_core.tower.base import Tower
 
-app = typer.Typer(help="Score a CLIP that is not trained for it: classes, retrieval, CLIPScore.", no_args_is_help=True)
+app = typer.Typer(
+    help="Score what a CLIP knows without training for it: classes, retrieval, CLIPScore.", no_args_is_help=True
+)
 
 Clip = Annotated[
     str, typer.Argument(help="folder of a merged run or of any CLIP, else a name as clip.name has it: ViT-B-16/openai")
 ]
-Data = Annotated[Path | None, typer.Option(help="file or folder of the data set")]
-Reader = Annotated[str, typer.Option(help="name of its reader")]
-Split = Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")]
+Data = Annotated[Path | None, typer.Option(metavar="PATH", help="file or folder of the data set")]
+Reader = Annotated[str, typer.Option(metavar="NAME", help="what reads it")]
 Limit = Annotated[int | None, typer.Option(min=1, help="only so many samples")]
 Kind = Annotated[str | None, typer.Option(help="only samples of this kind")]
 ViewName = Annotated[str, typer.Option(help="what is seen of an image: squash, crop or pad")]
 Own = Annotated[bool, typer.Option("--own-transform", help="score once more as the CLIP's own transform sees images")]
 BatchSize = Annotated[int, typer.Option(min=1, help="images embedded together")]
-Json = Annotated[Path | None, typer.Option("--json", help="also write the figures here")]
 
 
 @app.callback()
 def _clip() -> None:
-    """Score a CLIP that is not trained for it."""
+    """Score what a CLIP knows without training for it."""
 
 
 @app.command("zero-shot")
@@ -44,6 +46,7 @@ def classify(
     data: Data = None,
     reader: Reader = "jsonl",
     split: Split = None,
+    images: Images = None,
     limit: Limit = None,
     set_: SetData = None,
     kind: Kind = None,
@@ -57,7 +60,7 @@ def classify(
     view: ViewName = "squash",
     own_transform: Own = False,
     batch_size: BatchSize = 64,
-    json: Json = None,
+    report: Report = None,
     device: Device = None,
 ) -> None:
     """Give each image the class whose prompts are nearest: top-1 and top-5 accuracy, with 95 % intervals.
@@ -65,21 +68,22 @@ def classify(
     A sample's class is its first answer or text. Without --template it is "a photo of a {}.".
     """
     from tove_core.errors import ConfigError
-    from tove_core.evaluation.clip_tower import TEMPLATES, zero_shot
+    from tove_core.evaluation.clip_tower import TEMPLATES, check_prompts, zero_shot
 
     if template and templates:
         raise ConfigError("--template and --templates both name the prompts; give one of them")
-    _require(json, device)
-    samples = _samples(data, reader, split, limit, set_, kind)
-    names = _lines(classes) if classes else sorted({sample.targets[0] for sample in samples})
-    prompts = _lines(templates) if templates else template or TEMPLATES
+    _require(report, view, device)
+    samples = _samples(data, reader, split, images, limit, set_, kind)
+    names = _lines(classes, "class") if classes else sorted({sample.targets[0] for sample in samples})
+    prompts = _lines(templates, "template") if templates else template or TEMPLATES
+    check_prompts(names, prompts)  # before the CLIP is loaded
     tower = _tower(clip, device)
     print(f"{len(names)} classes, {len(prompts)} {'template' if len(prompts) == 1 else 'templates'}")
 
     def measure(seen: View | None) -> Any:
         return zero_shot(tower, samples, names, templates=prompts, view=seen, batch_size=batch_size)
 
-    _report(tower, samples, measure, view, own_transform, json)
+    _report(tower, samples, measure, view, own_transform, report)
 
 
 @app.command("retrieval")
@@ -88,13 +92,14 @@ def retrieve(
     data: Data = None,
     reader: Reader = "coco-captions",
     split: Split = None,
+    images: Images = None,
     limit: Limit = None,
     set_: SetData = None,
     kind: Kind = None,
     view: ViewName = "squash",
     own_transform: Own = False,
     batch_size: BatchSize = 64,
-    json: Json = None,
+    report: Report = None,
     device: Device = None,
 ) -> None:
     """Find an image's captions among all, and a caption's image: recall at 1, 5 and 10 with 95 % intervals.
@@ -103,14 +108,14 @@ def retrieve(
     """
     from tove_core.evaluation.clip_tower import retrieve as recalls
 
-    _require(json, device)
-    samples = _captions(_samples(data, reader, split, limit, set_, kind))
+    _require(report, view, device)
+    samples = _captions(_samples(data, reader, split, images, limit, set_, kind))
     tower = _tower(clip, device)
 
     def measure(seen: View | None) -> Any:
         return recalls(tower, samples, view=seen, batch_size=batch_size).values()
 
-    _report(tower, samples, measure, view, own_transform, json)
+    _report(tower, samples, measure, view, own_transform, report)
 
 
 @app.command("score")
@@ -120,12 +125,13 @@ def score(
     data: Data = None,
     reader: Reader = "coco-captions",
     split: Split = None,
+    images: Images = None,
     limit: Limit = None,
     set_: SetData = None,
     view: ViewName = "squash",
     own_transform: Own = False,
     batch_size: BatchSize = 64,
-    json: Json = None,
+    report: Report = None,
     device: Device = None,
 ) -> None:
     """Score captions by how near this CLIP finds them to their images: CLIPScore, 0 to 2.5, with its 95 % interval.
@@ -138,10 +144,10 @@ def score(
     from tove_core.evaluation.references import check_same_data, references_of
     from tove_core.evaluation.saved import open_predictions
 
-    _require(json, device)
+    _require(report, view, device)
     saved = open_predictions(predictions)
-    kept = saved.manifest.get("data") if data is None and not set_ and split is None else None
-    samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, limit, set_, None)
+    kept = saved.manifest.get("data") if not (data or set_ or split or images) else None
+    samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, images, limit, set_, None)
     if saved.references is not None:
         check_same_data(references_of(samples), saved.references, str(predictions))
     check_predictions(saved.said, [sample.id for sample in samples])
@@ -153,38 +159,39 @@ def score(
     def measure(seen: View | None) -> Any:
         return (score_with_clip(tower, samples, said, view=seen, batch_size=batch_size),)
 
-    _report(tower, samples, measure, view, own_transform, json)
+    _report(tower, samples, measure, view, own_transform, report)
 
 
 def _report(
-    tower: Tower, samples: Sequence[Sample], measure: Measure, view: str, own_transform: bool, json: Path | None
+    tower: Tower, samples: Sequence[Sample], measure: Measure, view: str, own_transform: bool, report: Path | None
 ) -> None:
-    import json as encoder
-
-    from tove_core.errors import ConfigError
     from tove_core.evaluation.clip_report import report_tower
+    from tove_core.folders import write_file
     from tove_core.hub.view import VIEWS
 
-    seen: View | None = next((one for one in VIEWS if one == view), None)
-    if seen is None:
-        raise ConfigError(f"view {view!r} is not known; choose one of {', '.join(VIEWS)}")
+    seen = next(one for one in VIEWS if one == view)
     found = report_tower(tower, samples, measure, view=seen, own_transform=own_transform)
     print(found)
-    if json is not None:
-        json.write_text(encoder.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {json}")
+    if report is not None:
+        write_file(report, json.dumps(found.plain(), indent=2) + "\n")
+        print(f"wrote {report}")
 
 
-def _require(json: Path | None, device: str | None) -> None:
+def _require(report: Path | None, view: str, device: str | None) -> None:
     """Refuse a file that cannot be written and a device that is not there, before anything is read.
 
     Raises:
         ConfigError: one of them is.
     """
+    from tove_core.errors import ConfigError
+    from tove_core.evaluation.saved import is_report
     from tove_core.folders import require_place
     from tove_core.hub.placement import usable_device
+    from tove_core.hub.view import VIEWS
 
-    require_place(json, "--json")
+    require_place(report, "--report", is_report)
+    if view not in VIEWS:
+        raise ConfigError(f"--view {view!r} is not known; choose one of {', '.join(VIEWS)}")
     usable_device(device or "cpu", "--device")
 
 
@@ -217,7 +224,13 @@ def clip_name(text: str) -> str:
 
 
 def _samples(
-    data: Path | None, reader: str, split: str | None, limit: int | None, changes: list[str] | None, kind: str | None
+    data: Path | None,
+    reader: str,
+    split: str | None,
+    images: Path | None,
+    limit: int | None,
+    changes: list[str] | None,
+    kind: str | None,
 ) -> list[Sample]:
     """Read the data set that options name, or the samples of one kind of it.
 
@@ -227,7 +240,7 @@ def _samples(
     from tove_core.data.readers import read
     from tove_core.errors import DataError
 
-    samples = read(named_data(reader, data, split, limit, changes))
+    samples = read(named_data(reader, data, split, limit, changes, images), key="--data")
     if kind is None:
         return samples
     found = [sample for sample in samples if sample.kind == kind]
@@ -242,7 +255,8 @@ def _kept_samples(kept: dict[str, Any]) -> list[Sample]:
     from tove_core.config import DataConfig
     from tove_core.data.readers import read
 
-    return read(DataConfig.model_validate({k: v for k, v in kept.items() if k in DataConfig.model_fields}))
+    found = DataConfig.model_validate({k: v for k, v in kept.items() if k in DataConfig.model_fields})
+    return read(found, key="--data")
 
 
 def _captions(samples: list[Sample]) -> list[Sample]:
@@ -264,18 +278,21 @@ def _captions(samples: list[Sample]) -> list[Sample]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, what: str) -> list[str]:
     """Return the lines of a file that say something.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or says nothing.
     """
     from tove_core.errors import DataError
 
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); give a text file in UTF-8, one entry a line") from error
+    if not found:
+        raise DataError(f"{path} names no {what}; give one a line")
+    return found
 
 
 def _warn_of_own(tower: Tower, manifest: Any) -> None:

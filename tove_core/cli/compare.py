@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,10 @@ import typer
 app = typer.Typer(help="Look at runs side by side.", no_args_is_help=True)
 
 Folders = Annotated[
-    list[Path], typer.Argument(help="folders of two runs, or of two or more evaluations (tove evaluate --out)")
+    list[Path],
+    typer.Argument(
+        metavar="FOLDER...", help="folders of two runs, or of two or more evaluations (tove evaluate --out)"
+    ),
 ]
 
 
@@ -48,23 +52,24 @@ def compare(folders: Folders) -> None:
 
 
 def _compare_runs(first: Path, second: Path) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-
     configs, metrics = [_config(run) for run in (first, second)], [_metrics(run) for run in (first, second)]
-    table = Table(Column(no_wrap=True), str(first), str(second), title="configuration")
     differing = [key for key in sorted(configs[0].keys() | configs[1].keys()) if _differs(key, *configs)]
-    for key in differing:
-        table.add_row(key, *(_shown(config.get(key)) for config in configs))
-    console = Console()
+    named = sorted(metrics[0].keys() | metrics[1].keys(), key=lambda key: (key != "step", key))
+    print(f"A: {first}\nB: {second}\n")
     if differing:
-        console.print(table)
+        print(_table("configuration", differing, configs))
     else:
-        console.print("the configurations are the same")
-    figures = Table(Column(no_wrap=True), str(first), str(second), title="metrics")
-    for key in sorted(metrics[0].keys() | metrics[1].keys(), key=lambda key: (key != "step", key)):
-        figures.add_row(key, *(_shown(found.get(key)) for found in metrics))
-    console.print(figures)
+        print("the configurations are the same")
+    print("\n" + (_table("metrics", named, metrics) if named else "neither has metrics"))
+
+
+def _table(title: str, keys: Sequence[str], sides: Sequence[dict[str, Any]]) -> str:
+    """Return aligned columns, whose values are whole: neither key nor value is cut to a terminal's width."""
+    rows = [(title, "A", "B"), *((key, *(_shown(side.get(key)) for side in sides)) for key in keys)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _differs(key: str, first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -78,6 +83,8 @@ def _config(run: Path) -> dict[str, Any]:
     from tove_core.settings import read_config
 
     path = run / "config.yaml"
+    if not run.is_dir():
+        raise CheckpointError(f"there is no folder {run}; give the folder of a run")
     if not path.is_file():
         raise CheckpointError(f"{run} holds no run ({path.name} is missing); give the folder of a run")
     # Read and not taken as it lies there: a run of an older tove lacks keys, whose defaults then count.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tove_core.cli.places import file_of
 from tove_core.cli.runs import Set
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def _group() -> None:
 
 @app.command("check")
 def check_data(
-    source: Annotated[str, typer.Argument(help="YAML file of a run, or READER:PATH, as in pope:coco_pope_random.json")],
+    source: Annotated[
+        str, typer.Argument(help="YAML file or folder of a run, or READER:PATH, as in pope:coco_pope_random.json")
+    ],
     set_: Set = None,
     samples: Annotated[int, typer.Option(min=0, help="how many samples to show")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="only look whether images are there")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
     """Count what a data set holds and find what is wrong with it; exit with code 1 where anything is.
 
@@ -42,13 +45,16 @@ def check_data(
     run its data and its validation data are read. With READER:PATH, --set changes keys of the data: --set split=val.
     """
     from tove_core.data.check import check
+    from tove_core.data.files import path_key
     from tove_core.data.readers import collect
     from tove_core.data.sample import distinct_images
     from tove_core.progress import Display
 
     reports = []
     for name, config in _wanted(source, set_ or []).items():
-        for part in collect(config, malformed=True):
+        with path_key(_key(source, name)):
+            parts = collect(config, malformed=True)
+        for part in parts:
             images = len(distinct_images(part.samples[: part.limit])[0])
             with Display(images, f"look at {name}", quiet=as_json, every=5000) as display:
                 report = check(
@@ -71,15 +77,29 @@ def _wanted(source: str, changes: list[str]) -> dict[str, DataConfig]:
     """
     from tove_core.config import DataConfig, RunConfig
     from tove_core.data.readers import READERS, reader
+    from tove_core.errors import ConfigError
     from tove_core.settings import read_config
 
     name, colon, path = source.partition(":")
-    if Path(source).suffix in (".yaml", ".yml") and name not in READERS:
-        run = read_config(RunConfig, Path(source), changes)
+    file = file_of(Path(source))
+    if _names_run(source) and name not in READERS:
+        run = read_config(RunConfig, file, changes)
         return {"data": run.data, **({} if run.validation is None else {"validation": run.validation})}
+    if not colon and name not in READERS and Path(source).exists():
+        raise ConfigError(f"{source} is no configuration of a run; say what reads it: READER:{source}")
     reader(name)
     given = [f"reader={json.dumps(name)}", *([f"path={json.dumps(path)}"] if colon and path else [])]
     return {"data": read_config(DataConfig, None, [*given, *changes])}
+
+
+def _names_run(source: str) -> bool:
+    path = Path(source)
+    return path.suffix in (".yaml", ".yml") or file_of(path) != path
+
+
+def _key(source: str, name: str) -> str:
+    """Return what sets the path of the data: a key of the run, or the end of READER:PATH."""
+    return f"{name}.path" if _names_run(source) else "the PATH of READER:PATH"
 
 
 def _lines(name: str, report: DataReport) -> list[str]:
@@ -117,5 +137,7 @@ def _lines(name: str, report: DataReport) -> list[str]:
 
 def _kinds(kinds: dict[str, int]) -> str:
     most = sorted(kinds.items(), key=lambda item: -item[1])
+    if set(kinds) <= {""}:
+        return "-"
     told = ", ".join(f"{kind or '-'} {count:,}" for kind, count in most[:8])
     return told + (f" and {len(most) - 8} more" if len(most) > 8 else "")

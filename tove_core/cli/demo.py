@@ -14,7 +14,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for checkpoint, pictures and report")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="repeat training with so many seeds")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier demo in that folder")] = False,
-    small: Annotated[bool, typer.Option("--small", help="everything runs, nothing is learned")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="tiny models and data: all parts run, and the figures say nothing")
+    ] = False,
     merge_steps: Annotated[
         int | None, typer.Option(min=1, help="steps of merging, and of its control; 300 if not given")
     ] = None,

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.data_options import DataPath, Images, Reader, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.lifecycle import Out, detach_rule
 from tove_core.cli.places import Run, opened
-from tove_core.cli.runs import Cached, Device, SetData, evaluation_data
+from tove_core.cli.runs import Cached, Device, evaluation_data
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig
     from tove_core.data.sample import Sample
+    from tove_core.evaluation.saved import Saved
 
 
 def diagnose(
@@ -26,9 +28,10 @@ def diagnose(
         typer.Option(help="another run or hub id, or a folder of tove evaluate --out; if not, RUN without experts"),
     ] = None,
     task: Annotated[str | None, typer.Option(help="what scores the questions, such as vqa; exact match if not")] = None,
-    data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
-    reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
-    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
+    data: DataPath = None,
+    reader: Reader = None,
+    split: Split = None,
+    images: Images = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
     set_: SetData = None,
     examples: Annotated[int, typer.Option(min=0, max=40, help="samples to show on which the two differ")] = 24,
@@ -59,11 +62,15 @@ def diagnose(
     require_writable(out)
     place = opened(run)
     require_decoder(place)  # an unknown run is said before its data are looked for
-    chosen, wanted = detach_rule(rule), evaluation_data(place, data, reader, split, limit, set_, name=run)
+    chosen = detach_rule(rule)
+    wanted = evaluation_data(place, data, reader, split, limit, set_, images=images, name=run)
     other = opened(against) if against is not None else None
     if other is not None and not (data or reader or split):
         _require_same_data(place, other, limit)
+    saved = _saved(other) if other is not None else None
     samples = read(wanted, key="--data")
+    if saved is not None:  # one task's, where the data set mixes questions and captions
+        samples = saved.answered(samples)
     by_task(references_of(samples), task)  # what is wrong with the data is said before any model is loaded
     options: dict[str, Any] = {"batch_size": batch_size, "max_broken": wanted.max_broken, "quiet": quiet}
     said = None
@@ -72,7 +79,10 @@ def diagnose(
         # The other run's CLIP may be another, as a merged one's is: what is named for this run is offered to it.
         source = build_source(other, wanted)
         features = Offer(cache, source) if cache is not None else cache_of(other, source=source)
-        said = _said(other, samples, device=device, num_beams=beams, cache=features, **options)
+        if saved is not None:
+            said = _kept(other, saved, samples, beams)
+        else:
+            said = _said(other, samples, device=device, num_beams=beams, cache=features, **options)
     model = ToveModel.from_pretrained(place, device=device)
     names = (run, against if against is not None else f"{run} without experts")
     found = compare(
@@ -115,34 +125,46 @@ def _called(data: DataConfig) -> str:
 def _said(
     against: Path, samples: list[Sample], *, num_beams: int, device: str | None, **options: Any
 ) -> dict[str, str]:
-    """Return what the other says about the samples: as kept by an evaluation, or by its model, which is then let go.
+    """Return what the other's model says about the samples; it is then let go.
 
     Raises:
-        CheckpointError: the path is neither a run, a checkpoint nor an evaluation.
-        ConfigError: the evaluation's answers were generated otherwise.
-        DataError: they are about other data.
+        CheckpointError: the path is neither a run nor a checkpoint.
     """
-    from tove_core.evaluation.saved import PREDICTIONS
-    from tove_core.hub.checkpoints import MANIFEST, find_checkpoint
+    from tove_core.checkpoint import require_decoder
+    from tove_core.evaluation.probe import say
+    from tove_core.hub.checkpoints import find_checkpoint
+    from tove_core.model import ToveModel
 
     checkpoint = find_checkpoint(against)
-    if (checkpoint / MANIFEST).is_file() or not (against.is_file() or (against / PREDICTIONS).is_file()):
-        from tove_core.checkpoint import require_decoder
-        from tove_core.evaluation.probe import say
-        from tove_core.model import ToveModel
-
-        require_decoder(checkpoint)
-        model = ToveModel.from_pretrained(checkpoint, device=device)
-        return say(model, samples, num_beams=num_beams, **options)
-    return _kept(against, samples, num_beams)
+    require_decoder(checkpoint)
+    model = ToveModel.from_pretrained(checkpoint, device=device)
+    return say(model, samples, num_beams=num_beams, **options)
 
 
-def _kept(against: Path, samples: Sequence[Sample], num_beams: int) -> dict[str, str]:
+def _saved(against: Path) -> Saved | None:
+    """Return the evaluation in a folder, or a file of predictions; None for a run or a checkpoint.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    from tove_core.evaluation.saved import PREDICTIONS, open_predictions
+    from tove_core.hub.checkpoints import MANIFEST, find_checkpoint
+
+    if (find_checkpoint(against) / MANIFEST).is_file():
+        return None
+    return open_predictions(against) if against.is_file() or (against / PREDICTIONS).is_file() else None
+
+
+def _kept(against: Path, saved: Saved, samples: Sequence[Sample], num_beams: int) -> dict[str, str]:
+    """Return what an evaluation says about the samples.
+
+    Raises:
+        ConfigError: its answers were generated otherwise.
+        DataError: they are about other data.
+    """
     from tove_core.errors import ConfigError
     from tove_core.evaluation.references import check_same_data, references_of
-    from tove_core.evaluation.saved import open_predictions
 
-    saved = open_predictions(against)
     if saved.references is not None:
         check_same_data(references_of(samples), saved.references, str(against))
     beams = saved.manifest.get("generation", {}).get("num_beams", num_beams)

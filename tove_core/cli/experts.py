@@ -18,9 +18,9 @@ COLUMNS = ("name", "outputs", "params", "GFLOP", "license", "commercial", "from"
 
 @app.command("list")
 def list_experts(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
     imports: Annotated[
-        bool, typer.Option("--import/--no-import", help="Without import no plugin code runs: only names are known.")
+        bool, typer.Option("--import/--no-import", help="without import no plugin code runs, and only names are known")
     ] = True,
 ) -> None:
     """List every expert by the name that `build(experts=[...])` takes, and plugins that failed or are blocked."""
@@ -39,12 +39,13 @@ def list_experts(
 @app.command("show")
 def show_expert(
     name: Annotated[str, typer.Argument(help="name, name:variant or distribution/name")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
     """Show everything an expert declares."""
     found = plugins.registry().resolve(name)
     declared = found.spec.model_dump(mode="json", exclude_none=True)
-    row = _row(name, found.offer, found.spec)
+    nameless = found.offer.spec.family is not None and found.variant is None
+    row = _family(name, found.offer) if nameless else _row(name, found.offer, found.spec)
     if as_json:
         print(
             json.dumps(row | {"qualified": found.offer.qualified, "variant": found.variant, "spec": declared}, indent=2)

@@ -19,21 +19,23 @@ def check_experts(
     names: Annotated[
         list[str] | None, typer.Argument(help="name, name:variant or distribution/name; without a variant, all of them")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Check every installed expert.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="check every installed expert")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
     expect_failure: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ID=REASON", help="A check that is known to fail (ID or EXPERT/ID), and why; it must fail."
+            metavar="ID=REASON", help="a check that is known to fail (ID or EXPERT/ID), and why; it must fail"
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show only what failed, and the count.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="show only what failed, and the count")] = False,
 ) -> None:
     """Check experts against what they declare; exit with code 1 where one fails.
 
     Random weights on the CPU, no downloads. A failure is shown with its cause and its cure.
     """
-    if every == bool(names):
+    if every and names:
+        raise ConfigError(f"{names[0]} and --all were both given; name experts or give --all, not both")
+    if not every and not names:
         raise ConfigError("name the experts to check, or give --all; 'tove experts list' shows what is installed")
     registry = plugins.registry()
     wanted = registry.names() if every else list(names or ())
@@ -67,7 +69,7 @@ def _run(names: list[str], expected: dict[str, str], *, as_json: bool, quiet: bo
         if not quiet or not result.ok:
             print("\n".join(_lines(result, named=quiet)), flush=True)
     if as_json:
-        print(json.dumps([_record(result) for result in results], indent=2))
+        print(json.dumps([_record(result) for result in results if not quiet or not result.ok], indent=2))
     else:
         print(f"{count(results)}  ({time.monotonic() - start:.0f} s)")
     return results

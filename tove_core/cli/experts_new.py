@@ -11,8 +11,8 @@ from tove_core.template import write_project
 
 
 def new_expert(
-    name: Annotated[str, typer.Argument(help="The expert's name, lower-case words joined by hyphens.")],
-    out: Annotated[Path | None, typer.Option(help="Where the project goes; without it, ./tove-expert-NAME.")] = None,
+    name: Annotated[str, typer.Argument(help="the expert's name, lower-case words joined by hyphens")],
+    out: Annotated[Path | None, typer.Option(help="where the project goes; ./tove-expert-NAME if not given")] = None,
 ) -> None:
     """Write a plugin with one small working expert, its tests and its packaging."""
     folder = write_project(name, out)

@@ -25,7 +25,7 @@ def export(
             "transformers; open-clip: the same for open_clip; onnx: the same for onnxruntime and others, without Python"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder for the result; it must not exist yet")],
+    out: Annotated[Path, typer.Option(help="folder for the result; empty, or not there yet")],
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +57,13 @@ def export(
         from tove_core.export.clip import write_clip
 
         report = write_clip(model, out, transformers=to == "clip")
-        print(f"wrote {out}; {report.summary()}")
+        loads = (
+            "transformers' CLIPModel loads it"
+            if to == "clip"
+            else f"open_clip.create_model('local-dir:{out}') loads it"
+        )
+        print(f"wrote {out}; {loads}")
+        print(report.summary())
 
 
 def _llava(model: ToveModel, out: Path, dtype: str | None) -> None:

@@ -102,3 +102,4 @@ def report_growth(config: RunConfig, model: ToveModel, held: HeldOut | None, *, 
     print(gain)
     content = {"data": data.model_dump(mode="json"), "samples": count, **gain.plain()}
     write_file(config.output / REPORT, json.dumps(content, indent=2) + "\n")
+    print(f"wrote {config.output / REPORT}")

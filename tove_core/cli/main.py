@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
+from inspect import cleandoc
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,32 +46,38 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(plan.plan)
-app.command()(runs.train)
-app.command()(runs.evaluate)
-app.command()(score.score)
-app.command()(answer.caption)
-app.command()(answer.answer)
-app.command()(web.app)
-app.command()(lifecycle.contributions)
-app.command()(diagnose.diagnose)
-app.command()(lifecycle.detach)
-app.command()(lifecycle.select)
-app.command()(lifecycle.merge)
-app.command()(export.export)
-app.command()(push.push)
-app.command()(demo.demo)
-app.command()(doctor.doctor)
 cache.app.command("build")(cache_build.build)
-app.add_typer(cache.app, name="cache")
-app.add_typer(clip.app, name="clip")
-app.add_typer(bench.app, name="bench")
 experts.app.command("check")(experts_check.check_experts)
 experts.app.command("new")(experts_new.new_expert)
-app.add_typer(data.app, name="data")
-app.add_typer(experts.app, name="experts")
-app.add_typer(compare.app, name="runs")
-app.add_typer(weights.app, name="weights")
+for _command in (plan.plan,):
+    app.command(rich_help_panel="Plan and data")(_command)
+app.add_typer(data.app, name="data", rich_help_panel="Plan and data")
+app.add_typer(cache.app, name="cache", rich_help_panel="Plan and data")
+for _command in (runs.train,):
+    app.command(rich_help_panel="Train")(_command)
+for _command in (runs.evaluate, score.score, answer.caption, answer.answer, diagnose.diagnose):
+    app.command(rich_help_panel="Measure")(_command)
+app.add_typer(clip.app, name="clip", rich_help_panel="Measure")
+app.add_typer(bench.app, name="bench", rich_help_panel="Measure")
+app.add_typer(compare.app, name="runs", rich_help_panel="Measure")
+for _command in (lifecycle.contributions, lifecycle.detach, lifecycle.select, lifecycle.merge):
+    app.command(rich_help_panel="Take experts away")(_command)
+for _command in (export.export, push.push, web.app):
+    app.command(rich_help_panel="Deploy")(_command)
+for _command in (demo.demo, doctor.doctor):
+    app.command(rich_help_panel="Look after")(_command)
+app.add_typer(experts.app, name="experts", rich_help_panel="Look after")
+app.add_typer(weights.app, name="weights", rich_help_panel="Look after")
+
+
+def _paragraphs(text: str) -> str:
+    """Return a docstring with each paragraph on one line, which a help page then breaks where it ends."""
+    return "\n\n".join(" ".join(part.split()) for part in cleandoc(text).split("\n\n"))
+
+
+for _group in (app, cache.app, clip.app, bench.app, data.app, experts.app, compare.app, weights.app):
+    for _made in _group.registered_commands:
+        _made.help = _paragraphs((_made.callback and _made.callback.__doc__) or "")
 
 
 def _version(wanted: bool) -> None:
@@ -87,8 +98,13 @@ def _options(
 def main() -> None:
     """Run the command line; errors of tove become one sentence on stderr and exit code 1."""
     warnings.showwarning = _warn
+    if hasattr(sys.stdout, "reconfigure"):  # a letter that the terminal's encoding lacks must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except Interrupted as stopped:
         if not environment.rank():  # the others were stopped with it
             print(f"stopped: {stopped}", file=sys.stderr)
@@ -100,7 +116,38 @@ def main() -> None:
         print(f"error{where}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
+        if not environment.rank():
+            print(f"stopped{_after(sys.argv[1:])}", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        if error.filename is not None or not _is_of_stdout():
+            raise
+        if error.errno != errno.EPIPE:  # who reads may stop, as head does
+            print(f"error: the output cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(1)
+
+
+def _after(words: list[str]) -> str:
+    """Return what is to be said of a command that Ctrl-C ended: whether it goes on, or that it left nothing."""
+    if words[:2] in (["cache", "build"], ["bench", "claims"], ["bench", "recipe"]):
+        return "; the same command goes on where it was"
+    out = next((value for name, value in pairwise([*words, ""]) if name == "--out"), None)
+    out = out or next((word.partition("=")[2] for word in words if word.startswith("--out=")), None)
+    if words[:1] == ["evaluate"] and out:
+        return "; the same command goes on where it was"
+    if words and words[0] in ("diagnose", "detach", "export", "merge", "select") and out and not Path(out).exists():
+        return "; nothing was written"
+    return ""
+
+
+def _is_of_stdout() -> bool:
+    """Return whether stdout takes nothing, as a full disk does; what was to go there is then let go."""
+    try:
+        print(flush=True)  # what failed may have been dropped, so that flushing alone would not fail again
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more when it ends
+        return True
+    return False
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

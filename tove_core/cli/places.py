@@ -7,11 +7,18 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[str, typer.Argument(help="folder of a run or of a checkpoint, or hub id: owner/name, owner/name@tag")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="folder of a run or of a checkpoint, or hub id: owner/name, owner/name@tag")
+]
 """The argument of commands that read a checkpoint. Text, because a path has lost whether it began with './'."""
 
-OwnRun = Annotated[str, typer.Argument(help="folder of a run")]
+OwnRun = Annotated[str, typer.Argument(metavar="RUN", help="folder of a run")]
 """The argument of commands that need what only a run's folder holds."""
+
+
+def file_of(config: Path | None) -> Path | None:
+    """Return the configuration of the run in a folder; anything else as it is."""
+    return config / "config.yaml" if config is not None and (config / "config.yaml").is_file() else config
 
 
 def opened(run: str) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tove_core.cli.places import file_of
 from tove_core.cli.runs import Device, Licenses, Set, with_policy
 
 if TYPE_CHECKING:
@@ -19,17 +20,22 @@ if TYPE_CHECKING:
 
 
 def plan(
-    config: Annotated[Path | None, typer.Argument(help="YAML file of a run; none: the options alone")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file or folder of a run; none: the options alone")
+    ] = None,
     experts: Annotated[str | None, typer.Option(help="comma list, in place of the file's; '' for none")] = None,
-    clip: Annotated[str | None, typer.Option(help="as clip.name")] = None,
-    decoder: Annotated[str | None, typer.Option(help="as decoder.name; none: no language model")] = None,
+    clip: Annotated[str | None, typer.Option(help="in place of the file's clip.name, such as ViT-B-16/openai")] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="in place of the file's decoder.name; none: no language model")
+    ] = None,
     fusion: Annotated[str | None, typer.Option(help="gate, uniform, concat or clip-mlp")] = None,
     set_: Set = None,
     licenses: Licenses = None,
-    batch: Annotated[
+    batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="images at a time; 1 when not given, with --train the run's batch_size divided by accumulate"
+            min=1,
+            help="images at a time; 1 when not given; with --train the run's batch_size divided by its accumulate",
         ),
     ] = None,
     train: Annotated[
@@ -45,7 +51,7 @@ def plan(
         float | None, typer.Option(help="estimate the hours at this speed, which a machine was measured to sustain")
     ] = None,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
     """Show download, memory, computation and licences of a model without downloading it; of a run, disk and hours.
 
@@ -61,7 +67,7 @@ def plan(
     training = wanted.training
     at_once = math.ceil(training.batch_size / training.accumulate) if train else 1
     with redirect_stdout(sys.stderr):  # experts may print when they are run
-        made = plan_model(model, batch=batch or at_once, training=train)
+        made = plan_model(model, batch=batch_size or at_once, training=train)
         if config is not None and train:
             made = _with_run(wanted.model_copy(update={"model": model}), made, images, measure, tflops, device)
     print(json.dumps(made.as_dict(), indent=2) if as_json else made)
@@ -119,4 +125,4 @@ def _configured(path: Path | None, experts: str | None, named: dict[str, str | N
     if experts is not None:
         names = [name.strip() for name in experts.split(",") if name.strip()]
         given.append(f"model.experts={json.dumps(names)}")
-    return read_config(RunConfig, path, [*given, *changes])
+    return read_config(RunConfig, file_of(path), [*given, *changes])

@@ -8,7 +8,7 @@ import typer
 
 from tove_core.cli.places import own_run
 
-PushedRun = Annotated[str, typer.Argument(help="folder of a run, a checkpoint or a merged model")]
+PushedRun = Annotated[str, typer.Argument(metavar="RUN", help="folder of a run, a checkpoint or a merged model")]
 
 
 def push(
@@ -23,7 +23,7 @@ def push(
         list[str] | None,
         typer.Option(metavar="NAME", help="a part, or a licence, whose weights you may pass on; you read its terms"),
     ] = None,
-    message: Annotated[str | None, typer.Option(help="of the commit")] = None,
+    message: Annotated[str | None, typer.Option(help="message of the commit")] = None,
 ) -> None:
     """Push a run's checkpoint to the hub, with a page that names its parts, their terms and what was measured.
 

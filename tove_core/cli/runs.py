@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tove_core.cli.data_options import DataPath, Images, Reader, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
-from tove_core.cli.places import Run, opened
+from tove_core.cli.places import Run, file_of, opened
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig, ModelConfig
@@ -17,10 +19,8 @@ if TYPE_CHECKING:
 Device = Annotated[str | None, typer.Option(help="where to run, such as cuda:0; the CPU when not given")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key: training.steps=50")]
 
-SetData = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the data: images=photos")
-]
-"""The option `--set` of commands that read one data set."""
+Report = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="also write the figures here, as JSON")]
+"""The option `--report` of commands that score."""
 
 NodeRank = Annotated[
     int | None, typer.Option(min=0, help="with --nnodes: this machine's number, from 0; 0 when not given")
@@ -41,7 +41,9 @@ Licenses = Annotated[
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; with --resume or --add, the folder of a run")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file; with --resume or --add, the folder of a run")
+    ],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on exactly where the run stopped")] = False,
     add: Annotated[
@@ -80,6 +82,10 @@ def train(
         raise ConfigError("an expert that joins is held to the policy of its hub; --licenses cannot stand beside --add")
     if limit is not None and not (resume or add):
         raise ConfigError("--limit goes with --add, whose experts are measured; data.limit bounds what is trained on")
+    if not (resume or add) and file_of(config) != config:
+        raise ConfigError(
+            f"{config} is the folder of a run: --resume goes on with it, and --add EXPERT lets an expert join it"
+        )
     launch = Launch(nproc, nnodes, node_rank, rdzv_endpoint)
     if launch.is_needed:
         # A configuration that cannot be read is said once, and not by every process.
@@ -110,7 +116,7 @@ def train(
 
         model = start(wanted, device=device, quiet=quiet, processes=processes)
     if is_first():
-        print(f"wrote {wanted.output / 'checkpoint'}")
+        print(f"wrote {wanted.output / 'checkpoint'}; 'tove evaluate {quote(str(wanted.output))}' scores it")
         report_growth(wanted, model, held or held_out_samples(wanted, limit), quiet=quiet)
 
 
@@ -150,10 +156,13 @@ def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:
     Raises:
         ConfigError: there is no such policy.
     """
+    from tove_core.errors import ConfigError
     from tove_core.licenses import LicensePolicy
 
     if word is None:
         return model
+    if word not in ("commercial", "strict"):
+        raise ConfigError(f"there is no --licenses {word!r}; choose commercial or strict")
     asked, own = LicensePolicy.named(word), model.licenses or LicensePolicy()
     policy = own.model_copy(update={"commercial": True, "strict": own.strict or asked.strict})
     return model.model_copy(update={"licenses": policy})
@@ -162,11 +171,16 @@ def with_policy(model: ModelConfig, word: str | None) -> ModelConfig:
 def evaluate(
     run: Run,
     task: Annotated[
-        str | None, typer.Option(help="what is scored: captions, vqa, pope; by the data if not given")
+        str | None,
+        typer.Option(
+            help="what is scored: captions, exact-match, vqa, gqa, pope, vsr or nlvr; by the data if not given. "
+            "Needed with --out where data mix questions and captions"
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="file or folder of the data set")] = None,
-    reader: Annotated[str | None, typer.Option(help="name of a reader; as the run's when not given")] = None,
-    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
+    data: DataPath = None,
+    reader: Reader = None,
+    split: Split = None,
+    images: Images = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many samples")] = None,
     set_: SetData = None,
     out: Annotated[
@@ -191,24 +205,27 @@ def evaluate(
     from tove_core.checkpoint import require_decoder
     from tove_core.data.readers import read_counted
     from tove_core.errors import ConfigError
+    from tove_core.evaluation.manifest import MANIFEST
     from tove_core.evaluation.predictions import write_predictions
     from tove_core.evaluation.run import evaluate_into, evaluate_once
-    from tove_core.folders import require_place, require_writable
+    from tove_core.evaluation.saved import REFERENCES, is_predictions
+    from tove_core.folders import require_own_folder, require_place, require_writable
     from tove_core.hub.placement import usable_device
     from tove_core.training.processes import is_first, own_device
     from tove_core.training.run import build_source
     from tove_core.training.source import cache_of, workers_of
 
-    require_place(predictions, "--predictions")
+    require_place(predictions, "--predictions", is_predictions)
     if no_score and out is None:
         raise ConfigError("--no-score keeps what is said in a folder to be scored later; give --out")
     if out is not None:
+        require_own_folder(out, (MANIFEST, REFERENCES), "test")
         require_writable(out)
     usable_device(own_device(device) or "cpu", "--device")
     place = opened(run)
     require_decoder(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
-    wanted = evaluation_data(place, data, reader, split, limit, set_, name=run)
+    wanted = evaluation_data(place, data, reader, split, limit, set_, images=images, name=run)
     samples, missing = read_counted(wanted, inference=no_score, key="--data")
     source = cache_of(place, cache, build_source(place, wanted))
     options = {"device": device, "batch_size": batch_size, "num_beams": beams, "cache": source, "quiet": quiet}
@@ -234,6 +251,7 @@ def evaluation_data(
     limit: int | None,
     changes: list[str] | None = None,
     *,
+    images: Path | None = None,
     name: str | None = None,
 ) -> DataConfig:
     """Return what `evaluate` reads: the options, and the run's own configuration where they say nothing.
@@ -256,7 +274,8 @@ def evaluation_data(
     own = saved.data if saved else DataConfig()
     if saved and not (data or reader or split) and (saved.validation or own.mixture):
         found = saved.validation or own
-        return _changed(found.model_copy(update={"limit": limit or found.limit}), changes)
+        changed = {"limit": limit or found.limit, "images": images or found.images}
+        return changed_data(found.model_copy(update=changed), changes)
     chosen = reader or own.reader
     # Options and tiles are those of the run's own reader; another one starts with none.
     kept = {"options": own.options, "tiles": own.tiles} if chosen == own.reader else {}
@@ -264,13 +283,13 @@ def evaluation_data(
     wanted = DataConfig(
         reader=chosen,
         path=data or own.path,
-        images=own.images if data is None else None,  # another data set's images lie elsewhere
+        images=images or (own.images if data is None else None),  # another data set's images lie elsewhere
         split=split,
         limit=limit,
         max_broken=own.max_broken,
         **kept,
     )
-    return _changed(wanted, changes)
+    return changed_data(wanted, changes)
 
 
 def named_data(
@@ -291,10 +310,15 @@ def named_data(
 
     split = split or ("test" if reader in WITH_SPLITS else None)
     given = {"reader": reader, "path": data, "limit": limit, "split": split, "images": images}
-    return _changed(DataConfig(**{key: value for key, value in given.items() if value is not None}), changes)
+    return changed_data(DataConfig(**{key: value for key, value in given.items() if value is not None}), changes)
 
 
-def _changed(data: DataConfig, changes: list[str] | None) -> DataConfig:
+def changed_data(data: DataConfig, changes: list[str] | None) -> DataConfig:
+    """Return data with the keys of `--set` changed.
+
+    Raises:
+        ConfigError: one, `key=value`, does not fit.
+    """
     import json
 
     from tove_core.config import DataConfig

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tove_core.cli.runs import SetData, named_data
+from tove_core.cli.data_options import Images, SetData, Split
+from tove_core.cli.runs import Report, named_data
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig
@@ -23,10 +25,10 @@ def score(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="data set, where no references lie beside the predictions")] = None,
     reader: Annotated[str | None, typer.Option(help="name of the reader of the data set; jsonl if not given")] = None,
-    split: Annotated[str | None, typer.Option(help="which part of the data set; test where it has parts")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder of the images of --data")] = None,
+    split: Split = None,
+    images: Images = None,
     set_: SetData = None,
-    json: Annotated[Path | None, typer.Option("--json", help="also write the figures here")] = None,
+    report_file: Report = None,
 ) -> None:
     """Score predictions without the model, each metric with its 95 % interval.
 
@@ -34,16 +36,14 @@ def score(
     files too) with --data. Missing, extra and repeated ids are errors. A task that is named takes the samples it
     scores.
     """
-    import json as encoder
-
     from tove_core.evaluation.compare import compare_predictions
     from tove_core.evaluation.report import report
-    from tove_core.evaluation.saved import divide, matching, open_predictions, told
+    from tove_core.evaluation.saved import divide, is_report, matching, open_predictions, told
     from tove_core.evaluation.tasks import task as find
     from tove_core.evaluation.tasks import task_for
-    from tove_core.folders import require_place
+    from tove_core.folders import require_place, write_file
 
-    require_place(json, "--json")
+    require_place(report_file, "--report", is_report)
     chosen = find(task) if task else None
     saved = open_predictions(predictions)
     other = open_predictions(against) if against is not None else None
@@ -62,9 +62,9 @@ def score(
     print(found)
     if line := told(left_out):
         print(line)
-    if json is not None:
-        json.write_text(encoder.dumps({**found.plain(), "left_out": left_out}, indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {json}")
+    if report_file is not None:
+        write_file(report_file, json.dumps({**found.plain(), "left_out": left_out}, indent=2) + "\n")
+        print(f"wrote {report_file}")
 
 
 def _references(path: Path, saved: Saved, data: DataConfig | None) -> tuple[list[Reference], dict[str, int]]:
@@ -79,8 +79,10 @@ def _references(path: Path, saved: Saved, data: DataConfig | None) -> tuple[list
     from tove_core.evaluation.saved import MISSING
 
     if data is not None:
-        found = read_counted(data)
+        found = read_counted(data, key="--data")
         return references_of(found.samples), {MISSING: found.missing} if found.missing else {}
+    if saved.references is None and not saved.said:
+        raise ConfigError(f"{path} is empty; give a file of predictions")
     if saved.references is None:
         raise ConfigError(f"no references lie beside {path}, so nothing says what is right; give --data and --reader")
     if not all(one.targets for one in saved.references):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ _DECODER = json.JSONDecoder()
 
 PATH_KEY: ContextVar[str] = ContextVar("PATH_KEY", default="data.path")
 """What a path that leads nowhere is set with: which section of a configuration is read, only `read` knows."""
+
+
+@contextmanager
+def path_key(key: str) -> Iterator[None]:
+    """Say within the block what sets the path, for errors."""
+    token = PATH_KEY.set(key)
+    try:
+        yield
+    finally:
+        PATH_KEY.reset(token)
 
 
 def required_path(config: SourceConfig) -> Path:
@@ -57,6 +68,8 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")  # a byte order mark is common in files written on Windows
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); convert it") from error
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; give the file in it") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
@@ -151,6 +164,8 @@ def _lines(path: Path) -> Iterator[str]:
     except UnicodeDecodeError:
         read_text(path)  # which knows the byte
         raise
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; give the file in it") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
 

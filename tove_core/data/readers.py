@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tove_core.config import DataConfig, SourceConfig
 from tove_core.data.collector import without_collector
-from tove_core.data.files import PATH_KEY, shortened
+from tove_core.data.files import path_key, shortened
 from tove_core.data.format import Format
 from tove_core.data.images import FileImage, MissingImage
 from tove_core.data.malformed import noting, one_row
@@ -99,14 +99,11 @@ def read(config: DataConfig, *, inference: bool = False, key: str = "data.path")
 def read_counted(config: DataConfig, *, inference: bool = False, key: str = "data.path") -> Found:
     """Do as `read`, and count what is left out; with a limit, only what stands before the last sample it takes."""
     found, missing = [], 0
-    token = PATH_KEY.set(key)
-    try:
+    with path_key(key):
         parts = collect(config)
-    finally:
-        PATH_KEY.reset(token)
     for part in parts:
         present = _present(part, config.max_broken)
-        _check(present, part.where, inference)
+        _check(present, part.where, inference, key)
         samples = present if part.limit is None else present[: part.limit]
         if len(present) < len(part.samples):
             missing += _until(part.samples, samples[-1]) - len(samples)
@@ -200,9 +197,9 @@ def _present(part: Part, limit: float) -> list[Sample]:
     return kept
 
 
-def _check(samples: list[Sample], where: str, inference: bool) -> None:
+def _check(samples: list[Sample], where: str, inference: bool, key: str) -> None:
     if not samples:
-        raise DataError(f"{where} holds no samples; set data.path and data.split to a data set that does")
+        raise DataError(f"{where} holds no samples; set {key} to a data set that does, or take another split")
     _refuse(repeated_ids(samples), len(samples), where, "have an id twice or more")
     if not inference:
         bare = [sample.id for sample in samples if not sample.targets]

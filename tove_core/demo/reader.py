@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tove_core.config import SourceConfig
+from tove_core.data.files import PATH_KEY
 from tove_core.data.sample import Sample
 from tove_core.demo.captions import scene_captions
 from tove_core.demo.language import Question
@@ -23,6 +24,8 @@ def read(config: SourceConfig) -> list[Sample]:
     Raises:
         DataError: a path is given, or there is no such split.
     """
+    if config.path is not None and "--data" in PATH_KEY.get():
+        raise DataError("--data goes with --reader here, for the reader is world, which reads no files; name both")
     if config.path is not None or config.images is not None:
         raise DataError("the world is rendered, not read: data.path and data.images do nothing; leave them out")
     found = split(config.split)

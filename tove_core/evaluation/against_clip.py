@@ -40,10 +40,10 @@ def run_recipe(
         name: what is scored; None: by the data.
         device: where all of it computes; None: the CPU.
         quiet: show no progress.
-        tell: called with the evaluation of the control, then with that of the hub, when each is there.
+        tell: called with the evaluation of the hub, then with that of the control, when each is there.
 
     Returns:
-        A: CLIP alone, B: the hub.
+        A: the hub, B: CLIP alone; so a gain by the experts is above 0.
 
     Raises:
         ConfigError: the recipe has no experts, or nothing to be scored on.
@@ -67,7 +67,7 @@ def run_recipe(
     )
     _trained(control, device, quiet)
     said: dict[str, Mapping[str, str]] = {}
-    for run in (control, hub):
+    for run in (hub, control):
         found = evaluate_into(
             run.output / PREDICTIONS, run.output, data, samples, chosen.name,
             missing=missing, device=device, quiet=quiet,
@@ -76,7 +76,7 @@ def run_recipe(
         if tell is not None:
             tell(found)
     # Images that cannot be read were left out of both, which was said.
-    return compare_predictions(chosen, said[CLIP_ONLY], said[HUB], [one for one in references if one.id in said[HUB]])
+    return compare_predictions(chosen, said[HUB], said[CLIP_ONLY], [one for one in references if one.id in said[HUB]])
 
 
 def clip_alone(model: ModelConfig, parameters: int) -> ModelConfig:

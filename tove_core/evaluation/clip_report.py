@@ -45,7 +45,7 @@ class TowerReport:
     def __str__(self) -> str:
         """Return a table."""
         wide = max(len(row.name) for rows in self.views.values() for row in rows) + 2
-        lines = [f"{self.tower}: {self.samples} samples of {self.images} images"]
+        lines = [f"{self.tower}: {self.samples} samples of {self.images} {'image' if self.images == 1 else 'images'}"]
         for seen, rows in self.views.items():
             lines += ["", f"view: {seen}", f"{'metric':<{wide}}{'value':>8}  {'95 % interval':<18}{'n':>8}"]
             for row in rows:

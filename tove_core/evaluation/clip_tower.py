@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -73,11 +74,8 @@ def zero_shot(
     Raises:
         DataError: a target is no class, a class is named twice, or a template has no place for the name.
     """
-    if odd := [template for template in templates if template.count("{}") != 1]:
-        raise DataError(f"the template {odd[0]!r} has no single {{}} for the name of the class; write one there")
+    check_prompts(classes, templates)
     number = {name: index for index, name in enumerate(classes)}
-    if len(number) != len(classes) or not templates or not classes:
-        raise DataError(f"{len(classes)} classes ({len(number)} different) and {len(templates)} templates were given")
     if odd := [sample.id for sample in samples if not sample.targets or sample.targets[0] not in number]:
         raise DataError(
             f"{len(odd)} of {len(samples)} samples have a target that is none of {len(classes)} classes "
@@ -88,6 +86,22 @@ def zero_shot(
     images, rows = embed_images(tower, samples, view=view, batch_size=batch_size)
     labels = [number[sample.targets[0]] for sample in samples]
     return zero_shot_accuracy(images[rows], vectors, labels, [sample.id for sample in samples])
+
+
+def check_prompts(classes: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuse classes and templates that `zero_shot` cannot use.
+
+    Raises:
+        DataError: there are none, a class is named twice, or a template has no place for the name.
+    """
+    if not classes:
+        raise DataError("no class is named; name those the images may be of")
+    if not templates:
+        raise DataError("no template is given; give one such as 'a photo of a {}.'")
+    if odd := [template for template in templates if template.count("{}") != 1]:
+        raise DataError(f"the template {odd[0]!r} has no single {{}} for the name of the class; write one there")
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(f"the class {twice[0]!r} is named twice; name each class once")
 
 
 def retrieve(

@@ -16,7 +16,7 @@ from tove_core.evaluation.tasks import Task, clusters_of
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs by every metric of one task: A, B, B - A with its 95 % interval, and p of the paired tests."""
+    """Two runs by every metric of one task: A, B, A - B with its 95 % interval, and p of the paired tests."""
 
     task: str
     samples: int
@@ -31,7 +31,7 @@ class Comparison:
         """Return a table."""
         width = max(len(one.name) for one in self.differences) + 2
         head = (
-            f"{'metric':<{width}}{'A':>8}{'B':>8}{'B - A':>9}  {'95 % interval':<20}{'p':>7}{'A only':>8}{'B only':>8}"
+            f"{'metric':<{width}}{'A':>8}{'B':>8}{'A - B':>9}  {'95 % interval':<20}{'p':>7}{'A only':>8}{'B only':>8}"
         )
         lines = [f"{self.task}: {self.samples} samples", f"{head}{'McNemar p':>11}"]
         for one in self.differences:

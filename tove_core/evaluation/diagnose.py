@@ -205,5 +205,5 @@ def _change(before: Score, after: Score, clusters: Mapping[str, str]) -> Change:
     """Return after - before; without an interval where all samples are drawn together."""
     if len({clusters[name] for name in before.samples}) < 2:
         return Change(after.value - before.value, None, None, None)
-    found = compare(before, after, clusters)
+    found = compare(after, before, clusters)
     return Change(found.difference, found.low, found.high, found.sure)

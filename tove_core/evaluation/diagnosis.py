@@ -202,7 +202,11 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """Return a table: kinds with their difference, its interval, and what each expert's absence costs."""
-        lines = [f"A: {self.run}", f"B: {self.other}", f"{self.samples} samples of {self.images} images"]
+        lines = [
+            f"A: {self.run}",
+            f"B: {self.other}",
+            f"{self.samples} samples of {self.images} {'image' if self.images == 1 else 'images'}",
+        ]
         for part in self.parts:
             rows = [("all", part.total), *((row.kind or "-", row) for row in part.kinds if len(part.kinds) > 1)]
             wide = max(len(name) for name, _ in [*rows, ("kind", None)]) + 2

@@ -56,7 +56,7 @@ class Report:
     def __str__(self) -> str:
         """Return tables."""
         width = max(len(row.name) for row in self.rows) + 2
-        lines = [f"{self.task}: {self.samples} samples of {self.images} images"]
+        lines = [f"{self.task}: {self.samples} samples of {self.images} {'image' if self.images == 1 else 'images'}"]
         lines += [f"{'metric':<{width}}{'value':>8}  95 % interval"]
         lines += [f"{row.name:<{width}}{row.value:>8.4f}  {_interval(row)}" for row in self.rows]
         if self.kinds:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tove_core.errors import ConfigError
-from tove_core.evaluation.manifest import read_manifest
+from tove_core.evaluation.manifest import MANIFEST, read_manifest
 from tove_core.evaluation.predictions import check_ids, read_predictions
 from tove_core.evaluation.references import Reference, check_same_data, read_references
+from tove_core.evaluation.report import SCORES
 from tove_core.evaluation.tasks import S, Task, scored_by, task
 
 PREDICTIONS = "predictions.jsonl"
@@ -76,6 +78,31 @@ def open_predictions(path: Path) -> Saved:
         return found
     kept = [one for one in read_references(folder / REFERENCES) if one.id not in found.unreadable]
     return Saved(found.said, kept, found.task, manifest)
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a file holds the figures of a scoring, and not an evaluation's own, so that it may go."""
+    if path.name == SCORES and (path.parent / MANIFEST).is_file():
+        return False
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (
+        isinstance(found, dict) and "samples" in found and any(k in found for k in ("scores", "differences", "views"))
+    )
+
+
+def is_predictions(path: Path) -> bool:
+    """Return whether a file holds predictions alone, and not an evaluation's own, so that it may go."""
+    if path.name == PREDICTIONS and (path.parent / MANIFEST).is_file():
+        return False
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and set(first) == {"id", "prediction"}
 
 
 def divide(

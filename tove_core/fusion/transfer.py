@@ -235,7 +235,9 @@ class Transfer(nn.Module):
             ConfigError: one of that name is there already, or the shared linear is zero, so that it could not learn.
         """
         if name in self.first:
-            raise ConfigError(f"the model holds an expert {name!r} already; detach and prune it first")
+            raise ConfigError(
+                f"the model holds an expert {name!r} already; take it out first: tove detach RUN {name} --out FOLDER"
+            )
         if not self.second.weight.any():
             raise ConfigError(
                 f"expert {name!r} cannot learn through the shared linear, which is zero; train the model first"

@@ -50,7 +50,12 @@ def _samples(config: RunConfig) -> tuple[list[Sample], str]:
     """Return the training samples; none, and why, where they are not on this machine."""
     for source in config.data.mixture or (config.data,):
         if source.path is None:
-            return [], f"reader {source.reader} is told no data.path"
+            return (
+                [],
+                "the world is rendered, and its images are not counted"
+                if source.reader == "world"
+                else f"reader {source.reader} is told no data.path",
+            )
         if not Path(source.path).exists():
             return [], f"{source.path} is not there"
     try:

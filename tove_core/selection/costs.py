@@ -37,6 +37,16 @@ def expert_costs(model: ToveModel, given: Mapping[str, float] | None = None) -> 
     return {name: cost / total for name, cost in costs.items()}
 
 
+def require_costs(model: ToveModel, given: Mapping[str, float] | None) -> None:
+    """Refuse costs that `expert_costs` would refuse, before samples are encoded.
+
+    Raises:
+        ConfigError: they are given for some experts alone or for others, or one is below 0.
+    """
+    if given:
+        _given(model.active_experts, given)
+
+
 def _given(names: list[str], given: Mapping[str, float]) -> dict[str, float]:
     if set(given) != set(names):
         raise ConfigError(

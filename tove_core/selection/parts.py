@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import DataError
 from tove_core.training.examples import Examples
 
@@ -28,7 +29,25 @@ def parted(examples: Examples, seed: int) -> Parts:
     Raises:
         DataError: there are too few images.
     """
-    groups = of_group(examples.rows)
+    return Parts(*map(examples.some, _divided(examples.rows, seed)))
+
+
+def require_images(samples: Sequence[Sample], seed: int) -> None:
+    """Refuse samples about too few images, before these are encoded.
+
+    Raises:
+        DataError: they are.
+    """
+    _divided(distinct_images(samples)[1], seed)
+
+
+def _divided(rows: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+    """Return the indices of each part's samples.
+
+    Args:
+        rows: the images of each sample.
+    """
+    groups = of_group(rows)
     count = max(groups, default=-1) + 1
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     first, second = round(SHARES[0] * count), round((SHARES[0] + SHARES[1]) * count)
@@ -40,7 +59,7 @@ def parted(examples: Examples, seed: int) -> Parts:
             f"the data have {count} images that are not asked about together, too few to learn from some and judge on "
             "others; give more"
         )
-    return Parts(*map(examples.some, found))
+    return found
 
 
 def of_group(rows: Sequence[Sequence[int]]) -> list[int]:

@@ -38,7 +38,10 @@ def _require_growth(growth: GrowthConfig, manifest: Manifest) -> None:
     held = [expert.key for expert in manifest.config.experts]
     for expert in growth.experts:
         if expert.key in held:
-            raise ConfigError(f"the model holds an expert {expert.key!r} already; detach and prune it first")
+            raise ConfigError(
+                f"the model holds an expert {expert.key!r} already; take it out first: tove detach RUN {expert.key} "
+                "--out FOLDER"
+            )
         plugins.registry().resolve(expert.name)
     if not manifest.trained:
         raise ConfigError(f"{growth.source} was never trained; train it with the new experts among model.experts")

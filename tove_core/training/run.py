@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -149,7 +150,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         require_shardable(config.training, model.config.decoder, together.num_processes)
     if not quiet:
         with only_experts(model, joining):
-            print(model.parameters_report())
+            print(model.parameters_report(), file=sys.stderr)
     examples = make_examples(
         model,
         samples,

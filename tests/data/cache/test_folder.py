@@ -55,6 +55,14 @@ def test_a_feature_that_is_not_there_is_refused_with_what_to_do(cache, pictures)
         open_features(cache.folder / "images", [stored(cache, "clip")], pictures)
 
 
+def test_no_cache_is_advised_into_a_folder_that_holds_something_else(tmp_path):
+    for name, wanted in (("absent", "run 'tove cache build"), ("mine", "give the folder of a cache")):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "config.yaml").write_text("")
+        with pytest.raises(DataError, match=f"holds no feature cache; .*{wanted}"):
+            FeatureCache.existing(tmp_path / name)
+
+
 def test_the_same_expert_under_another_alias_is_found(cache, pictures):
     found = open_features(cache.folder, [replace(stored(cache, "edges"), name="lines")], pictures)
     assert set(found.gather([1])) == {"lines"}

@@ -20,8 +20,11 @@ from tove_core.data.cache.shards import UNFINISHED
 from tove_core.data.cache.store import DESCRIPTION, DamagedDescription, FeatureStore
 from tove_core.data.fingerprint import FeatureFingerprint
 from tove_core.errors import DataError
+from tove_core.folders import holds_something
 
 _LOCK = ".lock"
+MARKS = (_LOCK, f"*/{DESCRIPTION}", IMAGES)
+"""What lies in the folder of a cache."""
 SOURCE = "CONFIG"
 """What `tove cache build` is given where nobody knows better: the file of the run that the features are for."""
 
@@ -63,7 +66,10 @@ class FeatureCache:
         """
         found = cls(folder, source)
         if not found.places():
-            raise DataError(f"{folder} holds no feature cache; {found._cure()}")
+            # The command would put its files among those of others.
+            other = folder.exists() and (not folder.is_dir() or holds_something(folder))
+            cure = "it holds something else, so give the folder of a cache" if other else found._cure()
+            raise DataError(f"{folder} holds no feature cache; {cure}")
         return found
 
     def _cure(self) -> str:

@@ -22,11 +22,11 @@ class Difference:
         name: the metric.
         a: score of A.
         b: score of B.
-        low: lower end of the 95 % interval of b - a (or of the level asked for).
+        low: lower end of the 95 % interval of a - b (or of the level asked for).
         high: upper end.
-        p: two-sided, of the paired bootstrap: how often a resampled set turns the sign of b - a, corrected for how few
+        p: two-sided, of the paired bootstrap: how often a resampled set turns the sign of a - b, corrected for how few
             the images are.
-        sure: two-sided p of Student's t, b - a by its bootstrap standard error. It can be as small as levels that are
+        sure: two-sided p of Student's t, a - b by its bootstrap standard error. It can be as small as levels that are
             divided among many comparisons, which `p` cannot.
         only_a: samples that A alone has right; None for a metric that is not right or wrong.
         only_b: samples that B alone has right.
@@ -46,8 +46,8 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """What B has more than A."""
-        return self.b - self.a
+        """What A has more than B; of scores, a gain of A is above 0."""
+        return self.a - self.b
 
 
 def compare(
@@ -83,13 +83,13 @@ def compare(
     if list(a.samples) != list(b.samples):
         raise DataError("two runs scored the same samples in another order; score both with the same references")
     changes = np.concatenate(
-        [b.of_weights(w) - a.of_weights(w) for w in draws(list(a.samples), clusters, resamples=resamples, seed=seed)]
+        [a.of_weights(w) - b.of_weights(w) for w in draws(list(a.samples), clusters, resamples=resamples, seed=seed)]
     )
     clusters_drawn = numbered(list(a.samples), clusters)[1]
     low, high = map(float, np.quantile(changes, tails(level, clusters_drawn)))
     tail = min(int((changes <= 0).sum()), int((changes >= 0).sum()))
     p = corrected(min(1.0, 2 * (tail + 1) / (len(changes) + 1)), clusters_drawn)
-    sure = _by_student(b.value - a.value, changes, clusters_drawn)
+    sure = _by_student(a.value - b.value, changes, clusters_drawn)
     pairs = [(a.samples[name], b.samples[name]) for name in a.samples]
     if not a.judges or a.weighted is not None or any(value not in (0.0, 1.0) for pair in pairs for value in pair):
         return Difference(a.name, a.value, b.value, low, high, p, sure)
