@@ -91,6 +91,7 @@ def probe(
         raise ConfigError("the model was built with decoder=None and cannot answer; give one with a decoder")
     require_rule(model, rule)
     samples = fitting(model, model.decoder, Examples(model, samples, max_broken=max_broken)).samples
+    order = {sample.id: place for place, sample in enumerate(samples)}
     names = list(model.active_experts)
     found = Probe([], Answers(), {name: Answers() for name in names}, Answers() if bare else None, {})
     states: list[tuple[list[str], Answers]] = [([], found.full)]
@@ -107,6 +108,7 @@ def probe(
                 done += len(examples)
                 display.update(done)
             _add_gates(model, examples, found.gates, batch_size)
+    found.samples.sort(key=lambda sample: order[sample.id])  # answered image by image
     return found
 
 
