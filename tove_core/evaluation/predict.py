@@ -13,8 +13,8 @@ from tove_core.errors import DataError
 from tove_core.fusion.finite import require_finite
 from tove_core.model import ToveModel
 from tove_core.progress import Display
-from tove_core.selecting import fuse_deployed
 from tove_core.training.examples import Examples
+from tove_core.training.shown import fuse_shown
 
 _AT_ONCE = 4096
 """Questions that are measured at a time."""
@@ -57,11 +57,11 @@ def predict_batches(
     model.eval()
     _require_room(model, examples, generation.get("max_new_tokens"))
     # Captions take many more steps than answers; batches of one sort end together.
-    for indices, features in examples.read(batch_size, lambda i: examples.samples[i].prompt is None):
+    for indices, shown in examples.read(batch_size, lambda i: examples.samples[i].prompt is None):
         with torch.no_grad():
-            tokens = fuse_deployed(model, features).tokens
-            require_finite(tokens, features, [examples.samples[i].id for i in indices])
-            texts = model.generate(tokens, examples.prompts(indices), **generation)
+            tokens = fuse_shown(model, shown).tokens
+            require_finite(tokens, shown.features, shown.of_first([examples.samples[i].id for i in indices]))
+            texts = model.generate(shown.by_sample(tokens), examples.prompts(indices), **generation)
         yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
 
 

@@ -171,7 +171,8 @@ def _answer(
     for said in predict_batches(model, examples, batch_size=batch_size, **generation):
         answers.said |= said
     for indices in examples.batches(batch_size):
-        tokens = model.fuse(examples.features(indices)).tokens
+        shown = examples.shown(indices)
+        tokens = shown.by_sample(model.fuse(shown.features).tokens)
         targets = [examples.samples[i].targets[0] for i in indices]
         output = model.decoder(tokens, examples.prompts(indices), targets)  # type: ignore[misc]  # checked by `probe`
         for i, loss, count in zip(
@@ -186,10 +187,11 @@ def _add_gates(model: ToveModel, examples: Examples, gates: dict[str, dict[str, 
     if model.config.fusion.kind != "gate" or model.fusion is None or not model.active_experts:
         return
     for indices in examples.batches(batch_size):
-        weights = model.fuse(examples.features(indices)).gates
+        shown = examples.shown(indices)
+        weights = model.fuse(shown.features).gates
         if weights is None:
             return
-        means = weights.float().mean(dim=1).cpu()
+        means = shown.by_sample(weights).float().mean(dim=1).cpu()
         for column, expert in enumerate(model.fusion.experts):
             if expert in model.active_experts:
                 of_expert = gates.setdefault(expert, {})

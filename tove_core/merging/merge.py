@@ -31,11 +31,12 @@ from tove_core.provenance import Origin
 from tove_core.selecting import every_expert
 from tove_core.tower.base import Tower
 from tove_core.training.engine import Share
-from tove_core.training.examples import Examples, by_sample
+from tove_core.training.examples import Examples
 from tove_core.training.faults import blamed
 from tove_core.training.optimise import adamw, parameter_groups, require_exact, schedule, set_rates
 from tove_core.training.refusals import require_targets, warn_of_schedule
 from tove_core.training.shares import Shares
+from tove_core.training.shown import by_sample
 from tove_core.training.step import TransferStep
 
 _EMBEDDINGS = frozenset(

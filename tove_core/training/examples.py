@@ -23,6 +23,7 @@ from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
 from tove_core.training.binding import described, features_of, require_same, table_fingerprint
 from tove_core.training.exchange import build_together
+from tove_core.training.shown import Shown
 
 Progress = Callable[[int, int], None]
 Attempt = tuple[Any, None] | tuple[None, str]
@@ -91,19 +92,19 @@ class Examples:
     def batches(self, size: int, order: Callable[[int], Any] | None = None) -> Iterator[list[int]]:
         """Yield all samples, `size` at a time or fewer, those of a batch with as many images each.
 
+        Samples of one image follow each other, and images come in the order of their first use.
+
         Args:
-            order: what they are sorted by first, of a sample's number; None: the data set's order.
+            order: what they are sorted by first, of a sample's number.
         """
         whole(size, "batch_size", least=1)
-        every = sorted(range(len(self)), key=lambda i: (order(i) if order else 0, len(self.rows[i])))
+        every = sorted(range(len(self)), key=lambda i: (order(i) if order else 0, len(self.rows[i]), self.rows[i]))
         for start in range(0, len(every), size):
             some = every[start : start + size]
             yield from ([some[place] for place in places] for places in self.alike(some))
 
-    def read(
-        self, size: int, order: Callable[[int], Any] | None = None
-    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield all samples as `batches` does, with their features.
+    def read(self, size: int, order: Callable[[int], Any] | None = None) -> Iterator[tuple[list[int], Shown]]:
+        """Yield all samples as `batches` does, with the features of their images.
 
         Without a table they are computed batch by batch, while threads read the images of the next; samples with an
         unreadable image are left out, with a warning.
@@ -112,7 +113,7 @@ class Examples:
             DataError: too many images are unreadable.
         """
         if self.table is not None:
-            yield from ((indices, self.features(indices)) for indices in self.batches(size, order))
+            yield from ((indices, self.shown(indices)) for indices in self.batches(size, order))
             return
         every = list(self.batches(size, order))
         try:
@@ -120,7 +121,7 @@ class Examples:
                 read = self._expect(indices, coming)
                 kept = [index for index in indices if self._is_readable(index, read)]
                 if kept:
-                    yield kept, self.features(kept)
+                    yield kept, self.shown(kept)
         finally:
             self.close()
 
@@ -227,15 +228,20 @@ class Examples:
             DataError: some of the samples have more images than others; `alike` parts them.
             ImageError: an image is unreadable; `usable` goes round it.
         """
+        return self.shown(indices).of_samples()
+
+    def shown(self, indices: Sequence[int]) -> Shown:
+        """Return the features of the samples' images, each image once; otherwise as `features`."""
         if len({len(self.rows[i]) for i in indices}) > 1:
             raise DataError("the samples of a batch have different numbers of images; part them by Examples.alike")
-        rows = [row for i in indices for row in self.rows[i]]
+        rows = list(dict.fromkeys(row for i in indices for row in self.rows[i]))
+        at = {row: place for place, row in enumerate(rows)}
         if self.table is not None:
             found = self.table.gather(rows, self.model.device)
         else:
             pixels = [self._seen[row] if row in self._seen else load_image(self.images[row]) for row in rows]
             found = self.model.encode(pixels)
-        return {name: by_sample(value, len(indices)) for name, value in found.items()}
+        return Shown(found, [[at[row] for row in self.rows[i]] for i in indices])
 
     def _expect(self, indices: Sequence[int], coming: Sequence[int]) -> ReadAhead[Attempt]:
         """Return what reads the images of the samples, and let threads begin; forget those that were seen before."""
@@ -301,11 +307,6 @@ class Examples:
             options = self.samples[index].targets
             texts.append(options[sample_turn(seed, turn, index, len(options))])
         return texts
-
-
-def by_sample(values: Tensor, samples: int) -> Tensor:
-    """Return [B, M·N, C] for the values [B·M, N, C] of M images per sample: their tokens follow each other."""
-    return values.reshape(samples, -1, values.shape[-1])
 
 
 def build_table(
