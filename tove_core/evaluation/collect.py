@@ -176,7 +176,7 @@ def _encoded(model: ToveModel, samples: Sequence[Sample], max_broken: float, blo
     total, broken = len(images), 0
     for start, end in _ends(rows, block):
         # The share is of all images: a block may have more than its part of them.
-        examples = Examples.cached(model, samples[start:end], max_broken=1.0)
+        examples = Examples.cached(model, samples[start:end], max_broken=1.0, deployed=True)
         broken += len(examples.broken)
         if broken > max_broken * total:
             raise DataError(

@@ -28,7 +28,7 @@ def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) ->
     model.eval()
     total, count = 0.0, 0
     kept = fitting(model, model.decoder, examples)
-    for indices, shown in kept.read(batch_size):
+    for indices, shown in kept.read(batch_size, deployed=model is kept.model):
         enhanced = shown.by_sample(fuse_shown(model, shown).tokens)
         nats, tokens = answer_loss(model.decoder, kept, indices, enhanced)
         total, count = total + nats, count + tokens

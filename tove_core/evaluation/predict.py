@@ -55,9 +55,10 @@ def predict_batches(
     """
     examples.require_of(model)
     model.eval()
+    own = model is examples.model  # whose choice it is
     _require_room(model, examples, generation.get("max_new_tokens"))
     # Captions take many more steps than answers; batches of one sort end together.
-    for indices, shown in examples.read(batch_size, lambda i: examples.samples[i].prompt is None):
+    for indices, shown in examples.read(batch_size, lambda i: examples.samples[i].prompt is None, deployed=own):
         with torch.no_grad():
             tokens = fuse_shown(model, shown).tokens
             require_finite(tokens, shown.features, shown.of_first([examples.samples[i].id for i in indices]))

@@ -23,10 +23,13 @@ class Shown:
     Attributes:
         features: by name, v [R, N, D] and u_k [R, N, C_k], on the model's device.
         places: for each sample which of the R its images are, M numbers in their order.
+        chosen: which experts ran for each image, bool [R, K] over `fusion.experts`; zeros stand for what others would
+            give. None: every expert that is on ran.
     """
 
     features: Mapping[str, Tensor]
     places: Sequence[Sequence[int]]
+    chosen: Tensor | None = None
     _rows: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,5 +61,11 @@ def by_sample(values: Tensor, samples: int) -> Tensor:
 
 
 def fuse_shown(model: ToveModel, shown: Shown) -> Fused:
-    """Enhance the distinct images of samples, as the model is deployed: tokens [R, N, D], gates [R, N, K]."""
+    """Enhance the distinct images of samples, as the model is deployed: tokens [R, N, D], gates [R, N, K].
+
+    Where experts were chosen before they ran, that choice holds: made anew from v as a table keeps it, in half
+    precision, it might be of an expert that never ran.
+    """
+    if shown.chosen is not None:
+        return model.fuse(shown.features, mask=shown.chosen)
     return fuse_deployed(model, shown.features)
