@@ -90,9 +90,9 @@ def test_no_more_samples_than_asked_for_are_seen_together(
     model, examples = trained
     seen, shown = [], Examples.shown
 
-    def counted(self: Examples, indices: Any) -> Any:
+    def counted(self: Examples, indices: Any, *deployed: bool) -> Any:
         seen.append(len(indices))
-        return shown(self, indices)
+        return shown(self, indices, *deployed)
 
     monkeypatch.setattr(Examples, "shown", counted)
     contributions(model, examples, batch_size=5)

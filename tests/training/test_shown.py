@@ -63,6 +63,27 @@ def test_an_image_is_gathered_and_fused_once_for_all_of_its_questions(
     assert max(fused) == 5
 
 
+def test_states_share_each_experts_first_linear_and_the_texts(
+    toy: Any, model: Any, fused: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples, experts = Examples.cached(model, asked_often(toy)), len(toy.experts)
+    computed, encoded, encode = [], [], model.decoder.encode
+    linear = torch.nn.functional.linear
+    first = {id(layer.weight) for layer in model.fusion.first.values()}
+    counted = lambda x, w, b=None: (computed.append(id(w)) if id(w) in first else None) or linear(x, w, b)  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    monkeypatch.setattr(model.decoder, "encode", lambda *given: encoded.append(len(given[0])) or encode(*given))
+    contributions(model, examples, batch_size=12)
+    assert len(fused) == 1 + experts
+    assert len(computed) == 2 * experts, "for the states, and for the norms, which take the bias along"
+    assert encoded == [12, 12], "how long they are, and for all states"
+    for seen in (fused, computed, encoded):
+        seen.clear()
+    probe(model, examples.samples, bare=True, batch_size=12)
+    assert len(fused) == 2 + experts and len(computed) == experts
+    assert sum(encoded) <= 12 * 3, "how long answers are, and prompts, and for all states"
+
+
 def test_features_of_samples_are_those_of_their_images_in_order(toy: Any, model: Any) -> None:
     shown = toy.pictures(3)
     samples = [replace(one, image=(shown[i % 3], shown[0], shown[i % 3])) for i, one in enumerate(toy.samples()[:5])]

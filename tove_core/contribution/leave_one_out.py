@@ -13,11 +13,13 @@ import torch
 from tove_core.config import Rule
 from tove_core.errors import ConfigError
 from tove_core.evaluation.probe import require_rule, switched_off
+from tove_core.fusion import Fused
+from tove_core.fusion.kept import first_layers_kept
 from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
 from tove_core.progress import Display
 from tove_core.selecting import every_expert
-from tove_core.training.answers import answer_loss, require_answers
+from tove_core.training.answers import answer_loss, answer_texts, require_answers
 from tove_core.training.examples import Examples
 from tove_core.training.lengths import fitting
 from tove_core.training.shown import Shown
@@ -71,14 +73,16 @@ def contributions(
     display = Display(len(kept), "measure", quiet=quiet, every=batch_size * 10)
     with every_expert(model, "contributions are measured"), display:
         for indices, shown in kept.read(batch_size):
-            features = shown.features
-            nats, tokens = answer_loss(decoder, kept, indices, shown.by_sample(model.fuse(features).tokens))
-            full, count = full + nats, count + tokens
-            gates.add(model, shown)
-            for name in names:
-                with switched_off(model, [name], rule):
-                    left = shown.by_sample(model.fuse(features).tokens)
-                    without[name] += answer_loss(decoder, kept, indices, left)[0]
+            texts = answer_texts(decoder, kept, indices)
+            with first_layers_kept():
+                fused = model.fuse(shown.features)
+                nats, tokens = answer_loss(decoder, kept, indices, shown.by_sample(fused.tokens), texts)
+                full, count = full + nats, count + tokens
+                gates.add(model, shown, fused)
+                for name in names:
+                    with switched_off(model, [name], rule):
+                        left = shown.by_sample(model.fuse(shown.features).tokens)
+                        without[name] += answer_loss(decoder, kept, indices, left, texts)[0]
             done += len(indices)
             display.update(done)
     require_answers(count, examples)
@@ -108,11 +112,11 @@ class _GateStatistics:
         self._tokens = defaultdict[str, int](int)
 
     @torch.no_grad()
-    def add(self, model: ToveModel, shown: Shown) -> None:
-        """Count a batch: each image as often as samples see it."""
+    def add(self, model: ToveModel, shown: Shown, fused: Fused) -> None:
+        """Count a batch, given what all of its experts make of it: each image as often as samples see it."""
         if model.fusion is None:
             return
-        for name, gate, hidden in model.fusion.terms(shown.features[CLIP], shown.features):
+        for name, gate, hidden in model.fusion.terms(shown.features[CLIP], shown.features, fused.gates):
             norms = (gate[..., None] * hidden).norm(dim=-1)
             norm, mass = (shown.by_sample(values[..., None]) for values in (norms, gate))
             self._norms[name] += norm.numel() * norm.mean().item()
