@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from tove_core import ToveModel
 from tove_core.checkpoint import selector_of, start_from
 from tove_core.config import TrainingConfig
 from tove_core.contribution import contributions
-from tove_core.errors import ConfigError, ImageError
+from tove_core.errors import ConfigError, DataError, ImageError
+from tove_core.evaluation.collect import blocks
 from tove_core.evaluation.loss import mean_loss
 from tove_core.evaluation.predict import predict
 from tove_core.fusion.selector import Selection, worth
@@ -140,8 +142,6 @@ def test_a_checkpoint_without_a_selector_says_nothing_of_one(toy: Any, tmp_path:
 
 
 def test_samples_of_several_images_are_fused_by_a_choice_for_each(toy: Any) -> None:
-    from dataclasses import replace
-
     model, pictures = selecting(toy), toy.pictures(12)
     samples = [replace(one, image=(pictures[i], pictures[-1 - i])) for i, one in enumerate(toy.samples()[:6])]
     fused = fuse_deployed(model, Examples(model, samples).features(range(6)))
@@ -159,6 +159,42 @@ def test_what_is_scored_is_what_is_deployed(toy: Any) -> None:
     loss = mean_loss(model, examples)
     model.selecting = False
     assert mean_loss(model, examples) != pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_evaluation_runs_the_chosen_experts_alone(toy: Any, workers: int) -> None:
+    model = selecting(toy)
+    # No image is on the border, where v in half precision may choose otherwise.
+    model.selector.selection = model.selector.selection.model_copy(update={"price": 0.01})
+    samples = [replace(one, image=toy.pictures(6)[i % 6]) for i, one in enumerate(toy.samples())]
+    chosen = {name: int(own.sum()) for name, own in model.select(toy.pictures(6)).items()}
+    assert 0 < sum(chosen.values()) < 18
+    wanted, seen = predict(model, Examples.cached(model, samples)), seen_by(model)
+    kept = Examples.cached(model, samples, deployed=True, workers=workers)
+    assert {name: sum(calls) for name, calls in seen.items()} == chosen, "each image once"
+    assert predict(model, kept) == predict(model, Examples(model, samples, workers=workers)) == wanted
+    assert mean_loss(model, kept) == pytest.approx(mean_loss(model, Examples(model, samples)), abs=1e-3)
+    assert {name: sum(calls) for name, calls in seen.items()} == {name: 3 * own for name, own in chosen.items()}
+    seen = seen_by(model)
+    assert [len(one) for one in blocks(model, samples, 0.1, True, quiet=True, block=6)] == [6, 6]
+    assert {name: sum(calls) for name, calls in seen.items()} == chosen
+
+
+def test_features_of_chosen_experts_serve_nothing_else(toy: Any) -> None:
+    model = selecting(toy)
+    kept = Examples.cached(model, toy.samples(), deployed=True)
+    refusal = "features are of the experts that were chosen"
+    with pytest.raises(DataError, match=refusal), pytest.warns(UserWarning, match="contributions"):
+        contributions(model, kept)
+    with pytest.raises(DataError, match=refusal):
+        kept.features([0])
+    model.selecting = False
+    with pytest.raises(DataError, match=refusal):
+        mean_loss(model, kept)
+    model.selecting = True
+    model.selector.selection = model.selector.selection.model_copy(update={"price": 0.02})
+    with pytest.raises(DataError, match=refusal):
+        predict(model, kept)
 
 
 def test_contributions_are_those_of_every_expert_and_this_is_said(toy: Any) -> None:

@@ -23,7 +23,7 @@ from tove_core.fusion.transfer import without_experts
 from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.images import ImageSource
 from tove_core.hub.view import Preprocessor, Seen
-from tove_core.language.base import Decoder
+from tove_core.language.base import Decoder, Texts
 from tove_core.language.draws import Draws
 from tove_core.language.given import questions_about
 from tove_core.listed import in_batches, listed
@@ -251,7 +251,7 @@ class ToveModel(nn.Module):
                 said[i] = text
         return said
 
-    def generate(self, tokens: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
+    def generate(self, tokens: Tensor, prompts: Texts, **generation: Any) -> list[str]:
         """Let the decoder write from enhanced tokens [B, N, D]."""
         decoder = self._decoder()
         if not (self.trained or self._warned):

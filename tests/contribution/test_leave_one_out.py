@@ -88,13 +88,13 @@ def test_no_more_samples_than_asked_for_are_seen_together(
     trained: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, examples = trained
-    seen, features = [], Examples.features
+    seen, shown = [], Examples.shown
 
-    def counted(self: Examples, indices: Any) -> Any:
+    def counted(self: Examples, indices: Any, *deployed: bool) -> Any:
         seen.append(len(indices))
-        return features(self, indices)
+        return shown(self, indices, *deployed)
 
-    monkeypatch.setattr(Examples, "features", counted)
+    monkeypatch.setattr(Examples, "shown", counted)
     contributions(model, examples, batch_size=5)
     assert seen == [5, 5, 2], "each image once"
 

@@ -59,6 +59,8 @@ def test_gates_are_the_means_over_a_samples_tokens(toy: Any, model: Any) -> None
 def test_blocks_do_not_change_what_is_found(toy: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = probe(model, toy.samples())
     monkeypatch.setattr(probing, "BLOCK", 5)
+    shared = [replace(one, image=toy.pictures(4)[i % 4]) for i, one in enumerate(toy.samples())]
+    assert probe(model, shared).samples == shared, "answered image by image"
     parts = probe(model, toy.samples())
     assert parts.full.said == whole.full.said and parts.samples == whole.samples
     assert parts.full.losses == pytest.approx(whole.full.losses, abs=1e-4)

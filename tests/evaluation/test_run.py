@@ -19,6 +19,7 @@ from tove_core.evaluation.predict import predict
 from tove_core.evaluation.predictions import read_predictions
 from tove_core.evaluation.run import evaluate_into
 from tove_core.evaluation.saved import open_predictions
+from tove_core.training.examples import Examples
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 MANIFEST = {"format": 1, "task": "t", "model": {}, "data": {}, "generation": {}}
@@ -57,6 +58,29 @@ def test_a_folder_holds_what_the_model_says_in_the_order_of_the_data(toy: Any, m
         "predictions.jsonl",
         "references.jsonl",
     }
+
+
+def test_each_image_is_encoded_once_whatever_the_order_of_questions(
+    toy: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [replace(one, image=toy.pictures(4)[i % 4]) for i, one in enumerate(toy.samples())]
+    plain, encoded = model.encode, []
+    monkeypatch.setattr(model, "encode", lambda images: encoded.append(len(images)) or plain(images))
+    begin(tmp_path / "out", MANIFEST, samples)
+    found = collect(model, samples, tmp_path / "out", batch_size=3, block=4)
+    assert encoded == [2, 2], "of 12 questions, those about an image are never next to each other"
+    assert found.said == predict(model, Examples.cached(model, samples)) and list(found.said) == [s.id for s in samples]
+
+
+def test_what_samples_of_several_images_share_is_encoded_again_in_the_next_block_at_most(
+    toy: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = toy.pictures(5)
+    samples = [replace(toy.samples()[i], image=(shown[i % 4], shown[i % 4 + 1])) for i in range(12)]
+    plain, encoded = model.encode, []
+    monkeypatch.setattr(model, "encode", lambda images: encoded.append(len(images)) or plain(images))
+    found = list(collecting.blocks(model, samples, 0.1, True, quiet=True, block=6))
+    assert encoded == [3, 3] and [len(one) for one in found] == [6, 6]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

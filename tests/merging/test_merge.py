@@ -15,7 +15,10 @@ from torch.nn import functional as F
 from tove_core import ToveModel
 from tove_core.config import MergeConfig, TrainingConfig
 from tove_core.errors import CheckpointError, ConfigError, DataError, ToveError
+from tove_core.hub.view import Preprocessor
 from tove_core.merging import merge
+from tove_core.merging import teacher as teaching
+from tove_core.merging.teacher import Teacher
 from tove_core.merging.write import write_merged
 from tove_core.training import fit
 from tove_core.training.examples import Examples
@@ -174,15 +177,18 @@ def test_a_loss_that_is_not_finite_ends_merging(taught: tuple[Any, Any], control
 def test_an_expert_whose_values_are_not_finite_is_named(taught: tuple[Any, Any]) -> None:
     model, examples = taught
     broken = copy.copy(examples)
-    features = examples.features
-    broken.features = lambda some: {k: v / 0 if k == "toy-wide" else v for k, v in features(some).items()}
+    shown = examples.shown
+
+    def spoilt(some: Any) -> Any:
+        seen = shown(some)
+        return replace(seen, features={k: v / 0 if k == "toy-wide" else v for k, v in seen.features.items()})
+
+    broken.shown = spoilt
     with pytest.raises(ToveError, match=r"the loss is nan at step 1 .* for which 'toy-wide' gives values that are not"):
         merge(model, broken, config(), quiet=True)
 
 
 def embedding_turn(student: Any, model: Any, examples: Any) -> float:
-    from tove_core.hub.view import Preprocessor
-
     pixels = Preprocessor({"clip": model.tower.input})(examples.images)["clip"]
     with torch.no_grad():
         return (1 - F.cosine_similarity(student.tower.embed(pixels), model.tower.embed(pixels)).mean()).item()
@@ -200,6 +206,50 @@ def test_the_control_has_no_teacher(toy: Any, taught: tuple[Any, Any], monkeypat
     again = merge(model, examples, config(control=True, steps=4, feature=9, alignment=9), quiet=True)
     assert changed(snapshot(plain), snapshot(again)) == set()
     assert changed(snapshot(model.tower), snapshot(again.tower))
+
+
+def towers_images(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the teacher's tower embeds at each of its calls, from now on."""
+    counts, plain = [], model.tower.embed
+    monkeypatch.setattr(model.tower, "embed", lambda pixels: counts.append(len(pixels)) or plain(pixels))
+    return counts
+
+
+@pytest.mark.parametrize("kept", [65_536, 5])
+def test_the_teachers_tower_embeds_an_image_once(
+    kept: int, taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, examples = taught
+    monkeypatch.setattr(teaching, "KEPT", kept)
+    counts, said = towers_images(model, monkeypatch), Teacher(model, examples, config())
+    pixels = Preprocessor({"clip": model.tower.input})(examples.images)["clip"]
+    wanted = model.tower.embed(pixels)
+    counts.clear()
+    for indices in ([3, 1, 3], [2, 3, 0], [7, 5, 4], [4, 7, 1]):
+        torch.testing.assert_close(said.embeddings(indices, pixels[indices]), wanted[indices])
+    assert counts == ([2, 2, 3] if kept > 7 else [2, 2, 3, 1]), "1, 3, 0, 2 and one of the next three are kept"
+    assert len(said._embeddings) == min(7, kept)
+
+
+def test_nothing_of_a_teacher_is_computed_that_the_loss_does_not_weigh(
+    toy: Any, taught: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, examples = taught
+    counts = towers_images(model, monkeypatch)
+    merge(model, examples, config(steps=6), quiet=True)
+    assert sum(counts) <= 12 < 6 * 6, "one pass for each image"
+
+    def none(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the teacher was asked")
+
+    monkeypatch.setattr(model, "fuse", none)
+    monkeypatch.setattr(model, "encode", none)
+    merge(model, Examples(model, examples.samples), config(steps=2, feature=0), quiet=False)
+    assert " feature" not in (told := capsys.readouterr().err) and "alignment 0." in told
+    monkeypatch.setattr(model.tower, "embed", none)
+    student = merge(model, Examples(model, examples.samples), config(steps=2, feature=0, alignment=0), quiet=True)
+    control = merge(model, examples, config(steps=2, control=True), quiet=True)
+    assert changed(snapshot(student), snapshot(control)) == set()
 
 
 def test_merging_is_repeatable_and_the_seed_counts(taught: tuple[Any, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tove_core.training.examples import build_table
+from tove_core.training.table import build_table
 
 pytestmark = pytest.mark.slow
 SHARING = Path(__file__).with_name("sharing.py")

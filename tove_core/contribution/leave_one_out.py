@@ -6,22 +6,23 @@ Gate mass is given too, and is no measure of contribution: a random network has 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from tove_core.config import Rule
 from tove_core.errors import ConfigError
 from tove_core.evaluation.probe import require_rule, switched_off
+from tove_core.fusion import Fused
+from tove_core.fusion.kept import first_layers_kept
 from tove_core.language.base import Decoder
 from tove_core.model import CLIP, ToveModel
 from tove_core.progress import Display
 from tove_core.selecting import every_expert
-from tove_core.training.answers import answer_loss, require_answers
+from tove_core.training.answers import answer_loss, answer_texts, require_answers
 from tove_core.training.examples import Examples
 from tove_core.training.lengths import fitting
+from tove_core.training.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,17 @@ def contributions(
     without = dict.fromkeys(names, 0.0)
     display = Display(len(kept), "measure", quiet=quiet, every=batch_size * 10)
     with every_expert(model, "contributions are measured"), display:
-        for indices, features in kept.read(batch_size):
-            nats, tokens = answer_loss(decoder, kept, indices, model.fuse(features).tokens)
-            full, count = full + nats, count + tokens
-            gates.add(model, features)
-            for name in names:
-                with switched_off(model, [name], rule):
-                    without[name] += answer_loss(decoder, kept, indices, model.fuse(features).tokens)[0]
+        for indices, shown in kept.read(batch_size):
+            texts = answer_texts(decoder, kept, indices)
+            with first_layers_kept():
+                fused = model.fuse(shown.features)
+                nats, tokens = answer_loss(decoder, kept, indices, shown.by_sample(fused.tokens), texts)
+                full, count = full + nats, count + tokens
+                gates.add(model, shown, fused)
+                for name in names:
+                    with switched_off(model, [name], rule):
+                        left = shown.by_sample(model.fuse(shown.features).tokens)
+                        without[name] += answer_loss(decoder, kept, indices, left, texts)[0]
             done += len(indices)
             display.update(done)
     require_answers(count, examples)
@@ -104,21 +109,22 @@ class _GateStatistics:
 
     def __init__(self) -> None:
         self._norms, self._masses = defaultdict[str, float](float), defaultdict[str, float](float)
-        self._tokens = 0
+        self._tokens = defaultdict[str, int](int)
 
     @torch.no_grad()
-    def add(self, model: ToveModel, features: Mapping[str, Tensor]) -> None:
-        """Count a batch."""
+    def add(self, model: ToveModel, shown: Shown, fused: Fused) -> None:
+        """Count a batch, given what all of its experts make of it: each image as often as samples see it."""
         if model.fusion is None:
             return
-        count = features[CLIP].shape[:2].numel()
-        self._tokens += count
-        for name, gate, hidden in model.fusion.terms(features[CLIP], features):
-            self._norms[name] += count * (gate[..., None] * hidden).norm(dim=-1).mean().item()
-            self._masses[name] += count * gate.mean().item()
+        for name, gate, hidden in model.fusion.terms(shown.features[CLIP], shown.features, fused.gates):
+            norms = (gate[..., None] * hidden).norm(dim=-1)
+            norm, mass = (shown.by_sample(values[..., None]) for values in (norms, gate))
+            self._norms[name] += norm.numel() * norm.mean().item()
+            self._masses[name] += mass.numel() * mass.mean().item()
+            self._tokens[name] += mass.numel()
 
     def means(self, name: str) -> tuple[float | None, float | None]:
         """Return the mean norm and the mean gate of an expert."""
         if name not in self._norms:
             return None, None
-        return self._norms[name] / self._tokens, self._masses[name] / self._tokens
+        return self._norms[name] / self._tokens[name], self._masses[name] / self._tokens[name]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tove_core.data.decoded import decoded
 from tove_core.data.images import StoredImage
-from tove_core.data.sample import ImageRef, image_key, load_image
+from tove_core.data.sample import ImageRef, image_key
 from tove_core.errors import DataError
-from tove_core.hub.images import read_image
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ImagePart(StoredImage):
             DataError: the image is missing.
             ImageError: it cannot be decoded.
         """
-        pixels = read_image(load_image(self.whole))
+        pixels = decoded(self.whole)
         _, height, width = pixels.shape
         left, right = _span(self.box[0], self.box[2], width)
         top, bottom = _span(self.box[1], self.box[3], height)

@@ -28,7 +28,10 @@ from tove_core.training.source import Cache, cached_examples
 _DONE = "partial.jsonl"
 _PARTS = "part-*.jsonl"
 BLOCK = 1024
-"""Samples whose images are encoded together and kept; a stopped run loses at most one block's encoding."""
+"""Samples whose images are encoded together and kept; a stopped run loses at most one block's encoding.
+
+A block has more of them where the next ones ask about images that it holds: memory goes by images, not by questions.
+"""
 
 
 class Collected(NamedTuple):
@@ -96,9 +99,9 @@ def collect(
         CheckpointError: a file cannot be written, as on a full disk; what was answered before is kept.
     """
     state = PartialState()
-    todo = remaining(folder, samples)
+    todo = by_image(remaining(folder, samples))
     state.wait_for_everyone()
-    # Neighbours often share an image, so each process gets a run of them.
+    # Neighbours share an image, so each process gets a run of them.
     low, high = (len(todo) * (state.process_index + k) // state.num_processes for k in (0, 1))
     began = time.perf_counter()
     own = todo[low:high]
@@ -140,17 +143,26 @@ def blocks(
 ) -> Iterator[Examples]:
     """Return the readable samples some at a time, so that memory does not grow with the data set.
 
-    Images are encoded once each, or features read from a cache, which is opened at once.
+    They come image by image, so that each is encoded once whatever the order of the data; only where samples of several
+    images share some of them may one be encoded again in the next block. Or features are read from a cache, which is
+    opened at once.
 
     Args:
         max_broken: share of the images of all blocks together that may be unreadable.
-        block: samples at a time.
+        block: samples at a time, about.
 
     Raises:
         DataError: the cache that is named does not serve; and, block by block, too many images are unreadable.
     """
-    stored = cached_examples(model, list(samples), cache, quiet=quiet, max_broken=max_broken) if samples else None
+    samples = by_image(samples)
+    stored = cached_examples(model, samples, cache, quiet=quiet, max_broken=max_broken) if samples else None
     return _encoded(model, samples, max_broken, block) if stored is None else _stored(stored, block)
+
+
+def by_image(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples so that those of an image follow each other, in the order in which images are first used."""
+    rows = distinct_images(samples)[1]
+    return [samples[i] for i in sorted(range(len(samples)), key=rows.__getitem__)]
 
 
 def _stored(stored: Examples, block: int) -> Iterator[Examples]:
@@ -160,10 +172,11 @@ def _stored(stored: Examples, block: int) -> Iterator[Examples]:
 
 
 def _encoded(model: ToveModel, samples: Sequence[Sample], max_broken: float, block: int) -> Iterator[Examples]:
-    total, broken = len(distinct_images(samples)[0]), 0
-    for start in range(0, len(samples), block):
+    images, rows = distinct_images(samples)
+    total, broken = len(images), 0
+    for start, end in _ends(rows, block):
         # The share is of all images: a block may have more than its part of them.
-        examples = Examples.cached(model, samples[start : start + block], max_broken=1.0)
+        examples = Examples.cached(model, samples[start:end], max_broken=1.0, deployed=True)
         broken += len(examples.broken)
         if broken > max_broken * total:
             raise DataError(
@@ -171,6 +184,23 @@ def _encoded(model: ToveModel, samples: Sequence[Sample], max_broken: float, blo
                 f"(last: {list(examples.broken.reasons.values())[-1]}); 'tove data check' finds them all"
             )
         yield examples
+
+
+def _ends(rows: Sequence[tuple[int, ...]], block: int) -> Iterator[tuple[int, int]]:
+    """Yield where blocks of samples start and end; one goes on as long as samples see no image that it does not hold.
+
+    Args:
+        rows: the images of each sample, by their numbers.
+        block: samples of a block, at least, but for the last one.
+    """
+    start = 0
+    while start < len(rows):
+        end = min(start + block, len(rows))
+        held = {row for own in rows[start:end] for row in own}
+        while end < len(rows) and held.issuperset(rows[end]):
+            end += 1
+        yield start, end
+        start = end
 
 
 def _answer(

@@ -6,10 +6,10 @@ import torch
 
 from tove_core.errors import ConfigError
 from tove_core.model import ToveModel
-from tove_core.selecting import fuse_deployed
 from tove_core.training.answers import answer_loss, require_answers
 from tove_core.training.examples import Examples
 from tove_core.training.lengths import fitting
+from tove_core.training.shown import fuse_shown
 
 
 @torch.no_grad()
@@ -28,7 +28,8 @@ def mean_loss(model: ToveModel, examples: Examples, *, batch_size: int = 128) ->
     model.eval()
     total, count = 0.0, 0
     kept = fitting(model, model.decoder, examples)
-    for indices, features in kept.read(batch_size):
-        nats, tokens = answer_loss(model.decoder, kept, indices, fuse_deployed(model, features).tokens)
+    for indices, shown in kept.read(batch_size, deployed=model is kept.model):
+        enhanced = shown.by_sample(fuse_shown(model, shown).tokens)
+        nats, tokens = answer_loss(model.decoder, kept, indices, enhanced)
         total, count = total + nats, count + tokens
     return total / require_answers(count, examples)

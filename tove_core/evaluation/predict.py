@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tove_core.errors import DataError
 from tove_core.fusion.finite import require_finite
+from tove_core.language.base import Texts
 from tove_core.model import ToveModel
 from tove_core.progress import Display
-from tove_core.selecting import fuse_deployed
 from tove_core.training.examples import Examples
+from tove_core.training.shown import Shown, fuse_shown
 
 _AT_ONCE = 4096
 """Questions that are measured at a time."""
@@ -55,17 +57,54 @@ def predict_batches(
     """
     examples.require_of(model)
     model.eval()
-    _require_room(model, examples, generation.get("max_new_tokens"))
-    # Captions take many more steps than answers; batches of one sort end together.
-    for indices, features in examples.read(batch_size, lambda i: examples.samples[i].prompt is None):
+    own = model is examples.model  # whose choice it is
+    require_room(model, examples, generation.get("max_new_tokens"))
+    for indices, shown in examples.read(batch_size, questions_first(examples), deployed=own):
         with torch.no_grad():
-            tokens = fuse_deployed(model, features).tokens
-            require_finite(tokens, features, [examples.samples[i].id for i in indices])
-            texts = model.generate(tokens, examples.prompts(indices), **generation)
-        yield {examples.samples[i].id: text for i, text in zip(indices, texts, strict=True)}
+            tokens = fuse_shown(model, shown).tokens
+            said = say_batch(model, examples, indices, shown, tokens, examples.prompts(indices), **generation)
+        yield said
 
 
-def _require_room(model: ToveModel, examples: Examples, new: int | None) -> None:
+def say_batch(
+    model: ToveModel,
+    examples: Examples,
+    indices: Sequence[int],
+    shown: Shown,
+    tokens: Tensor,
+    prompts: Texts,
+    **generation: Any,
+) -> dict[str, str]:
+    """Return what the model says of a batch, by sample id.
+
+    Args:
+        model: with a decoder.
+        examples: whose samples they are.
+        indices: B of them.
+        shown: their images.
+        tokens: v' [R, N, D] of these.
+        prompts: B, as texts or tokenised.
+        generation: options of `Decoder.generate`.
+
+    Raises:
+        DataError: an expert gave values that are not finite.
+    """
+    ids = [examples.samples[i].id for i in indices]
+    require_finite(tokens, shown.features, shown.of_first(ids))
+    return dict(zip(ids, model.generate(shown.by_sample(tokens), prompts, **generation), strict=True))
+
+
+def questions_first(examples: Examples) -> Callable[[int], bool]:
+    """Return an order for `Examples.read`: captions take many more steps, and batches of one sort end together."""
+    return lambda i: examples.samples[i].prompt is None
+
+
+def require_room(model: ToveModel, examples: Examples, new: int | None) -> None:
+    """Refuse questions that are too long for the language model with `new` tokens behind them (None: as configured).
+
+    Raises:
+        DataError: there are some; they are named.
+    """
     decoder = model.decoder
     if decoder is None or decoder.limit is None:
         return

@@ -13,12 +13,16 @@ from tove_core.config import Rule
 from tove_core.data.sample import Sample
 from tove_core.errors import ConfigError
 from tove_core.evaluation.collect import BLOCK, blocks
-from tove_core.evaluation.predict import predict_batches
+from tove_core.evaluation.predict import predict_batches, questions_first, require_room, say_batch
+from tove_core.fusion.kept import first_layers_kept
+from tove_core.language.base import Decoder
 from tove_core.model import ToveModel
 from tove_core.progress import Display
 from tove_core.selecting import every_expert
+from tove_core.training.answers import answer_texts
 from tove_core.training.examples import MAX_BROKEN, Examples
 from tove_core.training.lengths import fitting
+from tove_core.training.shown import Shown
 from tove_core.training.source import Cache
 
 
@@ -91,6 +95,7 @@ def probe(
         raise ConfigError("the model was built with decoder=None and cannot answer; give one with a decoder")
     require_rule(model, rule)
     samples = fitting(model, model.decoder, Examples(model, samples, max_broken=max_broken)).samples
+    order = {sample.id: place for place, sample in enumerate(samples)}
     names = list(model.active_experts)
     found = Probe([], Answers(), {name: Answers() for name in names}, Answers() if bare else None, {})
     states: list[tuple[list[str], Answers]] = [([], found.full)]
@@ -99,14 +104,18 @@ def probe(
     display = Display(len(samples) * len(states), "answer", quiet=quiet, every=BLOCK)
     with every_expert(model, "the model answers"), display:
         done = 0
+        model.eval()
         for examples in blocks(model, samples, max_broken, cache, quiet=quiet, block=BLOCK):
             found.samples += examples.samples
-            for off, answers in states:
-                with switched_off(model, off, rule):
-                    _answer(model, examples, answers, batch_size, generation)
-                done += len(examples)
+            examples.require_of(model)
+            require_room(model, examples, generation.get("max_new_tokens"))
+            # State after state for each batch: they share its features, its texts and what each expert makes of it.
+            for indices, shown in examples.read(batch_size, questions_first(examples)):
+                with first_layers_kept():
+                    _answer(model, model.decoder, examples, indices, shown, states, rule, found.gates, generation)
+                done += len(indices) * len(states)
                 display.update(done)
-            _add_gates(model, examples, found.gates, batch_size)
+    found.samples.sort(key=lambda sample: order[sample.id])  # answered image by image
     return found
 
 
@@ -164,31 +173,27 @@ def require_rule(model: ToveModel, rule: Rule | None) -> None:
 
 @torch.no_grad()
 def _answer(
-    model: ToveModel, examples: Examples, answers: Answers, batch_size: int, generation: dict[str, Any]
+    model: ToveModel,
+    decoder: Decoder,
+    examples: Examples,
+    indices: Sequence[int],
+    shown: Shown,
+    states: Sequence[tuple[list[str], Answers]],
+    rule: Rule | None,
+    gates: dict[str, dict[str, float]],
+    generation: dict[str, Any],
 ) -> None:
-    for said in predict_batches(model, examples, batch_size=batch_size, **generation):
-        answers.said |= said
-    for indices in examples.batches(batch_size):
-        tokens = model.fuse(examples.features(indices)).tokens
-        targets = [examples.samples[i].targets[0] for i in indices]
-        output = model.decoder(tokens, examples.prompts(indices), targets)  # type: ignore[misc]  # checked by `probe`
-        for i, loss, count in zip(
-            indices, output.loss_per_sample.tolist(), output.tokens_per_sample.tolist(), strict=True
-        ):
-            name = examples.samples[i].id
-            answers.losses[name], answers.tokens[name] = loss, count
-
-
-@torch.no_grad()
-def _add_gates(model: ToveModel, examples: Examples, gates: dict[str, dict[str, float]], batch_size: int) -> None:
-    if model.config.fusion.kind != "gate" or model.fusion is None or not model.active_experts:
-        return
-    for indices in examples.batches(batch_size):
-        weights = model.fuse(examples.features(indices)).gates
-        if weights is None:
-            return
-        means = weights.float().mean(dim=1).cpu()
-        for column, expert in enumerate(model.fusion.experts):
-            if expert in model.active_experts:
-                of_expert = gates.setdefault(expert, {})
-                of_expert |= {examples.samples[i].id: means[row, column].item() for row, i in enumerate(indices)}
+    """Let a model answer a batch in each state, and add what comes of it; gates are those of the state with all on."""
+    ids, texts = [examples.samples[i].id for i in indices], answer_texts(decoder, examples, indices)
+    for off, answers in states:
+        with switched_off(model, off, rule):
+            fused = model.fuse(shown.features)
+        answers.said |= say_batch(model, examples, indices, shown, fused.tokens, texts, **generation)
+        output = decoder(shown.by_sample(fused.tokens), texts)
+        answers.losses |= zip(ids, output.loss_per_sample.tolist(), strict=True)
+        answers.tokens |= zip(ids, output.tokens_per_sample.tolist(), strict=True)
+        if not off and fused.gates is not None and model.config.fusion.kind == "gate" and model.fusion is not None:
+            means = shown.by_sample(fused.gates).float().mean(dim=1).cpu()
+            for column, expert in enumerate(model.fusion.experts):
+                if expert in model.active_experts:
+                    gates.setdefault(expert, {}).update(zip(ids, means[:, column].tolist(), strict=True))

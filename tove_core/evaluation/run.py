@@ -64,7 +64,7 @@ def evaluate_once(
     for one, references in parts.items():
         check_task(one, references)
     model = ToveModel.from_pretrained(checkpoint, device=device)
-    options = {"max_broken": max_broken, "workers": workers}
+    options = {"max_broken": max_broken, "workers": workers, "deployed": True}
     examples = make_examples(model, list(asked), cache=cache, quiet=quiet, **options)
     said = predict(model, examples, batch_size=batch_size, num_beams=num_beams, quiet=quiet)
     readable = {one: [each for each in references if each.id in said] for one, references in parts.items()}

@@ -11,6 +11,7 @@ from tove_kernels import gate_weights, gated_activation_mix_and_weights
 
 from tove_core.config import FusionConfig, Rule
 from tove_core.fusion.gate import Gate
+from tove_core.fusion.kept import first_layer
 from tove_core.fusion.transfer import Transfer
 
 
@@ -115,7 +116,7 @@ class GatedTransfer(Transfer):
     def _hidden(self, names: Sequence[str], features: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return W_k u_k [B, N, H] and b_k [H] of some experts."""
         layers: list[nn.Linear] = [self.first[name] for name in names]  # type: ignore[misc]  # all are Linear
-        hidden = [F.linear(features[name], layer.weight) for name, layer in zip(names, layers, strict=True)]
+        hidden = [first_layer(layer, features[name]) for name, layer in zip(names, layers, strict=True)]
         return hidden, [layer.bias for layer in layers]
 
     @torch.no_grad()
@@ -132,9 +133,17 @@ class GatedTransfer(Transfer):
         return self._all_columns(torch.cat(found, -1), [*shared, *own])
 
     @torch.no_grad()
-    def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
-        """Return, for each active expert, its name, gate [B, N] and activated hidden tokens [B, N, H]."""
-        gates = self(tokens, features).gates
+    def terms(
+        self, tokens: Tensor, features: Mapping[str, Tensor], gates: Tensor | None = None
+    ) -> list[tuple[str, Tensor, Tensor]]:
+        """Return, for each active expert, its name, gate [B, N] and activated hidden tokens [B, N, H].
+
+        Args:
+            tokens: v [B, N, D].
+            features: u_k [B, N, C_k] by name.
+            gates: [B, N, K] as a pass over these gave them; None: they are computed.
+        """
+        gates = self(tokens, features).gates if gates is None else gates
         found = []
         for name in self.active:
             hidden = F.gelu(self.first[name](self.own(features[name])))

@@ -201,7 +201,9 @@ class Transfer(nn.Module):
         """
         return None
 
-    def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:
+    def terms(
+        self, tokens: Tensor, features: Mapping[str, Tensor], gates: Tensor | None = None
+    ) -> list[tuple[str, Tensor, Tensor]]:
         """Return, for each active expert of a gated fusion, its name, gate [B, N] and hidden tokens [B, N, H]."""
         return []
 

@@ -25,17 +25,19 @@ from tove_core.errors import ConfigError, ToveError
 from tove_core.hub.view import Preprocessor, Seen
 from tove_core.language.base import Decoder
 from tove_core.language.randomness import restored
+from tove_core.merging.teacher import Teacher
 from tove_core.model import CLIP, ToveModel
 from tove_core.progress import Display
 from tove_core.provenance import Origin
 from tove_core.selecting import every_expert
 from tove_core.tower.base import Tower
 from tove_core.training.engine import Share
-from tove_core.training.examples import Examples, by_sample
+from tove_core.training.examples import Examples
 from tove_core.training.faults import blamed
 from tove_core.training.optimise import adamw, parameter_groups, require_exact, schedule, set_rates
 from tove_core.training.refusals import require_targets, warn_of_schedule
 from tove_core.training.shares import Shares
+from tove_core.training.shown import by_sample
 from tove_core.training.step import TransferStep
 
 _EMBEDDINGS = frozenset(
@@ -73,6 +75,7 @@ def merge(
     warn_of_schedule(config.steps, config.warmup, "", stacklevel=4)
     student, decoder = _student(model, decoder)
     optimizer = adamw(_groups(student, decoder, config), betas=config.betas)
+    teacher = Teacher(model, examples, config)
     sampler = BatchSampler(len(examples), config.batch_size, seed, mixture_parts(examples.samples))
     shares = Shares(student, decoder, examples, sampler, seed)
     preprocess = Preprocessor({CLIP: model.tower.input}, model.config.view)
@@ -90,7 +93,7 @@ def merge(
             sums = _Sums()
             for part in parts:
                 pixels = _pixels(examples, part.indices, read, preprocess).to(model.device)
-                sums.add(_part(model, student, decoder, examples, part, pixels, config))
+                sums.add(_part(teacher, student, decoder, part, pixels))
             loss, note = sums.loss(config)
             if not loss.isfinite():
                 raise _not_finite(f"the loss is {loss.item()}", step, examples, parts, sums, config)
@@ -155,7 +158,8 @@ def _not_finite(
 ) -> ToveError:
     """Return the error for a loss or gradient that is not a number, before it has changed any parameter."""
     indices = sums.bad or [index for part in parts for index in part.indices]
-    given = {} if config.control else {name: v for part in parts for name, v in examples.features(part.indices).items()}
+    taught = parts if config.feature and not config.control else ()
+    given = {name: values for part in taught for name, values in examples.features(part.indices).items()}
     unfit = [name for name, values in given.items() if not values.isfinite().all()]
     ids = [examples.samples[index].id for index in indices]
     seen, cure = blamed(what, step + 1, ids, unfit, rate="learning_rate")
@@ -213,20 +217,15 @@ class _Sums:
         difference, size, turned, images = taught
         distance, turned = difference / size, turned / images
         total = config.language * language + config.feature * distance + config.alignment * turned
-        return total, f"language {language.item():.3f} feature {distance.item():.3f} alignment {turned.item():.3f}"
+        note = f"language {language.item():.3f}"
+        note += f" feature {distance.item():.3f}" if config.feature else ""
+        return total, note + (f" alignment {turned.item():.3f}" if config.alignment else "")
 
 
-def _part(
-    model: ToveModel,
-    student: ToveModel,
-    decoder: Decoder,
-    examples: Examples,
-    part: Share,
-    pixels: Tensor,
-    config: MergeConfig,
-) -> _Part:
+def _part(teacher: Teacher, student: ToveModel, decoder: Decoder, part: Share, pixels: Tensor) -> _Part:
+    config = teacher.config
     aligned = not config.control and config.alignment > 0
-    with _precision(model.tower):
+    with _precision(teacher.model.tower):
         seen, own = student.tower.features_and_embedding(pixels) if aligned else (student.tower.features(pixels), None)
     tokens = by_sample(seen.patches.float(), len(part.indices))
     output = decoder(tokens, part.texts)
@@ -235,12 +234,12 @@ def _part(
     bad = [index for index, fine in zip(part.indices, finite, strict=True) if not fine]
     if config.control:
         return _Part(language, (), bad)
-    with torch.no_grad():
-        wanted = model.fuse(examples.features(part.indices)).tokens
-        embedding = None if own is None else model.tower.embed(pixels)
     turned = tokens.new_zeros(len(pixels))
-    if own is not None and embedding is not None:
-        turned = 1 - F.cosine_similarity(own.float(), embedding.float())
+    if own is not None:
+        turned = 1 - F.cosine_similarity(own.float(), teacher.embeddings(part.indices, pixels))
     images = turned.new_tensor(len(turned))
-    difference = F.mse_loss(tokens, wanted, reduction="sum")
-    return _Part(language, (difference, wanted.square().sum(), turned.sum(), images), bad)
+    difference, size = tokens.new_zeros(()), tokens.new_ones(())
+    if config.feature:
+        wanted = teacher.tokens(part.indices)
+        difference, size = F.mse_loss(tokens, wanted, reduction="sum"), wanted.square().sum()
+    return _Part(language, (difference, size, turned.sum(), images), bad)

@@ -92,8 +92,8 @@ def measured(
 ) -> tuple[list[int], dict[str, Seen]]:
     """Return the samples that could be used, and what came of each choice on them; images are encoded once."""
     found, used = {name: Seen() for name in choices}, list[int]()
-    for indices, features in examples.read(batch_size):
-        used += indices
+    for indices, shown in examples.read(batch_size):
+        used, features = used + indices, shown.of_samples()  # a choice may differ between samples of one image
         tokens = of_images(model, {CLIP: features[CLIP]})[CLIP]
         for name, choose in choices.items():
             mask = choose(tokens)

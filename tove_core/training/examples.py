@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 from weakref import WeakSet
@@ -12,24 +12,21 @@ import torch
 from torch import Tensor
 
 from tove_core.checks import whole
-from tove_core.config import DataConfig, TrainingConfig
+from tove_core.config import DataConfig
 from tove_core.data.ahead import ReadAhead
-from tove_core.data.broken import BrokenImages, try_image, usable
+from tove_core.data.broken import BrokenImages, usable
 from tove_core.data.features import Features, FeatureTable
-from tove_core.data.sample import ImageRef, Sample, distinct_images, load_image
+from tove_core.data.sample import Sample, distinct_images, load_image
 from tove_core.errors import DataError
 from tove_core.fusion.noise import sample_turn
 from tove_core.language.marks import IMAGE, wrong_marks
 from tove_core.model import ToveModel
-from tove_core.training.binding import described, features_of, require_same, table_fingerprint
-from tove_core.training.exchange import build_together
-
-Progress = Callable[[int, int], None]
-Attempt = tuple[Any, None] | tuple[None, str]
-"""An image as `ToveModel.encode` takes it, or the sentence that says why there is none."""
+from tove_core.selecting import encode_as_deployed
+from tove_core.training.binding import described, features_of, require_same
+from tove_core.training.shown import Shown
+from tove_core.training.table import WORKERS, Attempt, Progress, build_table, image_reader
 
 MAX_BROKEN: float = DataConfig.model_fields["max_broken"].default
-WORKERS: int = TrainingConfig.model_fields["workers"].default
 
 
 class Examples:
@@ -44,6 +41,7 @@ class Examples:
 
     Attributes:
         uneven: whether some samples have more images than others, so that not all fit into one batch.
+        chosen: where the table is of experts that the model chose, which these are for each image, bool [M, K].
 
     Raises:
         DataError: the table is of other images, or says that it is of another model.
@@ -63,6 +61,8 @@ class Examples:
         self._hold(samples, rows)
         self.broken = BrokenImages(len(self.images), max_broken)
         self.reader: ReadAhead[Attempt] | None = None
+        self.chosen: Tensor | None = None
+        self._chosen_by: Any = None
         self._seen: dict[int, Any] = {}
         self._agreed: WeakSet[ToveModel] = WeakSet()
         if table is not None and len(table) != len(self.images):
@@ -91,28 +91,35 @@ class Examples:
     def batches(self, size: int, order: Callable[[int], Any] | None = None) -> Iterator[list[int]]:
         """Yield all samples, `size` at a time or fewer, those of a batch with as many images each.
 
+        Samples of one image follow each other, and images come in the order of their first use.
+
         Args:
-            order: what they are sorted by first, of a sample's number; None: the data set's order.
+            order: what they are sorted by first, of a sample's number.
         """
         whole(size, "batch_size", least=1)
-        every = sorted(range(len(self)), key=lambda i: (order(i) if order else 0, len(self.rows[i])))
+        every = sorted(range(len(self)), key=lambda i: (order(i) if order else 0, len(self.rows[i]), self.rows[i]))
         for start in range(0, len(every), size):
             some = every[start : start + size]
             yield from ([some[place] for place in places] for places in self.alike(some))
 
     def read(
-        self, size: int, order: Callable[[int], Any] | None = None
-    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield all samples as `batches` does, with their features.
+        self, size: int, order: Callable[[int], Any] | None = None, *, deployed: bool = False
+    ) -> Iterator[tuple[list[int], Shown]]:
+        """Yield all samples as `batches` does, with the features of their images.
 
         Without a table they are computed batch by batch, while threads read the images of the next; samples with an
         unreadable image are left out, with a warning.
+
+        Args:
+            size: samples at a time.
+            order: as for `batches`.
+            deployed: of experts that are run now only those run that the model chooses, if it does.
 
         Raises:
             DataError: too many images are unreadable.
         """
         if self.table is not None:
-            yield from ((indices, self.features(indices)) for indices in self.batches(size, order))
+            yield from ((indices, self.shown(indices, deployed)) for indices in self.batches(size, order))
             return
         every = list(self.batches(size, order))
         try:
@@ -120,7 +127,7 @@ class Examples:
                 read = self._expect(indices, coming)
                 kept = [index for index in indices if self._is_readable(index, read)]
                 if kept:
-                    yield kept, self.features(kept)
+                    yield kept, self.shown(kept, deployed)
         finally:
             self.close()
 
@@ -135,6 +142,7 @@ class Examples:
         max_broken: float = MAX_BROKEN,
         workers: int = WORKERS,
         together: bool = False,
+        deployed: bool = False,
     ) -> Examples:
         """Run the frozen parts once per distinct image and keep what they give in float16.
 
@@ -142,6 +150,8 @@ class Examples:
 
         Args:
             together: every process calls it with the same samples, computes its part and gets those of the others.
+            deployed: where the model selects experts, run only those that it chooses for an image. The examples then
+                serve no other model, nor this one while it takes every expert or chooses otherwise.
 
         Raises:
             DataError: more than `max_broken` of the images are unreadable, or another process failed.
@@ -150,6 +160,10 @@ class Examples:
         batch_size = whole(batch_size, "batch_size", least=1)
         made = cls(model, samples, max_broken=max_broken, workers=workers)
         options = {"batch_size": batch_size, "progress": progress, "workers": workers, "together": together}
+        if deployed and model.selects and model.fusion is not None and model.selector is not None and not together:
+            made.chosen = torch.zeros(len(made.images), len(model.fusion.experts), dtype=torch.bool)
+            made._chosen_by = model.selector, model.selector.selection, dict(model.fusion.off)
+            options["chosen"] = made.chosen
         made.table = build_table(model, made.images, made.broken, **options)
         if made.broken:
             kept = [own for own in made.rows if not made._is_broken(own)]
@@ -162,8 +176,10 @@ class Examples:
         Experts that were switched off meanwhile are no difference. The weights of each model are compared once.
 
         Raises:
-            DataError: see `tove_core.training.binding.require_same`.
+            DataError: see `tove_core.training.binding.require_same`; or these are features of chosen experts alone.
         """
+        if self.chosen is not None and not self._chosen_as_by(model):
+            raise _of_chosen()
         if self.table is None and model is self.model:
             return
         hashed = model not in self._agreed
@@ -171,6 +187,11 @@ class Examples:
         if held is not None:
             require_same(held, model, hashed=hashed)
         self._agreed.add(model)
+
+    def _chosen_as_by(self, model: ToveModel) -> bool:
+        if model is not self.model or not model.selects or model.selector is None or model.fusion is None:
+            return False
+        return bool(self._chosen_by == (model.selector, model.selector.selection, dict(model.fusion.off)))
 
     def some(self, indices: Sequence[int]) -> Examples:
         """Return some of the samples, with their features where they are."""
@@ -224,18 +245,27 @@ class Examples:
         Of samples with several images the tokens follow each other, image by image: N is then a multiple of CLIP's.
 
         Raises:
-            DataError: some of the samples have more images than others; `alike` parts them.
+            DataError: some of the samples have more images than others; `alike` parts them. Or the table is of chosen
+                experts alone.
             ImageError: an image is unreadable; `usable` goes round it.
         """
+        return self.shown(indices).of_samples()
+
+    def shown(self, indices: Sequence[int], deployed: bool = False) -> Shown:
+        """Return the features of the samples' images, each image once; `deployed` as for `read`, else as `features`."""
         if len({len(self.rows[i]) for i in indices}) > 1:
             raise DataError("the samples of a batch have different numbers of images; part them by Examples.alike")
-        rows = [row for i in indices for row in self.rows[i]]
+        rows = list(dict.fromkeys(row for i in indices for row in self.rows[i]))
+        at = {row: place for place, row in enumerate(rows)}
+        if self.chosen is not None and not deployed:
+            raise _of_chosen()
+        chosen = None if self.chosen is None else self.chosen[rows].to(self.model.device)
         if self.table is not None:
             found = self.table.gather(rows, self.model.device)
         else:
             pixels = [self._seen[row] if row in self._seen else load_image(self.images[row]) for row in rows]
-            found = self.model.encode(pixels)
-        return {name: by_sample(value, len(indices)) for name, value in found.items()}
+            found, chosen = encode_as_deployed(self.model, pixels) if deployed else (self.model.encode(pixels), None)
+        return Shown(found, [[at[row] for row in self.rows[i]] for i in indices], chosen)
 
     def _expect(self, indices: Sequence[int], coming: Sequence[int]) -> ReadAhead[Attempt]:
         """Return what reads the images of the samples, and let threads begin; forget those that were seen before."""
@@ -303,57 +333,8 @@ class Examples:
         return texts
 
 
-def by_sample(values: Tensor, samples: int) -> Tensor:
-    """Return [B, M·N, C] for the values [B·M, N, C] of M images per sample: their tokens follow each other."""
-    return values.reshape(samples, -1, values.shape[-1])
-
-
-def build_table(
-    model: ToveModel,
-    images: Sequence[ImageRef],
-    broken: BrokenImages,
-    *,
-    batch_size: int = 64,
-    progress: Progress | None = None,
-    workers: int = WORKERS,
-    together: bool = False,
-) -> FeatureTable:
-    """Return the features of distinct images, float16, in main memory; the rows of unreadable ones say nothing.
-
-    Args:
-        together: every process calls it with the same images and computes those of its part.
-
-    Raises:
-        DataError: too many images are unreadable, or another process failed.
-    """
-    blank = torch.zeros(3, 1, 1, dtype=torch.uint8)
-
-    def build(rows: range) -> FeatureTable:
-        def encode(some: Sequence[int]) -> Mapping[str, Tensor]:
-            last = some[-1] + 1 + batch_size * rows.step
-            read.expect(range(some[0], min(last, len(images)), rows.step))
-            found = [broken.kept(row, read(row)) for row in some]
-            return model.encode([blank if image is None else image for image in found])
-
-        def tell(done: int, _: int) -> None:
-            if progress is not None:  # the other processes are about as far
-                progress(min(done * rows.step, len(images)), len(images))
-
-        return FeatureTable.build(encode, rows, table_fingerprint(model), batch_size=batch_size, progress=tell)
-
-    with image_reader(model, images, workers) as read:
-        return build_together(build, len(images), broken) if together else build(range(len(images)))
-
-
-def image_reader(model: ToveModel, images: Sequence[ImageRef], workers: int) -> ReadAhead[Attempt]:
-    """Return what reads the images of that number and, in threads, prepares them for CLIP and the active experts."""
-    if not workers:
-        # Resampled only when they are encoded: a step that is taken in parts then needs less memory.
-        return ReadAhead(lambda row: try_image(images[row]), 0)
-    preprocess = model.preprocessor()
-
-    def read(row: int) -> Attempt:
-        pixels, reason = try_image(images[row])
-        return (None, reason) if reason is not None else (preprocess.see(pixels), None)  # type: ignore[arg-type]
-
-    return ReadAhead(read, workers)
+def _of_chosen() -> DataError:
+    return DataError(
+        "the features are of the experts that were chosen for each image, and would be used with others; compute them "
+        "again"
+    )

@@ -75,6 +75,7 @@ def make_examples(
     max_broken: float = MAX_BROKEN,
     workers: int = WORKERS,
     together: bool = False,
+    deployed: bool = False,
 ) -> Examples:
     """Bind samples to a model, with features computed once per image when `cache` is set, or read from a cache.
 
@@ -84,6 +85,8 @@ def make_examples(
         workers: threads that read images ahead, where features are computed.
         together: every process calls it with the same samples; features that are kept in memory are computed in
             parts, one by each.
+        deployed: features that are kept in memory are those of the experts that the model chooses; see
+            `Examples.cached`.
 
     Raises:
         DataError: the cache that is named lacks features or images, or holds features of another model; or too many
@@ -103,6 +106,7 @@ def make_examples(
             max_broken=max_broken,
             workers=workers,
             together=together,
+            deployed=deployed,
         )
 
 

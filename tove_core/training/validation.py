@@ -53,8 +53,9 @@ class Validation:
         mine = list(range(engine.rank, len(self.examples), engine.world))
         with all_told():
             own = self.examples.some(mine) if engine.world > 1 else self.examples
-            for indices, features in own.read(BATCH) if mine else ():
-                part = answer_loss(self.decoder, own, indices, self.model.fuse(features).tokens)
+            for indices, shown in own.read(BATCH) if mine else ():
+                tokens_of = shown.by_sample(self.model.fuse(shown.features).tokens)
+                part = answer_loss(self.decoder, own, indices, tokens_of)
                 nats, tokens = nats + part[0], tokens + part[1]
         engine.module.train()
         total, count = engine.sums(nats, tokens)
