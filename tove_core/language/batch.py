@@ -25,6 +25,8 @@ class TextBatch:
     """[B, L] 1 where there is text or image."""
     image_mask: Tensor
     """[B, L] True at the image's positions."""
+    places: Tensor
+    """[P] the image's positions, sample after sample, in the batch flattened to [B * L]."""
     labels: Tensor
     """[B, L] the ids of answer tokens, IGNORE elsewhere; not shifted."""
     columns: Tensor
@@ -77,7 +79,8 @@ def assemble(
     answers = labels[:, 1:] != IGNORE
     columns = answers.any(0).nonzero().squeeze(1)
     sample, column = answers[:, columns].nonzero(as_tuple=True)
-    return TextBatch(ids, mask, where, labels, columns, sample, column, labels[:, 1:][answers])
+    places = where.flatten().nonzero().squeeze(1)
+    return TextBatch(ids, mask, where, places, labels, columns, sample, column, labels[:, 1:][answers])
 
 
 def _laid(text: EncodedText, image: int, pad: int) -> list[int]:
