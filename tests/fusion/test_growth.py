@@ -176,6 +176,23 @@ def test_noise_on_its_gate_belongs_to_the_sample_and_leaves_the_shared_noise_as_
     torch.testing.assert_close(swapped, noisy[[2, 0]])
 
 
+@pytest.mark.parametrize("rule", ["zero", "renormalise"])
+def test_gates_asked_for_alone_are_those_of_a_pass_with_the_same_options(make, drawn4, rule):
+    v, u = drawn4
+    transfer = make(rule=rule, gate_null=True)
+    transfer.add("d", 13)
+    wake(transfer, "a", "b", "d")
+    transfer.switch_off("c", rule)
+    mask = torch.tensor([[True, False, True, False], [False] * 4, [True] * 4])
+    for options in ({}, {"mask": mask}, {"mask": mask, "keys": torch.tensor([3, 1, 4]), "noise": 0.7}):
+        assert torch.equal(transfer.weights(v, **options), transfer(v, u, **options).gates)
+    with pytest.raises(ConfigError, match="mask"):
+        transfer.weights(v, mask=mask[:2])
+    for name in "abd":
+        transfer.switch_off(name, rule)
+    assert transfer.weights(v) is None and transfer(v, {}).gates is None
+
+
 def test_a_second_expert_changes_no_bit_of_the_firsts_gate_and_of_the_tokens(make, draw):
     sizes = {**ALL, "e": 2}
     v, u = draw(sizes)

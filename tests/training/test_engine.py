@@ -32,9 +32,27 @@ def ready(toy: Any, **training: Any) -> tuple[Engine, Examples, Share]:
 def test_the_mass_that_is_summed_beforehand_is_that_of_the_parts(toy: Any, precision: str) -> None:
     engine, examples, share = ready(toy, precision=precision, accumulate=3)
     seen = [(part, engine._seen(examples, part)) for part in share.parts(3)]
-    found = engine._total_mass(seen, 1)
+    found = engine._total_mass([(part, given["clip"]) for part, given in seen], 1)
     masses = [engine._forward(part, given, 1).mass for part, given in seen]
     assert found is not None and torch.equal(found, torch.stack(masses).sum(0))  # type: ignore[arg-type]
+
+
+def test_the_mass_of_several_parts_takes_nothing_but_what_the_gate_sees(toy: Any) -> None:
+    engine, examples, share = ready(toy, accumulate=3)
+    events, gather = [], examples.table.gather
+
+    def noted(indices: Any, device: Any, names: Any = None) -> Any:
+        found = gather(indices, device, names)
+        events.append(sorted(found))
+        return found
+
+    # The second linear is computed once where experts are mixed.
+    engine.model.fusion.second.register_forward_hook(lambda *_: events.append("mixed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples.table, "gather", noted)
+        engine.backward(examples, share, 0, tokens=share.tokens)
+    every = sorted(examples.table.features)
+    assert events == [["clip"]] * 3 + [every, "mixed"] * 3 and len(every) == 4
 
 
 def test_gradients_do_not_depend_on_what_accelerate_is_told_of_parts(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

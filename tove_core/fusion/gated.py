@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from tove_kernels import gate_weights, gated_activation_mix_and_weights
 
 from tove_core.config import FusionConfig, Rule
+from tove_core.fusion.checks import check_options
 from tove_core.fusion.gate import Gate
 from tove_core.fusion.transfer import Transfer
 
@@ -87,16 +89,14 @@ class GatedTransfer(Transfer):
     def _mix(
         self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
     ) -> tuple[Tensor, Tensor | None]:
-        apart = [name for name in self.active if name in self.apart]
-        shared = [name for name in self.active if name not in apart]
+        shared, apart = self._sorts
         found = []
         if shared:
             logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0)
-            rule: Rule = self.config.rule if self.gate is not None else "zero"
-            kind = self.config.gate.activation if self.gate is not None else "softmax"
+            options: dict[str, Any] = {"rule": self._rule, "activation": self._activation}
             on = self._masked(mask, shared)
             hidden, bias = self._hidden(shared, features)
-            found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, rule=rule, activation=kind))
+            found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, **options))
         if apart and self.gate is not None:
             logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise)
             on = self._masked(mask, apart)
@@ -106,6 +106,20 @@ class GatedTransfer(Transfer):
         mix = mixes[0] if len(mixes) == 1 else mixes[0] + mixes[1]
         gates = weights[0] if len(weights) == 1 else torch.cat(weights, -1)
         return mix, self._all_columns(gates, [*shared, *apart])
+
+    @property
+    def _sorts(self) -> tuple[list[str], list[str]]:
+        """The experts that are on: those that share the gate, and those whose gate stands apart."""
+        apart = self.apart
+        return [n for n in self.active if n not in apart], [n for n in self.active if n in apart]
+
+    @property
+    def _rule(self) -> Rule:
+        return self.config.rule if self.gate is not None else "zero"
+
+    @property
+    def _activation(self) -> Literal["softmax", "sigmoid"]:
+        return self.config.gate.activation if self.gate is not None else "softmax"
 
     @property
     def _gate_learns(self) -> bool:
@@ -119,17 +133,23 @@ class GatedTransfer(Transfer):
         return hidden, [layer.bias for layer in layers]
 
     @torch.no_grad()
-    def weights(self, tokens: Tensor) -> Tensor:
-        """Return the weights [B, N, K] that the gate gives every expert that is on, as `Transfer.weights` says."""
-        apart = self.apart
-        shared = [name for name in self.active if name not in apart]
-        own = [name for name in self.active if name in apart]
-        kind = self.config.gate.activation if self.gate is not None else "softmax"
-        tokens = self.own(tokens)
-        found = [gate_weights(self.logits(tokens), len(shared), activation=kind)] if shared else []
-        if own and self.gate is not None:
-            found.append(gate_weights(self.gate.own_logits(tokens, own), len(own), activation="sigmoid"))
-        return self._all_columns(torch.cat(found, -1), [*shared, *own])
+    def weights(
+        self, tokens: Tensor, *, mask: Tensor | None = None, keys: Tensor | None = None, noise: float = 0.0
+    ) -> Tensor | None:
+        """Return the gates [B, N, K] that `forward` would, as `Transfer.weights` says."""
+        check_options(mask, keys, noise, tokens.shape[0], self.experts)
+        if not self.active:
+            return None
+        shared, apart = self._sorts
+        tokens, found = self.own(tokens), []
+        if shared:
+            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0)
+            on = self._masked(mask, shared)
+            found.append(gate_weights(logits, len(shared), mask=on, rule=self._rule, activation=self._activation))
+        if apart and self.gate is not None:
+            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise)
+            found.append(gate_weights(logits, len(apart), mask=self._masked(mask, apart), activation="sigmoid"))
+        return self._all_columns(found[0] if len(found) == 1 else torch.cat(found, -1), [*shared, *apart])
 
     @torch.no_grad()
     def terms(self, tokens: Tensor, features: Mapping[str, Tensor]) -> list[tuple[str, Tensor, Tensor]]:

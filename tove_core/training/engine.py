@@ -21,7 +21,7 @@ from tove_core.config import TrainingConfig
 from tove_core.fusion.noise import annealed
 from tove_core.language.base import Decoder
 from tove_core.language.prompt import EncodedText
-from tove_core.model import ToveModel
+from tove_core.model import CLIP, ToveModel
 from tove_core.training.apart import require_device
 from tove_core.training.examples import Examples
 from tove_core.training.faults import encoding_named
@@ -145,9 +145,12 @@ class Engine:
         # The term is of the whole step, so its mass must be known before the first of several parts. Asked alike in all
         # processes, whatever their shares are: they speak to each other in one order.
         if weight and (self._parts > 1 or examples.uneven):
-            kept = list(features)
-            total = self._total_mass(zip(parts, kept, strict=True), step)
-            features = iter(kept)
+            if examples.table is None:  # computed once, so all wait here for their part
+                kept = list(features)
+                features, tokens_of = iter(kept), iter([given[CLIP] for given in kept])
+            else:
+                tokens_of = (self._seen(examples, part, [CLIP])[CLIP] for part in parts)
+            total = self._total_mass(zip(parts, tokens_of, strict=True), step)
         tally, penalty, bad = _Tally(self._on), torch.zeros(()), []
         for number, (part, given) in enumerate(zip(parts, features, strict=True)):
             with nullcontext() if number == len(parts) - 1 else self._apart():
@@ -207,9 +210,9 @@ class Engine:
         """Let gradients stay with this process; those of a divided model go to whom they belong, or they need room."""
         return nullcontext() if self.shards is not None else self.accelerator.no_sync(self.module)
 
-    def _seen(self, examples: Examples, part: Share) -> Mapping[str, Tensor]:
+    def _seen(self, examples: Examples, part: Share, names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         with encoding_named(self.model, len(part.indices)):
-            return examples.features(part.indices)
+            return examples.features(part.indices, names)
 
     def unfit(self, examples: Examples, share: Share) -> list[str]:
         """Return what gives values that are not finite for a share: names of experts, or CLIP's."""
@@ -238,7 +241,7 @@ class Engine:
     def _total_mass(self, parts: Any, step: int) -> Tensor | None:
         explore = self._exploration(step)
         with self._in_precision():  # the parts' own masses are taken from it
-            masses = [self.inner.mass(given, part.keys, **explore) for part, given in parts]
+            masses = [self.inner.mass(tokens, part.keys, **explore) for part, tokens in parts]
         return None if masses[0] is None else self._summed(torch.stack(masses).sum(0))  # type: ignore[arg-type]
 
     def _balance_weight(self, step: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 from weakref import WeakSet
@@ -218,10 +218,14 @@ class Examples:
             self.reader.close()
             self.reader = None
 
-    def features(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def features(self, indices: Sequence[int], names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return `clip` v [B, N, D] and u_k [B, N, C_k] of the samples, on the model's device.
 
         Of samples with several images the tokens follow each other, image by image: N is then a multiple of CLIP's.
+
+        Args:
+            indices: the samples.
+            names: the features to return, where there is a table the only ones to be read; None: all.
 
         Raises:
             DataError: some of the samples have more images than others; `alike` parts them.
@@ -231,11 +235,12 @@ class Examples:
             raise DataError("the samples of a batch have different numbers of images; part them by Examples.alike")
         rows = [row for i in indices for row in self.rows[i]]
         if self.table is not None:
-            found = self.table.gather(rows, self.model.device)
+            found = self.table.gather(rows, self.model.device, names)
         else:
             pixels = [self._seen[row] if row in self._seen else load_image(self.images[row]) for row in rows]
             found = self.model.encode(pixels)
-        return {name: by_sample(value, len(indices)) for name, value in found.items()}
+        asked = found if names is None else {name: value for name, value in found.items() if name in names}
+        return {name: by_sample(value, len(indices)) for name, value in asked.items()}
 
     def _expect(self, indices: Sequence[int], coming: Sequence[int]) -> ReadAhead[Attempt]:
         """Return what reads the images of the samples, and let threads begin; forget those that were seen before."""
