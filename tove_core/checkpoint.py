@@ -24,7 +24,7 @@ from tove_core.folders import new_folder
 from tove_core.fusion.selector import Selection, Selector
 from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint, open_checkpoint
 from tove_core.hub.lock import pins_once_accepted
-from tove_core.hub.state import tensors_of
+from tove_core.hub.state import copied_to_cpu, tensors_of
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.leaving import manifest_without, tensors_without
 from tove_core.model import ToveModel
@@ -326,7 +326,7 @@ def _save_frozen(model: ToveModel, folder: Path) -> None:
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies that share no memory, as safetensors wants them."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return {name: copied_to_cpu(tensor) for name, tensor in tensors.items()}
 
 
 def write_tower(tower: Tower, folder: Path) -> None:
