@@ -51,3 +51,9 @@ def test_nothing_of_a_size_that_a_gpu_must_be_asked_for_is_done(make):
         decoder._embed(tokens, batch).sum().backward()
     assert not seen.names & {"nonzero", "masked_select", "masked_scatter", "item", "_local_scalar_dense"}
     assert tokens.grad is not None
+
+
+def test_a_batch_goes_to_a_device_without_its_labels_which_nothing_there_reads():
+    batch = assemble(TEXTS, image=6, pad=0).to(torch.device("meta"))
+    here = {name for name, value in vars(batch).items() if value.device.type == "cpu"}
+    assert here == {"labels"}

@@ -55,6 +55,27 @@ def test_the_mass_of_several_parts_takes_nothing_but_what_the_gate_sees(toy: Any
     assert events == [["clip"]] * 3 + [every, "mixed"] * 3 and len(every) == 4
 
 
+def test_what_a_step_was_like_is_read_in_one_go_whatever_its_parts(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, examples, share = ready(toy, accumulate=4)
+    forward, plain, reads = engine._forward, torch.Tensor.tolist, []
+
+    def spoilt(part: Any, given: Any, step: int) -> Any:
+        output = forward(part, given, step)
+        losses = output.per_sample.clone()
+        losses[[i for i, index in enumerate(part.indices) if index in (3, 9)]] = torch.nan
+        return output._replace(per_sample=losses)
+
+    def noted(tensor: torch.Tensor) -> Any:
+        reads.extend([1] * (tensor.is_floating_point()))
+        return plain(tensor)
+
+    monkeypatch.setattr(engine, "_forward", spoilt)
+    monkeypatch.setattr(torch.Tensor, "tolist", noted)
+    report = engine.backward(examples, share, 0, tokens=share.tokens)
+    assert len(reads) == 1 and report.bad == [3, 9]
+    assert report.balance > 0 and sum(report.shares.values()) == pytest.approx(1)
+
+
 def test_gradients_do_not_depend_on_what_accelerate_is_told_of_parts(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def lengths() -> dict[str, float]:
         GradientState._reset_state()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -39,8 +39,9 @@ class TextBatch:
     """[A] the answer tokens themselves."""
 
     def to(self, device: torch.device) -> TextBatch:
-        """Return the batch on a device."""
-        return TextBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        """Return the batch on a device, but for `labels`, which say in another form what the last three do."""
+        moved = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "labels"}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in moved.items()})
 
 
 def assemble(
