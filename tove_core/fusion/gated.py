@@ -53,14 +53,19 @@ class GatedTransfer(Transfer):
         """Experts whose gate stands apart: no other expert's weight depends on it."""
         return [] if self.gate is None else [name for name in self.experts if name in self.gate.own]
 
-    def logits(self, tokens: Tensor, keys: Tensor | None = None, noise: float = 0.0) -> Tensor:
-        """Return logits [B, N, E] of the shared gate: active experts, experts off by `zero` and ghosts, then null."""
+    def logits(
+        self, tokens: Tensor, keys: Tensor | None = None, noise: float = 0.0, features: Tensor | None = None
+    ) -> Tensor:
+        """Return logits [B, N, E] of the shared gate: active experts, experts off by `zero` and ghosts, then null.
+
+        Arguments are those of `Gate.forward`.
+        """
         shared = [name for name in self.active if name not in self.apart]
         if self.gate is None:
             return tokens.new_zeros(*tokens.shape[:2], len(shared))
         # A ghost may bear the name of an expert that joined anew; that one's being off says nothing about the ghost.
         gone = [name for name, rule in self.off.items() if rule == "renormalise" and name not in self.gate.own]
-        return self.gate(tokens, shared, without=gone, keys=keys, noise=noise)
+        return self.gate(tokens, shared, without=gone, keys=keys, noise=noise, features=features)
 
     def add(self, name: str, size: int) -> None:
         """Let an expert join so that nothing changes, with a gate of its own; see `Transfer.add`."""
@@ -90,15 +95,16 @@ class GatedTransfer(Transfer):
         self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
     ) -> tuple[Tensor, Tensor | None]:
         shared, apart = self._sorts
+        seen = self._seen(tokens)
         found = []
         if shared:
-            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0)
+            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0, seen)
             options: dict[str, Any] = {"rule": self._rule, "activation": self._activation}
             on = self._masked(mask, shared)
             hidden, bias = self._hidden(shared, features)
             found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, **options))
         if apart and self.gate is not None:
-            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise)
+            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise, features=seen)
             on = self._masked(mask, apart)
             hidden, bias = self._hidden(apart, features)
             found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, activation="sigmoid"))
@@ -121,6 +127,14 @@ class GatedTransfer(Transfer):
     def _activation(self) -> Literal["softmax", "sigmoid"]:
         return self.config.gate.activation if self.gate is not None else "softmax"
 
+    def _seen(self, tokens: Tensor) -> Tensor | None:
+        """Return what all rows of the gate go by; None where each sort of them is to work it out for itself.
+
+        That is where it is trained: the gradients of the two would be added elsewhere, and differ in their last bit.
+        """
+        learns = torch.is_grad_enabled() and self.gate is not None and self.gate.hidden.weight.requires_grad
+        return None if self.gate is None or learns else self.gate.features(tokens)
+
     @property
     def _gate_learns(self) -> bool:
         """Whether noise explores anything: on rows that are frozen it would only blur what the others learn beside."""
@@ -142,12 +156,13 @@ class GatedTransfer(Transfer):
             return None
         shared, apart = self._sorts
         tokens, found = self.own(tokens), []
+        seen = self._seen(tokens)
         if shared:
-            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0)
+            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0, seen)
             on = self._masked(mask, shared)
             found.append(gate_weights(logits, len(shared), mask=on, rule=self._rule, activation=self._activation))
         if apart and self.gate is not None:
-            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise)
+            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise, features=seen)
             found.append(gate_weights(logits, len(apart), mask=self._masked(mask, apart), activation="sigmoid"))
         return self._all_columns(found[0] if len(found) == 1 else torch.cat(found, -1), [*shared, *apart])
 
