@@ -89,6 +89,22 @@ def test_a_round_trip_keeps_every_bit(toy: Any, tmp_path: Path, full: bool, weig
     assert torch.equal(model.tokens(toy.pictures()), loaded.tokens(toy.pictures()))
 
 
+def test_nothing_trained_is_copied_to_see_whether_it_fits(
+    toy: Any, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = toy.build(seed=4)
+    before.save_pretrained(tmp_path / "before")
+
+    def copied(tensors: Any) -> Any:
+        raise AssertionError(f"{len(tensors)} tensors are copied")
+
+    monkeypatch.setattr(checkpoint, "_on_cpu", copied)
+    checkpoint.load(saved)
+    begun = toy.build(seed=5)
+    checkpoint.start_from(begun, tmp_path / "before")
+    assert torch.equal(begun.fusion.second.weight, before.fusion.second.weight)
+
+
 def test_by_reference_no_frozen_weights_are_inside(toy: Any, saved: Path) -> None:
     assert sorted(p.name for p in saved.iterdir()) == ["model.safetensors", "tove.json"]
     names = set(load_file(saved / "model.safetensors"))

@@ -24,7 +24,7 @@ from tove_core.folders import new_folder
 from tove_core.fusion.selector import Selection, Selector
 from tove_core.hub.checkpoints import FROZEN, MANIFEST, TENSORS, find_checkpoint, open_checkpoint
 from tove_core.hub.lock import pins_once_accepted
-from tove_core.hub.state import tensors_of
+from tove_core.hub.state import copied_to_cpu, tensors_of
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.leaving import manifest_without, tensors_without
 from tove_core.model import ToveModel
@@ -207,7 +207,12 @@ def selector_of(model: ToveModel, selection: Selection) -> Selector:
 
 
 def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
-    """Return every tensor that training, calibration or learning to select sets, by name."""
+    """Return copies of every tensor that training, calibration or learning to select sets, by name, on the CPU."""
+    return _on_cpu(_learned_tensors(model))
+
+
+def _learned_tensors(model: ToveModel) -> dict[str, Tensor]:
+    """Return the model's own tensors of that kind, by name."""
     tensors = {f"align.{name}": buffer for name, buffer in model.align.named_buffers()}
     for part in ("fusion", "decoder"):
         module = getattr(model, part)
@@ -215,11 +220,11 @@ def trained_tensors(model: ToveModel) -> dict[str, Tensor]:
             tensors |= {f"{part}.{name}": p for name, p in module.learned().items()}
     if model.selector is not None:
         tensors |= {f"selector.{name}": p for name, p in model.selector.named_parameters()}
-    return _on_cpu(tensors)
+    return tensors
 
 
 def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None:
-    if problems := _misfits(trained_tensors(model), tensors):
+    if problems := _misfits(_learned_tensors(model), tensors):
         raise CheckpointError(f"{folder / TENSORS} does not fit the model {MANIFEST} describes: {'; '.join(problems)}")
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
@@ -250,7 +255,7 @@ def start_from(model: ToveModel, place: str | Path) -> None:
     if manifest.off or manifest.ghosts:
         raise CheckpointError(f"{folder} had experts detached, which a new run cannot start from; give the run before")
     _require_same_experts(manifest, model, folder)
-    given, wanted = read_safetensors(folder / TENSORS), trained_tensors(model)
+    given, wanted = read_safetensors(folder / TENSORS), _learned_tensors(model)
     if manifest.selection is not None:
         given = {name: tensor for name, tensor in given.items() if not name.startswith("selector.")}
         warnings.warn(f"{folder} selects experts, which the new run does not: {SELECT_ANEW}", stacklevel=2)
@@ -321,7 +326,7 @@ def _save_frozen(model: ToveModel, folder: Path) -> None:
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies that share no memory, as safetensors wants them."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return {name: copied_to_cpu(tensor) for name, tensor in tensors.items()}
 
 
 def write_tower(tower: Tower, folder: Path) -> None:

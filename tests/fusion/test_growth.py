@@ -176,6 +176,37 @@ def test_noise_on_its_gate_belongs_to_the_sample_and_leaves_the_shared_noise_as_
     torch.testing.assert_close(swapped, noisy[[2, 0]])
 
 
+@pytest.mark.parametrize("rule", ["zero", "renormalise"])
+def test_gates_asked_for_alone_are_those_of_a_pass_with_the_same_options(make, drawn4, rule):
+    v, u = drawn4
+    transfer = make(rule=rule, gate_null=True)
+    transfer.add("d", 13)
+    wake(transfer, "a", "b", "d")
+    transfer.switch_off("c", rule)
+    mask = torch.tensor([[True, False, True, False], [False] * 4, [True] * 4])
+    for options in ({}, {"mask": mask}, {"mask": mask, "keys": torch.tensor([3, 1, 4]), "noise": 0.7}):
+        assert torch.equal(transfer.weights(v, **options), transfer(v, u, **options).gates)
+    with pytest.raises(ConfigError, match="mask"):
+        transfer.weights(v, mask=mask[:2])
+    for name in "abd":
+        transfer.switch_off(name, rule)
+    assert transfer.weights(v) is None and transfer(v, {}).gates is None
+
+
+def test_what_all_gates_go_by_is_worked_out_once(make, drawn4):
+    v, u = drawn4
+    transfer, seen = make(gate_null=True), []
+    transfer.add("d", 13)
+    transfer.gate.hidden.register_forward_hook(lambda *_: seen.append(1))
+    transfer.requires_grad_(False)  # as where an expert joins a trained hub
+    for parameter in transfer.of_expert("d"):
+        parameter.requires_grad_(True)
+    transfer(v, u, keys=torch.arange(3), noise=0.4)
+    assert len(seen) == 1
+    transfer.requires_grad_(True).weights(v)
+    assert len(seen) == 2
+
+
 def test_a_second_expert_changes_no_bit_of_the_firsts_gate_and_of_the_tokens(make, draw):
     sizes = {**ALL, "e": 2}
     v, u = draw(sizes)

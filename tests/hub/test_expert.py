@@ -129,6 +129,23 @@ def test_the_module_computes_where_it_lies_and_outputs_come_back(spec: ExpertSpe
     assert all(out.device == torch.device("cpu") for out in outputs.values())
 
 
+def test_where_an_expert_lies_is_asked_of_its_first_tensor_alone(
+    expert: FrozenExpert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, parameters = [], expert.module.parameters
+
+    def noted() -> Any:
+        for parameter in parameters():
+            seen.append(parameter)
+            yield parameter
+
+    first, *others = parameters()
+    assert others
+    monkeypatch.setattr(expert.module, "parameters", noted)
+    assert (expert.device, expert.dtype) == (first.device, first.dtype)
+    assert len(seen) == 2
+
+
 def test_an_expert_without_tensors_computes_in_float32_wherever_its_input_is(spec: ExpertSpec) -> None:
     bare = FrozenExpert(
         Gives(lambda x: {"map": x.new_zeros(len(x), 5, 2, 3).double(), "word": x.new_zeros(len(x), 5).half()}),

@@ -70,6 +70,15 @@ def test_texts_that_are_encoded_together_get_the_ids_each_gets_alone(tokenizer):
     assert [one.target for one in layout.encode(["red?"] * 2, ["", " "])] == [(layout.end,)] * 2
 
 
+def test_a_prompt_that_several_samples_have_is_laid_out_once(chat_tokenizer, monkeypatch):
+    layout, shown = PromptLayout(chat_tokenizer), []
+    wanted = [layout.encode([prompt])[0] for prompt in ("how many?", "red", "how many?")]
+    render = layout.render
+    monkeypatch.setattr(layout, "render", lambda prompt: shown.append(prompt) or render(prompt))
+    assert layout.encode(["how many?", "red", "how many?"]) == wanted
+    assert shown == ["how many?", "red"]
+
+
 def test_ids_around_the_image_are_those_of_one_piece_of_text():
     # Metaspace "first" puts a blank only at a text's beginning, which text after an image is not.
     vocab = {"<unk>": 0, "</s>": 1, "▁": 2, "a": 3, "▁a": 4, "b": 5, "▁b": 6, "<image>": 7}

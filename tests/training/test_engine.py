@@ -32,9 +32,48 @@ def ready(toy: Any, **training: Any) -> tuple[Engine, Examples, Share]:
 def test_the_mass_that_is_summed_beforehand_is_that_of_the_parts(toy: Any, precision: str) -> None:
     engine, examples, share = ready(toy, precision=precision, accumulate=3)
     seen = [(part, engine._seen(examples, part)) for part in share.parts(3)]
-    found = engine._total_mass(seen, 1)
+    found = engine._total_mass([(part, given["clip"]) for part, given in seen], 1)
     masses = [engine._forward(part, given, 1).mass for part, given in seen]
     assert found is not None and torch.equal(found, torch.stack(masses).sum(0))  # type: ignore[arg-type]
+
+
+def test_the_mass_of_several_parts_takes_nothing_but_what_the_gate_sees(toy: Any) -> None:
+    engine, examples, share = ready(toy, accumulate=3)
+    events, gather = [], examples.table.gather
+
+    def noted(indices: Any, device: Any, names: Any = None) -> Any:
+        found = gather(indices, device, names)
+        events.append(sorted(found))
+        return found
+
+    # The second linear is computed once where experts are mixed.
+    engine.model.fusion.second.register_forward_hook(lambda *_: events.append("mixed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples.table, "gather", noted)
+        engine.backward(examples, share, 0, tokens=share.tokens)
+    every = sorted(examples.table.features)
+    assert events == [["clip"]] * 3 + [every, "mixed"] * 3 and len(every) == 4
+
+
+def test_what_a_step_was_like_is_read_in_one_go_whatever_its_parts(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, examples, share = ready(toy, accumulate=4)
+    forward, plain, reads = engine._forward, torch.Tensor.tolist, []
+
+    def spoilt(part: Any, given: Any, step: int) -> Any:
+        output = forward(part, given, step)
+        losses = output.per_sample.clone()
+        losses[[i for i, index in enumerate(part.indices) if index in (3, 9)]] = torch.nan
+        return output._replace(per_sample=losses)
+
+    def noted(tensor: torch.Tensor) -> Any:
+        reads.extend([1] * (tensor.is_floating_point()))
+        return plain(tensor)
+
+    monkeypatch.setattr(engine, "_forward", spoilt)
+    monkeypatch.setattr(torch.Tensor, "tolist", noted)
+    report = engine.backward(examples, share, 0, tokens=share.tokens)
+    assert len(reads) == 1 and report.bad == [3, 9]
+    assert report.balance > 0 and sum(report.shares.values()) == pytest.approx(1)
 
 
 def test_gradients_do_not_depend_on_what_accelerate_is_told_of_parts(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,6 @@ def test_the_mass_known_beforehand_is_that_of_the_step(toy: Any) -> None:
     step = TransferStep(model.fusion, model.decoder).eval()
     given, keys = features(model, toy), sample_keys(5, [1] * 7, range(7))
     output = step(given, ["what?"] * 7, ["red"] * 7, keys=keys, noise=0.6, dropout=0.4)
-    mass = step.mass(given, keys, noise=0.6, dropout=0.4)
+    mass = step.mass(given["clip"], keys, noise=0.6, dropout=0.4)
     assert torch.equal(mass, output.mass.detach()) and not mass.requires_grad
     assert output.per_sample.sum().item() == pytest.approx(output.loss.item(), rel=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -25,8 +25,13 @@ class Features(Protocol):
         """Return M."""
         ...
 
-    def gather(self, indices: Sequence[int] | Tensor, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        """Return the features of some images, [len(indices), N, C] float32, on a device."""
+    def gather(
+        self,
+        indices: Sequence[int] | Tensor,
+        device: torch.device | str | None = None,
+        names: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the features of some images, [len(indices), N, C] float32, on a device; all, or those named."""
         ...
 
     def require_sound(self, indices: Sequence[int]) -> None:
@@ -61,14 +66,25 @@ class FeatureTable:
         """Return M, the number of images."""
         return next(iter(self.features.values())).shape[0]
 
-    def gather(self, indices: Sequence[int] | Tensor, device: torch.device | str | None = None) -> dict[str, Tensor]:
+    def gather(
+        self,
+        indices: Sequence[int] | Tensor,
+        device: torch.device | str | None = None,
+        names: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the features of some images, [len(indices), N, C] float32; on the table's device if none is named.
+
+        Args:
+            indices: of the images.
+            device: where to.
+            names: the features to return; None: all.
 
         Raises:
             DataError: an index is not 0 to M - 1.
         """
         rows = checked_rows(indices, len(self))
-        picked = {name: f.index_select(0, rows.to(f.device)) for name, f in self.features.items()}
+        asked = {name: f for name, f in self.features.items() if names is None or name in names}
+        picked = {name: f.index_select(0, rows.to(f.device)) for name, f in asked.items()}
         return {name: f.to(device or f.device).float() for name, f in picked.items()}
 
     def require_sound(self, indices: Sequence[int]) -> None:

@@ -55,6 +55,7 @@ class Gate(nn.Module):
         without: Collection[str] = (),
         keys: Tensor | None = None,
         noise: float = 0.0,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Return logits [B, N, E]: the rows of `experts` in that order, then ghosts, then the null option.
 
@@ -64,6 +65,7 @@ class Gate(nn.Module):
             without: rows left out altogether.
             keys: one integer per sample; noise depends on nothing else, so it is the same however samples are batched.
             noise: standard deviation added to the logits.
+            features: what `features` gives for the tokens, where it is known.
 
         Raises:
             ConfigError: noise is wanted and no keys are given.
@@ -73,18 +75,25 @@ class Gate(nn.Module):
         rows = [self.rows[name] for name in (*experts, *ghosts)] + ([self.null] if self.null is not None else [])
         weight = torch.cat([row.weight for row in rows])  # type: ignore[misc]
         bias = torch.cat([row.bias for row in rows])  # type: ignore[misc]
-        logits = F.linear(self._features(tokens), weight, bias) / (self.config.temperature * self.heat)
+        features = self.features(tokens) if features is None else features
+        logits = F.linear(features, weight, bias) / (self.config.temperature * self.heat)
         if noise > 0 and keys is not None:
             logits = logits + noise * sample_noise(keys, logits.shape[1:], logits.device)
         return logits
 
     def own_logits(
-        self, tokens: Tensor, experts: Sequence[str], *, keys: Tensor | None = None, noise: float = 0.0
+        self,
+        tokens: Tensor,
+        experts: Sequence[str],
+        *,
+        keys: Tensor | None = None,
+        noise: float = 0.0,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Return logits [B, N, K] of experts whose row stands apart; arguments and errors as for `forward`."""
         _check_noise(noise, keys)
+        features = self.features(tokens) if features is None else features
         # Row by row: in one product a row's last bit could depend on how many there are, and with it an old answer.
-        features = self._features(tokens)
         logits = torch.cat([self.own[name](features) for name in experts], -1)
         logits = logits / (self.config.temperature * self.heat)
         if noise > 0 and keys is not None:
@@ -93,7 +102,8 @@ class Gate(nn.Module):
             logits = logits + noise * drawn[..., [list(self.own).index(name) for name in experts]]
         return logits
 
-    def _features(self, tokens: Tensor) -> Tensor:
+    def features(self, tokens: Tensor) -> Tensor:
+        """Return what all rows are given of v, [B, N, `config.hidden`]."""
         return F.gelu(self.hidden(self.norm(tokens)))
 
 

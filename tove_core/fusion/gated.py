@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from tove_kernels import gate_weights, gated_activation_mix_and_weights
 
 from tove_core.config import FusionConfig, Rule
+from tove_core.fusion.checks import check_options
 from tove_core.fusion.gate import Gate
 from tove_core.fusion.kept import first_layer
 from tove_core.fusion.transfer import Transfer
@@ -52,14 +54,19 @@ class GatedTransfer(Transfer):
         """Experts whose gate stands apart: no other expert's weight depends on it."""
         return [] if self.gate is None else [name for name in self.experts if name in self.gate.own]
 
-    def logits(self, tokens: Tensor, keys: Tensor | None = None, noise: float = 0.0) -> Tensor:
-        """Return logits [B, N, E] of the shared gate: active experts, experts off by `zero` and ghosts, then null."""
+    def logits(
+        self, tokens: Tensor, keys: Tensor | None = None, noise: float = 0.0, features: Tensor | None = None
+    ) -> Tensor:
+        """Return logits [B, N, E] of the shared gate: active experts, experts off by `zero` and ghosts, then null.
+
+        Arguments are those of `Gate.forward`.
+        """
         shared = [name for name in self.active if name not in self.apart]
         if self.gate is None:
             return tokens.new_zeros(*tokens.shape[:2], len(shared))
         # A ghost may bear the name of an expert that joined anew; that one's being off says nothing about the ghost.
         gone = [name for name, rule in self.off.items() if rule == "renormalise" and name not in self.gate.own]
-        return self.gate(tokens, shared, without=gone, keys=keys, noise=noise)
+        return self.gate(tokens, shared, without=gone, keys=keys, noise=noise, features=features)
 
     def add(self, name: str, size: int) -> None:
         """Let an expert join so that nothing changes, with a gate of its own; see `Transfer.add`."""
@@ -88,18 +95,17 @@ class GatedTransfer(Transfer):
     def _mix(
         self, tokens: Tensor, features: Mapping[str, Tensor], mask: Tensor | None, keys: Tensor | None, noise: float
     ) -> tuple[Tensor, Tensor | None]:
-        apart = [name for name in self.active if name in self.apart]
-        shared = [name for name in self.active if name not in apart]
+        shared, apart = self._sorts
+        seen = self._seen(tokens)
         found = []
         if shared:
-            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0)
-            rule: Rule = self.config.rule if self.gate is not None else "zero"
-            kind = self.config.gate.activation if self.gate is not None else "softmax"
+            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0, seen)
+            options: dict[str, Any] = {"rule": self._rule, "activation": self._activation}
             on = self._masked(mask, shared)
             hidden, bias = self._hidden(shared, features)
-            found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, rule=rule, activation=kind))
+            found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, **options))
         if apart and self.gate is not None:
-            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise)
+            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise, features=seen)
             on = self._masked(mask, apart)
             hidden, bias = self._hidden(apart, features)
             found.append(gated_activation_mix_and_weights(hidden, bias, logits, mask=on, activation="sigmoid"))
@@ -107,6 +113,28 @@ class GatedTransfer(Transfer):
         mix = mixes[0] if len(mixes) == 1 else mixes[0] + mixes[1]
         gates = weights[0] if len(weights) == 1 else torch.cat(weights, -1)
         return mix, self._all_columns(gates, [*shared, *apart])
+
+    @property
+    def _sorts(self) -> tuple[list[str], list[str]]:
+        """The experts that are on: those that share the gate, and those whose gate stands apart."""
+        apart = self.apart
+        return [n for n in self.active if n not in apart], [n for n in self.active if n in apart]
+
+    @property
+    def _rule(self) -> Rule:
+        return self.config.rule if self.gate is not None else "zero"
+
+    @property
+    def _activation(self) -> Literal["softmax", "sigmoid"]:
+        return self.config.gate.activation if self.gate is not None else "softmax"
+
+    def _seen(self, tokens: Tensor) -> Tensor | None:
+        """Return what all rows of the gate go by; None where each sort of them is to work it out for itself.
+
+        That is where it is trained: the gradients of the two would be added elsewhere, and differ in their last bit.
+        """
+        learns = torch.is_grad_enabled() and self.gate is not None and self.gate.hidden.weight.requires_grad
+        return None if self.gate is None or learns else self.gate.features(tokens)
 
     @property
     def _gate_learns(self) -> bool:
@@ -120,17 +148,24 @@ class GatedTransfer(Transfer):
         return hidden, [layer.bias for layer in layers]
 
     @torch.no_grad()
-    def weights(self, tokens: Tensor) -> Tensor:
-        """Return the weights [B, N, K] that the gate gives every expert that is on, as `Transfer.weights` says."""
-        apart = self.apart
-        shared = [name for name in self.active if name not in apart]
-        own = [name for name in self.active if name in apart]
-        kind = self.config.gate.activation if self.gate is not None else "softmax"
-        tokens = self.own(tokens)
-        found = [gate_weights(self.logits(tokens), len(shared), activation=kind)] if shared else []
-        if own and self.gate is not None:
-            found.append(gate_weights(self.gate.own_logits(tokens, own), len(own), activation="sigmoid"))
-        return self._all_columns(torch.cat(found, -1), [*shared, *own])
+    def weights(
+        self, tokens: Tensor, *, mask: Tensor | None = None, keys: Tensor | None = None, noise: float = 0.0
+    ) -> Tensor | None:
+        """Return the gates [B, N, K] that `forward` would, as `Transfer.weights` says."""
+        check_options(mask, keys, noise, tokens.shape[0], self.experts)
+        if not self.active:
+            return None
+        shared, apart = self._sorts
+        tokens, found = self.own(tokens), []
+        seen = self._seen(tokens)
+        if shared:
+            logits = self.logits(tokens, keys, noise if self._gate_learns else 0.0, seen)
+            on = self._masked(mask, shared)
+            found.append(gate_weights(logits, len(shared), mask=on, rule=self._rule, activation=self._activation))
+        if apart and self.gate is not None:
+            logits = self.gate.own_logits(tokens, apart, keys=keys, noise=noise, features=seen)
+            found.append(gate_weights(logits, len(apart), mask=self._masked(mask, apart), activation="sigmoid"))
+        return self._all_columns(found[0] if len(found) == 1 else torch.cat(found, -1), [*shared, *apart])
 
     @torch.no_grad()
     def terms(

@@ -193,11 +193,16 @@ class Transfer(nn.Module):
         share = 1.0 if self.config.replace else self.config.residual
         self.second.weight.mul_(share * tokens.float().square().mean().sqrt() / residual)
 
-    def weights(self, tokens: Tensor) -> Tensor | None:
-        """Return what the gate gives every expert that is on, [B, N, K] without gradient; None: there is no gate.
+    def weights(
+        self, tokens: Tensor, *, mask: Tensor | None = None, keys: Tensor | None = None, noise: float = 0.0
+    ) -> Tensor | None:
+        """Return the gates that `forward` would, [B, N, K] without gradient; None: no gate, or no expert is on.
 
-        These are the weights of an ordinary forward pass, without noise and with no expert left out of a sample. Only
-        v [B, N, D] is looked at, so it costs next to nothing.
+        Without options they are the weights of an ordinary forward pass: no noise, and no expert left out of a sample.
+        Only v [B, N, D] is looked at, so it costs next to nothing.
+
+        Raises:
+            ConfigError: as for `forward`.
         """
         return None
 

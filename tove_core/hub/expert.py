@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -62,8 +63,9 @@ class FrozenExpert(nn.Module):
         """Whether it is to run on a CUDA stream of its own."""
         return False
 
-    def _tensors(self) -> list[Tensor]:
-        return [*self.module.parameters(), *self.module.buffers()]
+    def _tensors(self) -> Iterator[Tensor]:
+        # Not as a list: the first is asked for in every call, and there are hundreds.
+        return chain(self.module.parameters(), self.module.buffers())
 
     @torch.inference_mode(False)  # allows gradients too, so that `no_grad` must come inside
     @torch.no_grad()

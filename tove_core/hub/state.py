@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 _EXTRA = "_extra_state"
@@ -28,3 +29,8 @@ def load_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     keys = [f"{name}.{_EXTRA}" if name else _EXTRA for name in takes]
     kept = {key: own[key] for key in keys if key in own and not isinstance(own[key], Tensor)}
     module.load_state_dict({**kept, **state}, strict=True)
+
+
+def copied_to_cpu(tensor: Tensor) -> Tensor:
+    """Return a copy that shares no memory, as safetensors wants it; made in one go, wherever the tensor lies."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -19,6 +19,7 @@ from tove_core.errors import ConfigError, DataError
 from tove_core.language.batch import TextBatch, assemble
 from tove_core.language.draws import Draws, sampled_by
 from tove_core.language.given import check_finite, check_tokens, listed_texts
+from tove_core.language.head import only_rows
 from tove_core.language.lora import adapted, adapter_parameters, add_lora
 from tove_core.language.options import check_options, check_padding, check_values, refused_by_transformers
 from tove_core.language.positions import first_position, position_ids
@@ -137,7 +138,7 @@ class Decoder(nn.Module, ABC):
         if not all(text.target for text in texts):
             raise DataError("a text has no target to learn; encode prompts and targets together")
         batch = self._assemble(tokens, texts, "right")
-        logits = self._logits(tokens, batch)[batch.sample, batch.column].float()
+        logits = self._logits(tokens, batch).float()
         losses = functional.cross_entropy(logits, batch.answer, reduction="none")
         # A grid and a sum rather than index_add: the same on every run, on any device.
         grid = losses.new_zeros(len(texts), len(batch.columns)).index_put((batch.sample, batch.column), losses)
@@ -269,7 +270,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def _logits(self, tokens: Tensor, batch: TextBatch) -> Tensor:
-        """Return logits [B, U, V] at `batch.columns`."""
+        """Return logits [A, V], of what predicts each answer token."""
 
     @abstractmethod
     def _generate(self, tokens: Tensor, batch: TextBatch, options: dict[str, Any]) -> Tensor:
@@ -284,14 +285,19 @@ class Decoder(nn.Module, ABC):
         return list(self.language_model.parameters()) if self.config.train == "all" else []
 
     def _run(self, batch: TextBatch, **inputs: Any) -> Tensor:
-        """Call the language model for logits at `batch.columns`, no others where it can leave them out.
+        """Call the language model for logits [A, V], and for no others where it can leave them out.
 
-        `logits_to_keep` is the model's own doing, so soft-capping and scaling of logits are where they belong.
+        It computes them itself, so that soft-capping and scaling of logits are where they belong. `logits_to_keep`
+        picks columns of the batch, of which a sample needs those of its own answer alone.
         """
         inputs |= {"attention_mask": batch.attention_mask, "use_cache": False, **self._places(batch)}
         if self._selects:
-            return self.language_model(**inputs, logits_to_keep=batch.columns).logits
-        return self.language_model(**inputs).logits[:, batch.columns]
+            inputs["logits_to_keep"] = batch.columns
+        place = batch.column if self._selects else batch.columns[batch.column]
+        width = len(batch.columns) if self._selects else batch.ids.shape[1]
+        with only_rows(self.language_model, batch.sample, place, (len(batch.ids), width)) as picked:
+            logits = self.language_model(**inputs).logits
+        return logits[0] if picked else logits[batch.sample, place]
 
     def _places(self, batch: TextBatch) -> dict[str, Tensor]:
         return position_ids(batch.attention_mask, self._first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -25,6 +25,8 @@ class TextBatch:
     """[B, L] 1 where there is text or image."""
     image_mask: Tensor
     """[B, L] True at the image's positions."""
+    places: Tensor
+    """[P] the image's positions, sample after sample, in the batch flattened to [B * L]."""
     labels: Tensor
     """[B, L] the ids of answer tokens, IGNORE elsewhere; not shifted."""
     columns: Tensor
@@ -37,8 +39,9 @@ class TextBatch:
     """[A] the answer tokens themselves."""
 
     def to(self, device: torch.device) -> TextBatch:
-        """Return the batch on a device."""
-        return TextBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        """Return the batch on a device, but for `labels`, which say in another form what the last three do."""
+        moved = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "labels"}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in moved.items()})
 
 
 def assemble(
@@ -77,7 +80,8 @@ def assemble(
     answers = labels[:, 1:] != IGNORE
     columns = answers.any(0).nonzero().squeeze(1)
     sample, column = answers[:, columns].nonzero(as_tuple=True)
-    return TextBatch(ids, mask, where, labels, columns, sample, column, labels[:, 1:][answers])
+    places = where.flatten().nonzero().squeeze(1)
+    return TextBatch(ids, mask, where, places, labels, columns, sample, column, labels[:, 1:][answers])
 
 
 def _laid(text: EncodedText, image: int, pad: int) -> list[int]:

@@ -38,4 +38,6 @@ class PrefixDecoder(Decoder):
         """Return [B, L, hidden]: embedded text with the projected tokens at the image's positions."""
         text: Tensor = self.language_model.get_input_embeddings()(batch.ids)
         image = self.projector(tokens).to(text.dtype)
-        return text.masked_scatter(batch.image_mask.unsqueeze(-1), image)
+        # By number rather than by mask: the number of places in a mask must be waited for on a GPU.
+        filled = text.flatten(0, 1).index_copy(0, batch.places, image.flatten(0, 1))
+        return filled.unflatten(0, text.shape[:2])

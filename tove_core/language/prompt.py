@@ -117,7 +117,8 @@ class PromptLayout:
         if fault := next(filter(None, map(wrong_text, prompts)), None):
             raise DataError(fault)
         answers = [()] * len(prompts) if targets is None else self._targets(targets)
-        rendered = self._ids(map(self.render, prompts))
+        shown = {prompt: self.render(prompt) for prompt in dict.fromkeys(prompts)}  # a chat template takes its time
+        rendered = self._ids(shown[prompt] for prompt in prompts)
         return [self._split(*one) for one in zip(rendered, prompts, answers, strict=True)]
 
     def control_tokens(self, text: str) -> list[str]:

@@ -73,7 +73,7 @@ def _images(config: RunConfig) -> int:
 
 
 def _lengths(config: RunConfig, decoder: DecoderConfig, samples: Sequence[Sample]) -> tuple[int, int, str]:
-    """Return tokens of a batch's texts, as padded, those of them that are predicted, and where that is from."""
+    """Return tokens of a batch's texts, as padded, how many a sample predicts, and where that is from."""
     folder = resolve_folder(decoder.name)
     assumed = PROMPT + decoder.max_new_tokens, decoder.max_new_tokens
     if not samples or folder is None:
@@ -90,5 +90,5 @@ def _lengths(config: RunConfig, decoder: DecoderConfig, samples: Sequence[Sample
         return *assumed, f"taken to be {PROMPT} and max_new_tokens, for none could be encoded ({error})"
     batches = [assemble(encoded[i * size : (i + 1) * size], image=0, pad=0) for i in range(BATCHES)]
     text = math.ceil(sum(one.ids.shape[1] for one in batches) / BATCHES)
-    answer = math.ceil(sum(len(one.columns) for one in batches) / BATCHES)
+    answer = math.ceil(sum(len(one.answer) for one in batches) / (BATCHES * size))
     return text, answer, f"as padded in {BATCHES} batches of the data"

@@ -25,7 +25,7 @@ class DataSeen:
     text: int
     """Tokens of prompt and answer, as long as the longest in a batch."""
     answer: int
-    """Those of them that are predicted."""
+    """Those of them that are predicted, of a sample on average."""
     texts: str
     """Where the lengths are from."""
 

@@ -94,7 +94,7 @@ def run_flops(step: Step, tokens: int, data: DataSeen) -> int:
     if step.fusion is not None and balanced and training.accumulate > 1:
         # The balancing term is of the whole step, whose gates are worked out beforehand.
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            step.fuse(step.features(1, tokens, "meta"))
+            step.fusion.weights(step.features(1, tokens, "meta")[CLIP])
         late = max(0, training.steps - gate.balance_warmup)
         found += counter.get_total_flops() * training.batch_size * late
     return found

@@ -21,7 +21,7 @@ from tove_core.config import TrainingConfig
 from tove_core.fusion.noise import annealed
 from tove_core.language.base import Decoder
 from tove_core.language.prompt import EncodedText
-from tove_core.model import ToveModel
+from tove_core.model import CLIP, ToveModel
 from tove_core.training.apart import require_device
 from tove_core.training.examples import Examples
 from tove_core.training.faults import encoding_named
@@ -145,10 +145,13 @@ class Engine:
         # The term is of the whole step, so its mass must be known before the first of several parts. Asked alike in all
         # processes, whatever their shares are: they speak to each other in one order.
         if weight and (self._parts > 1 or examples.uneven):
-            kept = list(features)
-            total = self._total_mass(zip(parts, kept, strict=True), step)
-            features = iter(kept)
-        tally, penalty, bad = _Tally(self._on), torch.zeros(()), []
+            if examples.table is None:  # computed once, so all wait here for their part
+                kept = list(features)
+                features, tokens_of = iter(kept), iter([given[CLIP] for given in kept])
+            else:
+                tokens_of = (self._seen(examples, part, [CLIP])[CLIP] for part in parts)
+            total = self._total_mass(zip(parts, tokens_of, strict=True), step)
+        tally, penalty = _Tally(self._on), torch.zeros(())
         for number, (part, given) in enumerate(zip(parts, features, strict=True)):
             with nullcontext() if number == len(parts) - 1 else self._apart():
                 output = self._forward(part, given, step)
@@ -160,11 +163,9 @@ class Engine:
                     loss, penalty = loss + term * self.world, term.detach()
                 loss.backward()  # accelerate's own would divide by the parts that an environment variable tells it of
             tally.add(output)
-            losses = output.per_sample.tolist()  # type: ignore[union-attr]
-            bad += [i for i, value in zip(part.indices, losses, strict=True) if not math.isfinite(value)]
         if self.shards is not None:
             self.shards.average_gradients()
-        return self._report(tally, tokens, float(penalty), bad)
+        return self._report(tally, tokens, penalty, [i for part in parts for i in part.indices])
 
     def update(self) -> float:
         """Clip the gradient, take a step, and return the gradient's norm; no step where that is not finite."""
@@ -207,9 +208,9 @@ class Engine:
         """Let gradients stay with this process; those of a divided model go to whom they belong, or they need room."""
         return nullcontext() if self.shards is not None else self.accelerator.no_sync(self.module)
 
-    def _seen(self, examples: Examples, part: Share) -> Mapping[str, Tensor]:
+    def _seen(self, examples: Examples, part: Share, names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         with encoding_named(self.model, len(part.indices)):
-            return examples.features(part.indices)
+            return examples.features(part.indices, names)
 
     def unfit(self, examples: Examples, share: Share) -> list[str]:
         """Return what gives values that are not finite for a share: names of experts, or CLIP's."""
@@ -238,7 +239,7 @@ class Engine:
     def _total_mass(self, parts: Any, step: int) -> Tensor | None:
         explore = self._exploration(step)
         with self._in_precision():  # the parts' own masses are taken from it
-            masses = [self.inner.mass(given, part.keys, **explore) for part, given in parts]
+            masses = [self.inner.mass(tokens, part.keys, **explore) for part, tokens in parts]
         return None if masses[0] is None else self._summed(torch.stack(masses).sum(0))  # type: ignore[arg-type]
 
     def _balance_weight(self, step: int) -> float:
@@ -263,9 +264,13 @@ class Engine:
         """Add a tensor over processes."""
         return value if self.world == 1 else self.accelerator.reduce(value.to(self.model.device), "sum")  # type: ignore[return-value]
 
-    def _report(self, tally: _Tally, tokens: float, balance: float, bad: list[int]) -> Report:
-        found = self._summed(tally.vector()).tolist()
-        loss, spread, positions, mass = found[0] / tokens, found[1], found[2], found[3:]
+    def _report(self, tally: _Tally, tokens: float, penalty: Tensor, indices: Sequence[int]) -> Report:
+        sums = self._summed(tally.vector())
+        # Read in one go, once all is launched: each reading waits for the device.
+        found = torch.cat([sums, penalty.to(sums).reshape(1), *tally.losses]).tolist()
+        balance, losses = found[len(sums)], found[len(sums) + 1 :]
+        loss, spread, positions, mass = found[0] / tokens, found[1], found[2], found[3 : len(sums)]
+        bad = [i for i, value in zip(indices, losses, strict=True) if not math.isfinite(value)]
         fusion, whole = self.model.fusion, sum(mass)
         shares = None
         if fusion is not None and mass and whole > 0:
@@ -283,6 +288,8 @@ class _Tally:
     def __init__(self, on: Sequence[int]) -> None:
         self._on = list(on)
         self._values: Tensor | None = None
+        self.losses: list[Tensor] = []
+        """Of each part, the loss of each sample."""
 
     def add(self, output: StepOutput) -> None:
         rows: Sequence[Tensor] = [output.loss.detach().float().reshape(1)]
@@ -294,6 +301,8 @@ class _Tally:
             gates = output.gates[..., self._on]
             rows = [*rows, entropy(gates).reshape(1), positions, gates.sum((0, 1))]
         vector = torch.cat(list(rows))
+        if output.per_sample is not None:
+            self.losses.append(output.per_sample.to(vector))
         self._values = vector if self._values is None else self._values + vector
 
     def vector(self) -> Tensor:

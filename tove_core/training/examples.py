@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 from weakref import WeakSet
@@ -239,19 +239,23 @@ class Examples:
             self.reader.close()
             self.reader = None
 
-    def features(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def features(self, indices: Sequence[int], names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return `clip` v [B, N, D] and u_k [B, N, C_k] of the samples, on the model's device.
 
         Of samples with several images the tokens follow each other, image by image: N is then a multiple of CLIP's.
+
+        Args:
+            indices: the samples.
+            names: the features to return, where there is a table the only ones to be read; None: all.
 
         Raises:
             DataError: some of the samples have more images than others; `alike` parts them. Or the table is of chosen
                 experts alone.
             ImageError: an image is unreadable; `usable` goes round it.
         """
-        return self.shown(indices).of_samples()
+        return self.shown(indices, names=names).of_samples()
 
-    def shown(self, indices: Sequence[int], deployed: bool = False) -> Shown:
+    def shown(self, indices: Sequence[int], deployed: bool = False, *, names: Collection[str] | None = None) -> Shown:
         """Return the features of the samples' images, each image once; `deployed` as for `read`, else as `features`."""
         if len({len(self.rows[i]) for i in indices}) > 1:
             raise DataError("the samples of a batch have different numbers of images; part them by Examples.alike")
@@ -261,11 +265,12 @@ class Examples:
             raise _of_chosen()
         chosen = None if self.chosen is None else self.chosen[rows].to(self.model.device)
         if self.table is not None:
-            found = self.table.gather(rows, self.model.device)
+            found = self.table.gather(rows, self.model.device, names)
         else:
             pixels = [self._seen[row] if row in self._seen else load_image(self.images[row]) for row in rows]
             found, chosen = encode_as_deployed(self.model, pixels) if deployed else (self.model.encode(pixels), None)
-        return Shown(found, [[at[row] for row in self.rows[i]] for i in indices], chosen)
+        asked = found if names is None else {name: value for name, value in found.items() if name in names}
+        return Shown(asked, [[at[row] for row in self.rows[i]] for i in indices], chosen)
 
     def _expect(self, indices: Sequence[int], coming: Sequence[int]) -> ReadAhead[Attempt]:
         """Return what reads the images of the samples, and let threads begin; forget those that were seen before."""

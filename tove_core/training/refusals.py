@@ -118,6 +118,20 @@ def warn_of_no_effect(config: RunConfig) -> None:
             warnings.warn(f"{told}; leave out one or the other", stacklevel=3)
 
 
+def warn_of_casts(config: RunConfig) -> None:
+    """Warn of a frozen language model in float32 under bf16: autocast keeps its casts of trained weights alone."""
+    decoder = config.model.decoder
+    if config.growth is not None or decoder is None or decoder.quantize is not None or config.training.shard == "full":
+        return
+    if config.training.precision == "bf16" and decoder.dtype == "float32" and decoder.train in ("none", "lora"):
+        warnings.warn(
+            "model.decoder.dtype is float32, and with training.precision bf16 the frozen language model's weights are "
+            "cast anew in every part of every step; model.decoder.dtype bfloat16 spares that, and two thirds of their "
+            "memory",
+            stacklevel=3,
+        )
+
+
 _OWN_RATE = "training.decoder_learning_rate"
 
 

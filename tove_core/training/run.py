@@ -38,6 +38,7 @@ from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.refusals import (
     require_fitting,
     require_trainable,
+    warn_of_casts,
     warn_of_no_effect,
     warn_of_parts,
     warn_of_schedule,
@@ -135,6 +136,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         warn_of_schedule(config.training.steps, config.training.warmup)
         warn_of_parts(config.training, together.num_processes)
         warn_of_no_effect(config)
+        warn_of_casts(config)
     samples = read(config.data)
     if config.validation is not None and not resume:
         with all_told():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import CheckpointError, ToveError
 from tove_core.folders import new_folder
+from tove_core.hub.state import copied_to_cpu
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.run_folder import states
 from tove_core.training.average import begun
@@ -64,7 +65,7 @@ def save_state(
     for name, part in _parts(module, optimizer, average or {}, statistics or {}):
         tensor = whole(part)
         if write:
-            tensors[name] = tensor.cpu().contiguous().clone()
+            tensors[name] = copied_to_cpu(tensor)
     if not write:
         return place
     with new_folder(place, overwrite=True) as new:

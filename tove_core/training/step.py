@@ -70,18 +70,24 @@ class TransferStep(nn.Module):
         return None if own is None else own.float()
 
     @torch.no_grad()
-    def mass(self, features: Mapping[str, Tensor], keys: Tensor, noise: float, dropout: float) -> Tensor | None:
-        """Return the gate mass [K] that `forward` would give, without the decoder and without gradient."""
-        gates = self._fuse(features, keys, noise, dropout).gates
+    def mass(self, tokens: Tensor, keys: Tensor, noise: float, dropout: float) -> Tensor | None:
+        """Return the gate mass [K] that `forward` would give, of v [B, N, D] alone and without gradient."""
+        if self.fusion is None:
+            return None
+        mask = self._mask(keys, dropout, tokens.device)
+        gates = self.fusion.weights(tokens, mask=mask, keys=keys, noise=noise)
         return None if gates is None else _mass(gates)
 
     def _fuse(self, features: Mapping[str, Tensor], keys: Tensor, noise: float, dropout: float) -> Fused:
         if self.fusion is None:
             return Fused(features[CLIP], None)
-        mask = None
-        if dropout > 0 and self.fusion.experts:
-            mask = sample_mask(keys, len(self.fusion.experts), dropout).to(features[CLIP].device)
+        mask = self._mask(keys, dropout, features[CLIP].device)
         return self.fusion(features[CLIP], features, mask=mask, keys=keys, noise=noise)
+
+    def _mask(self, keys: Tensor, dropout: float, device: torch.device) -> Tensor | None:
+        if self.fusion is None or dropout <= 0 or not self.fusion.experts:
+            return None
+        return sample_mask(keys, len(self.fusion.experts), dropout).to(device)
 
 
 def _mass(gates: Tensor) -> Tensor:

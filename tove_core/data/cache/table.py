@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +39,25 @@ class CachedFeatures:
         """Bytes on disk that belong to these images."""
         return sum(store.row_bytes() * len(rows) for store, rows in self.features.values())
 
-    def gather(self, indices: Sequence[int] | Tensor, device: torch.device | str | None = None) -> dict[str, Tensor]:
+    def gather(
+        self,
+        indices: Sequence[int] | Tensor,
+        device: torch.device | str | None = None,
+        names: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the features of some images, [len(indices), N, C] float32; in main memory if no device is named.
+
+        Args:
+            indices: of the images.
+            device: where to.
+            names: the features to read; None: all.
 
         Raises:
             DataError: an index is not 0 to M - 1, or a file of the cache has been changed.
         """
         wanted = checked_rows(indices, len(self)).numpy()
-        return {name: store.gather(rows[wanted], device or "cpu") for name, (store, rows) in self.features.items()}
+        asked = {name: kept for name, kept in self.features.items() if names is None or name in names}
+        return {name: store.gather(rows[wanted], device or "cpu") for name, (store, rows) in asked.items()}
 
     def require_sound(self, indices: Sequence[int]) -> None:
         """Hold what is kept of some images to its checksums, where it was not before.

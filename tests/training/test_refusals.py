@@ -1,0 +1,38 @@
+"""What is told of a run's settings before it begins."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from tove_core.config import RunConfig
+from tove_core.training.refusals import warn_of_casts
+
+
+def configured(decoder: dict[str, Any], **training: Any) -> RunConfig:
+    model = {"decoder": {"name": "some/model", **decoder}}
+    return RunConfig.model_validate({"model": model, "data": {"path": "x.jsonl"}, "training": training})
+
+
+@pytest.mark.parametrize("train", ["none", "lora"])
+def test_a_frozen_language_model_that_is_cast_at_every_step_is_told_of(train: str) -> None:
+    with pytest.warns(UserWarning, match=r"cast anew in every part of every step; model\.decoder\.dtype bfloat16"):
+        warn_of_casts(configured({"train": train}, precision="bf16"))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "training"),
+    [
+        ({"train": "none"}, {}),
+        ({"train": "none", "dtype": "bfloat16"}, {"precision": "bf16"}),
+        ({"train": "all"}, {"precision": "bf16"}),  # its casts are kept for the step
+        ({"train": "none", "quantize": "4bit"}, {"precision": "bf16"}),
+        ({"train": "none"}, {"precision": "bf16", "shard": "full"}),  # gathered in bfloat16
+    ],
+)
+def test_one_that_is_not_is_not(decoder: dict[str, Any], training: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_casts(configured(decoder, **training))
