@@ -30,19 +30,12 @@ from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
 from tove_core.model import ToveModel
 from tove_core.run_folder import CONFIG, STATE, go_on, states
 from tove_core.settings import read_config, write_config
+from tove_core.training import refusals
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
 from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
-from tove_core.training.refusals import (
-    require_fitting,
-    require_trainable,
-    warn_of_casts,
-    warn_of_no_effect,
-    warn_of_parts,
-    warn_of_schedule,
-)
 from tove_core.training.shard import require_shardable
 from tove_core.training.source import Cache, Stored, cache_of, make_examples, workers_of
 from tove_core.training.state import restore_statistics
@@ -124,7 +117,7 @@ def _taken(folder: Path) -> CheckpointError:
 
 def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) -> ToveModel:
     require_trackers(config.training.trackers)
-    require_trainable(config)
+    refusals.require_trainable(config)
     together = PartialState()
     if config.growth is None:
         require_shardable(config.training, config.model.decoder, together.num_processes)
@@ -133,16 +126,16 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     quiet = quiet or not together.is_main_process
     require_shares(config.training.batch_size, together.num_processes)
     if together.is_main_process:
-        warn_of_schedule(config.training.steps, config.training.warmup)
-        warn_of_parts(config.training, together.num_processes)
-        warn_of_no_effect(config)
-        warn_of_casts(config)
+        refusals.warn_of_schedule(config.training.steps, config.training.warmup)
+        refusals.warn_of_parts(config.training, together.num_processes)
+        refusals.warn_of_no_effect(config)
+        refusals.warn_of_casts(config)
     samples = read(config.data)
     if config.validation is not None and not resume:
         with all_told():
             if together.is_main_process:  # it is measured on when all has been computed
                 read(config.validation, key="validation.path")
-    require_fitting(samples, config.training)
+    refusals.require_fitting(samples, config.training)
     state = config.output / STATE if resume else None
     model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
     joining = None
