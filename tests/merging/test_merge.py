@@ -179,8 +179,8 @@ def test_an_expert_whose_values_are_not_finite_is_named(taught: tuple[Any, Any])
     broken = copy.copy(examples)
     shown = examples.shown
 
-    def spoilt(some: Any) -> Any:
-        seen = shown(some)
+    def spoilt(some: Any, **options: Any) -> Any:
+        seen = shown(some, **options)
         return replace(seen, features={k: v / 0 if k == "toy-wide" else v for k, v in seen.features.items()})
 
     broken.shown = spoilt

@@ -33,8 +33,10 @@ def test_any_width_is_covered_by_powers_of_two_without_much_waste(width):
 def test_blocks_are_powers_of_two_of_bounded_size(width):
     for make, most in ((forward_blocks, 4096), (backward_blocks, 1024)):
         made = make(width, 10**6)
-        assert power_of_two(made.rows) and power_of_two(made.columns) and made.columns == columns(width)
+        assert power_of_two(made.rows) and power_of_two(made.columns) and columns(width) % made.columns == 0
         assert made.rows * made.columns <= most
+    assert forward_blocks(width, 10**6).columns == columns(width)
+    assert backward_blocks(width, 10**6).columns == min(columns(width), 256), "a row of it lies within one warp"
     assert power_of_two(row_block(10**6))
 
 
