@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
@@ -98,7 +99,7 @@ def _options(
 def main() -> None:
     """Run the command line; errors of tove become one sentence on stderr and exit code 1."""
     warnings.showwarning = _warn
-    if hasattr(sys.stdout, "reconfigure"):  # a letter that the terminal's encoding lacks must not end a command
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that the terminal's encoding lacks must not end a command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:

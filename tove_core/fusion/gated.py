@@ -179,6 +179,8 @@ class GatedTransfer(Transfer):
             gates: [B, N, K] as a pass over these gave them; None: they are computed.
         """
         gates = self(tokens, features).gates if gates is None else gates
+        if gates is None:  # no expert is on
+            return []
         found = []
         for name in self.active:
             hidden = F.gelu(self.first[name](self.own(features[name])))
