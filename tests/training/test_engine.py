@@ -7,7 +7,9 @@ import torch
 from accelerate.state import GradientState
 
 from tove_core.config import TrainingConfig
+from tove_core.errors import ConfigError
 from tove_core.fusion.noise import sample_keys
+from tove_core.fusion.transfer import Transfer
 from tove_core.training.engine import Engine, Share
 from tove_core.training.examples import Examples
 
@@ -90,3 +92,14 @@ def test_gradients_do_not_depend_on_what_accelerate_is_told_of_parts(toy: Any, m
     monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     GradientState._reset_state()
     assert told == pytest.approx(plain, rel=1e-5) and sum(plain.values()) > 0
+
+
+def test_a_fusion_whose_gates_only_forward_gives_is_refused_in_several_parts_and_trains_in_one(
+    toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, examples, share = ready(toy)
+    monkeypatch.setattr(type(whole.model.fusion), "weights", Transfer.weights)
+    whole.backward(examples, share, 0, tokens=share.tokens)
+    engine, examples, share = ready(toy, accumulate=3)
+    with pytest.raises(ConfigError, match=r"gives gates in forward and none in weights.*define weights, or set"):
+        engine.backward(examples, share, 0, tokens=share.tokens)

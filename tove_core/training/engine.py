@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 
 from tove_core.config import TrainingConfig
+from tove_core.errors import ConfigError
 from tove_core.fusion.noise import annealed
 from tove_core.language.base import Decoder
 from tove_core.language.prompt import EncodedText
@@ -141,10 +142,10 @@ class Engine:
         self._heat(step)
         parts, weight = self._cut(examples, share), self._balance_weight(step)
         features: Iterator[Mapping[str, Tensor]] = (self._seen(examples, part) for part in parts)
-        total = None
+        total, beforehand = None, weight and (self._parts > 1 or examples.uneven)
         # The term is of the whole step, so its mass must be known before the first of several parts. Asked alike in all
         # processes, whatever their shares are: they speak to each other in one order.
-        if weight and (self._parts > 1 or examples.uneven):
+        if beforehand:
             if examples.table is None:  # computed once, so all wait here for their part
                 kept = list(features)
                 features, tokens_of = iter(kept), iter([given[CLIP] for given in kept])
@@ -157,6 +158,8 @@ class Engine:
                 output = self._forward(part, given, step)
                 loss = output.loss.float() * self.world / tokens  # gradients are averaged over processes
                 if weight and output.mass is not None:
+                    if beforehand and total is None:
+                        raise _no_weights(self.model)
                     total = self._summed(output.mass.detach()) if total is None else total
                     others = total - output.mass.detach()
                     term = weight * importance((others + output.mass)[self._competing])
@@ -276,6 +279,14 @@ class Engine:
         if fusion is not None and mass and whole > 0:
             shares = {name: value / whole for name, value in zip(fusion.active, mass, strict=True)}
         return Report(loss, balance, shares, spread / positions if len(mass) > 1 and positions else None, bad)
+
+
+def _no_weights(model: ToveModel) -> ConfigError:
+    """Return the error for a fusion of somebody's own whose gates cannot be had before its forward pass."""
+    return ConfigError(
+        f"{type(model.fusion).__name__} gives gates in forward and none in weights, so a step in several parts cannot "
+        "be balanced as a whole; define weights, or set accumulate to 1 or fusion.gate.balance to 0"
+    )
 
 
 class _Tally:
