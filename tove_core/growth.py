@@ -66,7 +66,7 @@ def add_expert(
         placement=Placement.of(wanted, model.device),
         seed=model.origin.seed,
     )
-    align = Align(loaded.spec, model.tower.grid, model.texts)
+    align = Align(loaded.spec, model.tower.grid, model.texts).to(model.device)
     # Of a model that is neither, `calibrate` will measure it with the others.
     if align.needs_measuring and (model.calibrated or model.trained):
         shown = listed(images)
