@@ -74,8 +74,7 @@ class ToveModel(nn.Module):
         # Shared by all experts that give labels or words; no module, so that the tower stays where it is in the state.
         self.texts = TextVectors(tower)
         aligned = {key: Align(expert.spec, tower.grid, self.texts) for key, expert in experts.items()}
-        # What experts give is brought to CLIP's device before it is aligned, wherever they run themselves.
-        self.align = nn.ModuleDict(aligned).to(self.device)
+        self.align = nn.ModuleDict(aligned).to(self.device)  # what experts give is aligned where CLIP is
         self.fusion = fusion
         self.decoder = decoder
         self.selector: Selector | None = None
