@@ -17,11 +17,12 @@ from torch.utils import backend_registration
 HERE = Path(__file__).parent
 WITHIN = "TOVE_TEST_DEVICE" in os.environ
 FILES = [path.name for path in sorted((HERE / "on_device").glob("test_*.py"))]
+SIMULATED, KERNELS = "test_simulated.py", "test_triton.py"
 
 
-def prove(device: str, file: str) -> None:
+def prove(device: str, file: str, **variables: str) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("TOVE_", "PYTEST_"))}
-    env |= {"OMP_NUM_THREADS": "1", "TOVE_TEST_DEVICE": device}
+    env |= {"OMP_NUM_THREADS": "1", "TOVE_TEST_DEVICE": device, **variables}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "on_device" / file)]
     done = subprocess.run(command, cwd=HERE.parent, env=env, capture_output=True, text=True, timeout=900, check=False)
     result = done.stdout.strip().splitlines()[-1:]
@@ -35,14 +36,21 @@ def prove(device: str, file: str) -> None:
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no devices that are written in Python",
 )
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [name for name in FILES if name != KERNELS])
 def test_models_compute_on_a_simulated_device(file: str) -> None:
     prove("sim", file)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WITHIN, reason="this process runs the files itself")
+def test_a_model_is_trained_through_interpreted_kernels() -> None:
+    pytest.importorskip("triton", reason="triton is not installed on this platform")
+    prove("cpu", KERNELS, TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(WITHIN, reason="this process runs the files itself")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("file", [name for name in FILES if name != "test_simulated.py"])
+@pytest.mark.parametrize("file", [name for name in FILES if name != SIMULATED])
 def test_models_compute_on_a_gpu(file: str) -> None:
     prove("cuda", file)
