@@ -21,6 +21,10 @@ NAME = "sim"
 aten = torch.ops.aten
 
 
+wide = {"float64": True}
+"""Whether the device has float64; MPS has not."""
+
+
 class Misplaced(RuntimeError):
     """Tensors of several devices in one operation."""
 
@@ -69,6 +73,8 @@ class Simulated(Tensor):
 
     @staticmethod
     def __new__(cls, raw: Tensor, place: torch.device) -> Simulated:
+        if raw.dtype == torch.float64 and not wide["float64"]:
+            raise TypeError("this device has no float64")
         own = {"strides": raw.stride(), "storage_offset": raw.storage_offset(), "dtype": raw.dtype}
         return Tensor._make_wrapper_subclass(cls, raw.size(), **own, device=place)  # type: ignore[attr-defined]
 

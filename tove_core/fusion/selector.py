@@ -84,7 +84,8 @@ class Selector(nn.Module):
     @torch.no_grad()
     def choose(self, tokens: Tensor) -> dict[str, Tensor]:
         """Return for each expert which images it runs on, bool [B], given v [B, N, D]."""
-        chosen = worth(self(tokens).values, self.selection.costs) > self.selection.price
+        values = self(tokens).values
+        chosen = (worth(values, self.selection.costs) > self.selection.price).to(values.device)
         return {name: chosen[:, k] for k, name in enumerate(self.experts)}
 
     def without(self, gone: Collection[str]) -> Self | None:
@@ -101,10 +102,11 @@ class Selector(nn.Module):
 def worth(values: Tensor, costs: Mapping[str, float]) -> Tensor:
     """Return values [B, K] for each unit of cost, in float64; of an expert that costs nothing, infinity by its sign.
 
-    What is not expected to save anything is worth nothing, so that it is chosen at no price.
+    What is not expected to save anything is worth nothing, so that it is chosen at no price. The result is on the CPU:
+    not every device has float64 (MPS).
     """
-    cost = values.new_tensor(list(costs.values()), dtype=torch.float64)
-    values = values.double().clamp(min=0)
+    cost = torch.tensor(list(costs.values()), dtype=torch.float64)
+    values = values.cpu().double().clamp(min=0)
     free = torch.where(values > 0, torch.inf, 0.0).to(values)
     return torch.where(cost > 0, values / cost.clamp(min=torch.finfo(torch.float64).tiny), free)
 

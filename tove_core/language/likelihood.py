@@ -55,8 +55,9 @@ def likelihoods(
         output = decoder(tokens, prompts, answers)
     finally:
         decoder.train(training)
-    chosen = output.logits.log_softmax(-1).gather(1, output.targets[:, None]).squeeze(1).double()
-    likely = output.logits.argmax(-1) == output.targets
+    # To the CPU at once: reading them sample by sample would wait for the device each time, and MPS has no float64.
+    chosen = output.logits.log_softmax(-1).gather(1, output.targets[:, None]).squeeze(1).cpu().double()
+    likely = (output.logits.argmax(-1) == output.targets).cpu()
     found = []
     sizes = output.tokens_per_sample.tolist()
     for values, hits in zip(chosen.split(sizes), likely.split(sizes), strict=True):

@@ -72,8 +72,9 @@ def connected(mask: Tensor) -> Tensor:
     inside = mask.flatten(1)
     parent = torch.arange(none + 1, device=mask.device).expand(batch, -1).clone()
     parent[:, :none].masked_fill_(~inside, none)
+    exact = torch.float32 if none < 2**24 else torch.float64  # whole numbers; MPS has no float64
     while True:
-        around = -F.max_pool2d(-parent[:, None, :none].unflatten(2, (height, width)).double(), 3, 1, 1)
+        around = -F.max_pool2d(-parent[:, None, :none].unflatten(2, (height, width)).to(exact), 3, 1, 1)
         least = around.long().flatten(1).masked_fill(~inside, none)
         pulled = parent.scatter_reduce(1, parent[:, :none], least, "amin")
         followed = pulled.gather(1, pulled)
