@@ -6,6 +6,9 @@ import platform
 import sys
 import traceback
 from importlib import metadata
+from typing import Annotated
+
+import typer
 
 from tove_core import environment, plugins
 
@@ -15,10 +18,16 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def doctor() -> None:
-    """Show versions, devices and what went wrong with plugins. Exit code 1 when a plugin failed."""
-    import typer
+def doctor(
+    device: Annotated[
+        str | None,
+        typer.Option(help="compute there what the CPU computes, and compare: each kernel, and a small model"),
+    ] = None,
+) -> None:
+    """Show versions, devices and what went wrong with plugins, and try a device.
 
+    Exit code 1 when a plugin failed, or a device computes something else than the CPU.
+    """
     registry = plugins.registry()
     print(f"python {platform.python_version()}, {platform.system()} {platform.machine()}, {sys.executable}")
     for name in ("tove-core", *LIBRARIES):
@@ -38,8 +47,24 @@ def doctor() -> None:
     for source, error in sorted(registry.failures.items()):
         print(f"failed: {source}, entry point {source.entry_point!r}")
         print("".join(traceback.format_exception(error)).rstrip())
-    if registry.failures:
+    if not (device is None or _tried(device)) or registry.failures:
         raise typer.Exit(1)
+
+
+def _tried(device: str) -> bool:
+    """Say what a device computes beside the CPU, and return whether it is the same."""
+    from tove_core.demo.device_trials import trials
+    from tove_core.hub.placement import usable_device
+
+    place = usable_device(device, "--device")
+    print(f"try {place}, against the CPU:")
+    failed = 0
+    for trial in trials(place):
+        print(f"  {trial}", flush=True)
+        failed += not trial.passed
+    if failed:
+        print(f"{failed} of them failed; if they are kernels, TOVE_KERNELS=reference computes with plain PyTorch")
+    return not failed
 
 
 def _version(name: str) -> str:
