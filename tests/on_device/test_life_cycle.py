@@ -157,3 +157,15 @@ def test_a_model_moves_to_the_device_and_back(toy: Any, device: str, near: Calla
     want = model.tokens(toy.pictures())
     near(model.to(device).tokens(toy.pictures()), want)
     torch.testing.assert_close(model.to("cpu").tokens(toy.pictures()), want)
+
+
+def test_the_page_answers_from_the_device_what_it_answers_from_the_cpu(toy: Any, device: str) -> None:
+    from tove_core.app.host import Host, Question
+
+    replies = []
+    for place in (device, "cpu"):
+        model = toy.build(seed=3, device=place)
+        toy.examples(model)
+        *_, last = Host(model, 5).answer(Question(toy.pictures(1)[0], "is it black?", experts=["toy-fine"]))
+        replies.append(last)
+    assert replies[0].text == replies[1].text and len(replies[0].maps) == 1
