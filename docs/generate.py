@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tove_core import config, licenses, spec
+from tove_core.cli.examples import EXAMPLES
 from tove_core.cli.main import app
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -101,6 +102,8 @@ def command_line() -> str:
         if parameters:
             lines += ["| argument or option | default | meaning |", "|---|---|---|"]
             lines += [f"| {_spelling(p)} | {_preset(p)} | {_cell(p.help or '')} |" for p in parameters]
+        if examples := EXAMPLES.get(name.removeprefix("tove ")):
+            lines += ["", "```console", *(f"$ {line}" for line in examples), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -38,6 +38,7 @@ from tove_core.cli import (
     web,
     weights,
 )
+from tove_core.cli.examples import epilog
 from tove_core.errors import Interrupted, ToveError
 
 app = typer.Typer(
@@ -76,9 +77,12 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in cleandoc(text).split("\n\n"))
 
 
-for _group in (app, cache.app, clip.app, bench.app, data.app, experts.app, compare.app, weights.app):
-    for _made in _group.registered_commands:
+_groups = {g.name or "": g.typer_instance for g in app.registered_groups}
+for _prefix, _group in {"": app, **_groups}.items():
+    for _made in _group.registered_commands if _group else ():
         _made.help = _paragraphs((_made.callback and _made.callback.__doc__) or "")
+        _called = _made.name or (_made.callback.__name__ if _made.callback else "").replace("_", "-")
+        _made.epilog = epilog(f"{_prefix} {_called}".strip())
 
 
 def _version(wanted: bool) -> None:
