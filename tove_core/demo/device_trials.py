@@ -183,12 +183,12 @@ def _plain_forms() -> Iterator[None]:
 
 
 def _tokens(model: ToveModel, decoder: Decoder, asked: list[Sample]) -> Sequence[Tensor]:
-    return [model.tokens([one.image for one in asked])]
+    return [model.tokens([one.load() for one in asked])]
 
 
 def _gradients(model: ToveModel, decoder: Decoder, asked: list[Sample]) -> Sequence[Tensor]:
     prompts, targets = [one.prompt or "" for one in asked], [one.targets[0] for one in asked]
-    loss = decoder(model.fuse(model.encode([one.image for one in asked])).tokens, prompts, targets).loss
+    loss = decoder(model.fuse(model.encode([one.load() for one in asked])).tokens, prompts, targets).loss
     learnt = [one for part in (model.fusion, decoder) if part is not None for one in part.parameters()]
     learnt = [one for one in learnt if one.requires_grad]
     gradients = torch.autograd.grad(loss, learnt, allow_unused=True)
@@ -196,7 +196,7 @@ def _gradients(model: ToveModel, decoder: Decoder, asked: list[Sample]) -> Seque
 
 
 def _answers(model: ToveModel, decoder: Decoder, asked: list[Sample]) -> Sequence[Tensor]:
-    tokens, prompts = model.tokens([one.image for one in asked]), [one.prompt or "" for one in asked]
+    tokens, prompts = model.tokens([one.load() for one in asked]), [one.prompt or "" for one in asked]
     decoder.generate(tokens, prompts)  # has to run; the same text twice would say less than its probability
     found = likelihoods(decoder, tokens, prompts, [one.targets[0] for one in asked])
     return [torch.tensor([one.log_probability for one in found], dtype=torch.float64)]
