@@ -53,6 +53,18 @@ def test_a_kernel_that_is_wrong_or_fails_is_told_and_the_others_go_on(
     assert "off by 0.0e+00" in model
 
 
+def test_a_gradient_that_is_not_finite_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tove_kernels.gated_mix
+
+    def poisoned(tokens: Any, experts: Any, logits: Any, **options: Any) -> torch.Tensor:
+        logits.register_hook(lambda gradient: gradient * float("nan"))
+        return plain(tokens, experts, logits, **options)
+
+    monkeypatch.setattr(tove_kernels, "gated_mix", poisoned)
+    first, second, *_ = trials(torch.device("cpu"))
+    assert first.name == "gated_mix float32" and not first.passed and second.passed
+
+
 def test_what_is_not_finite_does_not_pass() -> None:
     assert not Trial("x", float("nan"), 1.0, 0.0).passed and not Trial("x", None, 1.0, 0.0, "gone").passed
 

@@ -88,7 +88,8 @@ def _tried(name: str, most: float, compute: Callable[[], Pair]) -> Trial:
         got, want, seconds = compute()
     except Exception as error:  # whatever a driver, a compiler or a kernel comes up with
         return Trial(name, None, most, 0.0, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    return Trial(name, max(map(_off, got, want)), most, seconds)
+    # Not Python's max, which forgets a NaN that comes later.
+    return Trial(name, float(torch.tensor([*map(_off, got, want)]).max()), most, seconds)
 
 
 def _off(got: Tensor, want: Tensor) -> float:
@@ -148,7 +149,7 @@ def _with_gradients(form: Callable[..., Tensor], given: Sequence[Tensor]) -> lis
     out = form(*leaves)
     if not out.requires_grad:  # what aligns frozen features passes no gradient on
         return [out]
-    ahead = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    ahead = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(out)  # exact in any type
     return [out, *torch.autograd.grad(out, leaves, ahead)]
 
 
