@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -75,8 +75,9 @@ def trials(device: torch.device) -> Iterator[Trial]:
             label = f"{name} {str(dtype).removeprefix('torch.')}"
             yield _tried(label, most, partial(_of_kernel, own, right, given, device, dtype))
     asked = [one for one in samples(TEST, 4) if one.prompt is not None]
+    built = cache(partial(_built, asked))
     for name, compute in (("tokens", _tokens), ("gradients", _gradients), ("answers", _answers)):
-        yield _tried(f"a model's {name}", MODEL, partial(_of_model, compute, asked, device))
+        yield _tried(f"a model's {name}", MODEL, partial(_of_model, built, compute, asked, device))
 
 
 Pair = tuple[Sequence[Tensor], Sequence[Tensor], float]
@@ -153,20 +154,25 @@ def _with_gradients(form: Callable[..., Tensor], given: Sequence[Tensor]) -> lis
     return [out, *torch.autograd.grad(out, leaves, ahead)]
 
 
+def _built(asked: list[Sample], device: torch.device | str) -> tuple[ToveModel, Decoder]:
+    model = assemble(model_config("gate"), device=device)
+    prepare(model, asked)
+    if model.decoder is None:
+        raise RuntimeError("the world's model has no decoder")
+    return model, model.decoder
+
+
 def _of_model(
-    compute: Callable[[ToveModel, Decoder, list[Sample]], Sequence[Tensor]], asked: list[Sample], device: torch.device
+    built: Callable[[torch.device | str], tuple[ToveModel, Decoder]],
+    compute: Callable[[ToveModel, Decoder, list[Sample]], Sequence[Tensor]],
+    asked: list[Sample],
+    device: torch.device,
 ) -> Pair:
-    found, seconds = [], 0.0
-    for place, forms in (("cpu", _plain_forms()), (device, nullcontext())):
-        with forms:
-            model = assemble(model_config("gate"), device=place)
-            prepare(model, asked)
-            if model.decoder is None:
-                raise RuntimeError("the world's model has no decoder")
-            began = time.perf_counter()
-            found.append([one.cpu() for one in compute(model, model.decoder, asked)])
-            seconds = time.perf_counter() - began
-    return found[1], found[0], seconds
+    with _plain_forms():
+        want = compute(*built("cpu"), asked)
+    began = time.perf_counter()
+    got = [one.cpu() for one in compute(*built(device), asked)]
+    return got, want, time.perf_counter() - began
 
 
 @contextmanager
