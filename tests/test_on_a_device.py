@@ -17,7 +17,9 @@ from torch.utils import backend_registration
 HERE = Path(__file__).parent
 WITHIN = "TOVE_TEST_DEVICE" in os.environ
 FILES = [path.name for path in sorted((HERE / "on_device").glob("test_*.py"))]
-SIMULATED, KERNELS = "test_simulated.py", "test_triton.py"
+SIMULATED = ("test_simulated.py", "test_no_float64.py")
+"""About the simulated device alone."""
+KERNELS = "test_triton.py"
 
 
 def prove(device: str, file: str, **variables: str) -> None:
@@ -51,6 +53,6 @@ def test_a_model_is_trained_through_interpreted_kernels() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(WITHIN, reason="this process runs the files itself")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("file", [name for name in FILES if name != SIMULATED])
+@pytest.mark.parametrize("file", [name for name in FILES if name not in SIMULATED])
 def test_models_compute_on_a_gpu(file: str) -> None:
     prove("cuda", file)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -223,7 +223,10 @@ def _casting(op: Any, narrow: bool) -> Callable[..., Any]:
 
     def cast(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype(NAME) if narrow else torch.float32
-        own = lambda one: one.to(dtype) if one.is_floating_point() and one.dtype != torch.float64 else one  # noqa: E731
+
+        def own(one: Tensor) -> Tensor:
+            return one.to(dtype) if one.is_floating_point() and one.dtype != torch.float64 else one
+
         with torch._C._ExcludeDispatchKeyGuard(keys):
             args, kwargs = tree_map_only(Simulated, own, (args, kwargs))
             return op(*args, **kwargs)
@@ -259,7 +262,7 @@ def _apply(self: nn.Module, *given: Any, **options: Any) -> nn.Module:
 
 
 _PLAIN_APPLY = nn.Module._apply
-_KEPT: list[torch.library.Library] = []
+_KEPT: list[library.Library] = []
 """What is registered is forgotten with its library."""
 
 
@@ -269,10 +272,10 @@ def register() -> None:
         return
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
     _device_constructors()  # remembers functions by what they are, which the wrappers below are not
-    everything, some = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    everything, some = library.Library("_", "IMPL"), library.Library("aten", "IMPL")
     _KEPT.extend((everything, some))
     everything.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), "PrivateUse1")
-    everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    everything.fallback(library.fallthrough_kernel, "AutocastPrivateUse1")
     for op in _factories():
         some.impl(op, _kernel(op), "PrivateUse1")
     for op, narrow in [*((f"{name}.default", True) for name in NARROW), *((name, False) for name in WIDE)]:
