@@ -40,6 +40,10 @@ def test_a_cache_is_built_shown_checked_trained_from_and_pruned(tove: Tove, conf
     shown = tove("cache", "info", out).out
     assert "clip: 12 images of 25x32, float32" in shown and "toy-wide: 12 images of 25x33, float16" in shown
     assert "toy-experts 1.0 toy-wide" in shown
+    told = json.loads(tove("cache", "info", out, "--json").out)
+    assert told["damaged"] == told["unfinished"] == [] and sum(one["bytes"] for one in told["features"]) > 0
+    wide = next(one for one in told["features"] if one["name"] == "toy-wide")
+    assert (wide["images"], wide["shape"], wide["dtype"]) == (12, [25, 33], "float16") and Path(wide["folder"]).is_dir()
     assert "4 of 4 shards are intact" in tove("cache", "verify", out, "--quiet").out
     done = tove("train", config, "--quiet", "--set", f"training.cache={out}")
     assert done.code == 0, done

@@ -39,6 +39,10 @@ def test_differences_and_metrics_stand_side_by_side(tove: Tove, tmp_path: Path) 
     assert "seed" not in found and "output" not in found
     assert found["loss"] == ["2.25", "2.5"] and found["loss, lowest"] == ["1.5", "2.5"]
     assert found["step"] == ["15", "10"] and found["gate.depth"] == ["0.4", "0.4"]
+    told = json.loads(tove("runs", "compare", first, second, "--json").out)
+    assert told["runs"] == [str(first), str(second)] and "seed" not in told["configuration"]
+    assert told["configuration"]["training.learning_rate"] == [0.001, 0.01]
+    assert told["metrics"]["loss, lowest"] == [1.5, 2.5]
 
 
 def test_runs_with_long_names_and_values_are_told_apart(tove: Tove, tmp_path: Path, monkeypatch: Any) -> None:
@@ -96,11 +100,15 @@ def test_evaluations_are_put_into_one_table_and_runs_are_not_mixed_with_them(tov
     for folder in folders:
         folder.mkdir()
         (folder / "scores.json").write_text(json.dumps({"scores": {"exact match": row}, "absent": {}}))
-        told = {"task": "gqa", "data": {"sha256": "0" * 64, "samples": 8}, "generation": {}}
+        cost = {"samples_per_second": 2.5, "gflop": None}
+        told = {"task": "gqa", "data": {"sha256": "0" * 64, "samples": 8}, "generation": {"beams": 1}, "cost": cost}
         (folder / "manifest.json").write_text(json.dumps(told))
     done = tove("runs", "compare", *folders)
     assert done.code == 0 and f"C: {folders[2]}" in done.out
     assert done.out.count("0.6250 (0.5000 to 0.7500)") == 3
+    programs = json.loads(tove("runs", "compare", *folders, "--json").out)
+    assert [one["folder"] for one in programs] == list(map(str, folders))
+    assert programs[2]["scores"] == {"exact match": row} and programs[2]["cost"] == cost
     trained = run(tmp_path / "a", [3.0])
     assert "x holds an evaluation and " in tove("runs", "compare", folders[0], trained).error
     (folders[1] / "manifest.json").write_text(json.dumps({**told, "task": "vqa"}))

@@ -175,6 +175,9 @@ def test_everything_blocked_lists_nothing(tove: Tove, toy: Any, monkeypatch: pyt
 def test_weights_of_an_empty_lock(tove: Tove, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOVE_HOME", str(tmp_path / "home"))
     assert tove("weights", "lock").out == f"0 files pinned in {tmp_path / 'home' / 'weights.lock.json'}\n"
+    told = {"lock": str(tmp_path / "home" / "weights.lock.json"), "files": [], "without_files": {}}
+    assert json.loads(tove("weights", "lock", "--json").out) == told
+    assert "leave out one of them" in tove("weights", "lock", "toy-wide", "--json").error
     nothing = tove("weights", "verify")
     assert nothing.out == "0 files checked, 0 failed\n" and "nothing was checked" in nothing.error
     assert "is not pinned" in tove("weights", "update", "someone/something").error

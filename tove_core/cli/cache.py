@@ -2,42 +2,71 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from tove_core.data.cache.folder import FeatureCache
+    from tove_core.data.cache.store import FeatureStore
 
 app = typer.Typer(help="Keep what CLIP and the experts say about images on disk.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="folder of the cache")]
 
 
 @app.command()
-def info(folder: Folder) -> None:
+def info(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
+) -> None:
     """Show the features of a cache, their images and sizes, and what they were computed from."""
     from tove_core.data.cache.folder import FeatureCache
 
     cache = FeatureCache.existing(folder)
-    damaged = _damaged(cache)
-    total = 0
-    for store in cache.survey()[0]:
+    damaged, left = _damaged(cache), cache.leftovers()
+    stores = cache.survey()[0]
+    for store in stores:
         store.leave_out(damaged)
-        tokens, channels = store.fingerprint.shape
-        made = store.fingerprint.decides
-        source = " ".join(str(made[key]) for key in ("distribution", "version", "expert", "variant") if made.get(key))
-        print(f"{store.name}: {len(store):,} images of {tokens}x{channels}, {store.dtype}, {human_size(store.nbytes)}")
-        weights = str(made.get("weights", "unknown"))[:12]
-        shards = f"{len(store.shards)} {'shard' if len(store.shards) == 1 else 'shards'}"
-        print(f"  {store.folder.name}: {shards}; weights {weights} {source}".rstrip())
-        print("  " + ", ".join(f"{name} {version}" for name, version in store.fingerprint.versions.items()))
-        total += store.nbytes
-    print(f"together {human_size(total)}")
-    if left := cache.leftovers():
+    if as_json:
+        features = [_plain(store) for store in stores]
+        told = {"features": features, "damaged": list(map(str, damaged)), "unfinished": list(map(str, left))}
+        print(json.dumps(told, indent=2))
+        return
+    for store in stores:
+        _show(store)
+    print(f"together {human_size(sum(store.nbytes for store in stores))}")
+    if left:
         print(f"{len(left)} unfinished files of writers that were killed; 'tove cache prune' removes them")
     _tell(damaged, folder)
+
+
+def _show(store: FeatureStore) -> None:
+    tokens, channels = store.fingerprint.shape
+    made = store.fingerprint.decides
+    source = " ".join(str(made[key]) for key in ("distribution", "version", "expert", "variant") if made.get(key))
+    print(f"{store.name}: {len(store):,} images of {tokens}x{channels}, {store.dtype}, {human_size(store.nbytes)}")
+    weights = str(made.get("weights", "unknown"))[:12]
+    shards = f"{len(store.shards)} {'shard' if len(store.shards) == 1 else 'shards'}"
+    print(f"  {store.folder.name}: {shards}; weights {weights} {source}".rstrip())
+    print("  " + ", ".join(f"{name} {version}" for name, version in store.fingerprint.versions.items()))
+
+
+def _plain(store: FeatureStore) -> dict[str, Any]:
+    """Return what is known of a feature, as JSON holds it."""
+    return {
+        "name": store.name,
+        "folder": str(store.folder),
+        "images": len(store),
+        "shape": list(store.fingerprint.shape),
+        "dtype": str(store.dtype),
+        "bytes": store.nbytes,
+        "shards": len(store.shards),
+        "made_by": store.fingerprint.decides,
+        "versions": store.fingerprint.versions,
+    }
 
 
 @app.command()

@@ -26,18 +26,24 @@ def _runs() -> None:
 
 
 @app.command()
-def compare(folders: Folders) -> None:
+def compare(
+    folders: Folders,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
+) -> None:
     """Show how runs or evaluations differ.
 
     Of two runs: the keys in which their configurations differ, and the last and the lowest of their metrics. Of
     evaluations of one task on the same data: scores with their intervals, throughput, latency, memory and GFLOP.
     """
     from tove_core.errors import ConfigError
-    from tove_core.evaluation.table import is_evaluation, side_by_side
+    from tove_core.evaluation.table import is_evaluation, read_comparable, side_by_side
 
     evaluations = [folder for folder in folders if is_evaluation(folder)]
     if len(evaluations) == len(folders):
-        print(side_by_side(folders))
+        if as_json:
+            print(json.dumps([one.plain() for one in read_comparable(folders)], indent=2))
+        else:
+            print(side_by_side(folders))
         return
     if evaluations:
         other = next(folder for folder in folders if folder not in evaluations)
@@ -48,13 +54,21 @@ def compare(folders: Folders) -> None:
     if len(folders) != 2:
         given = "1 run was" if len(folders) == 1 else f"{len(folders)} runs were"
         raise ConfigError(f"{given} given, but two are compared at a time; name two folders")
-    _compare_runs(*folders)
+    _compare_runs(*folders, as_json=as_json)
 
 
-def _compare_runs(first: Path, second: Path) -> None:
+def _compare_runs(first: Path, second: Path, *, as_json: bool) -> None:
     configs, metrics = [_config(run) for run in (first, second)], [_metrics(run) for run in (first, second)]
     differing = [key for key in sorted(configs[0].keys() | configs[1].keys()) if _differs(key, *configs)]
     named = sorted(metrics[0].keys() | metrics[1].keys(), key=lambda key: (key != "step", key))
+    if as_json:
+        pairs = [
+            {key: [side.get(key) for side in sides] for key in keys}
+            for keys, sides in ((differing, configs), (named, metrics))
+        ]
+        told = {"runs": [str(first), str(second)], "configuration": pairs[0], "metrics": pairs[1]}
+        print(json.dumps(told, indent=2))
+        return
     print(f"A: {first}\nB: {second}\n")
     if differing:
         print(_table("configuration", differing, configs))

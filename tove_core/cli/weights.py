@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -12,15 +14,23 @@ app = typer.Typer(help="Pin, show, verify and renew weights.", no_args_is_help=T
 @app.command()
 def lock(
     experts: Annotated[list[str] | None, typer.Argument(help="experts to pin; none: show the pins")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the pins as JSON for programs")] = False,
 ) -> None:
     """Download and pin the weights of experts, or show what is pinned."""
     from tove_core import plugins
+    from tove_core.errors import ConfigError
     from tove_core.hub.lock import Lock
 
+    if experts and as_json:
+        raise ConfigError("--json shows the pins, and experts are named to be pinned; leave out one of them")
     for name in experts or []:
         _pin(name, plugins.registry().resolve(name))
     if not experts:
         entries, bare = Lock().entries(), Lock().pins_without_files()
+        if as_json:
+            told = {"lock": str(Lock().path), "files": [asdict(entry) for entry in entries], "without_files": bare}
+            print(json.dumps(told, indent=2))
+            return
         for entry in entries:
             print(f"{entry.repo} {entry.revision[:12]} {entry.file} sha256 {entry.sha256[:16]} {entry.size:,} bytes")
         for pin, commit in bare.items():

@@ -36,6 +36,7 @@ class Evaluated:
         absent: metrics that could not be computed.
         generation: options that decide what is said.
         cost: what a line of the table says of it; None where it was not measured.
+        measured: the cost as the manifest has it.
     """
 
     folder: Path
@@ -46,6 +47,24 @@ class Evaluated:
     absent: Sequence[str]
     generation: Mapping[str, Any]
     cost: Mapping[str, str | None]
+    measured: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        scores = {
+            name: {"value": row.value, "low": row.low, "high": row.high, "n": row.n}
+            for name, row in self.scores.items()
+        }
+        return {
+            "folder": str(self.folder),
+            "task": self.task,
+            "data": self.data,
+            "samples": self.samples,
+            "scores": scores,
+            "absent": list(self.absent),
+            "generation": dict(self.generation),
+            "cost": dict(self.measured),
+        }
 
 
 @dataclass(frozen=True)
@@ -83,8 +102,8 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and not (folder / _CONFIG).is_file()
 
 
-def side_by_side(folders: Sequence[Path]) -> Table:
-    """Return the evaluations of several folders as one table.
+def read_comparable(folders: Sequence[Path]) -> list[Evaluated]:
+    """Read the evaluations of several folders, of one task on the same data.
 
     Raises:
         ConfigError: fewer than two are given, one did not finish, or tasks or data differ.
@@ -105,12 +124,23 @@ def side_by_side(folders: Sequence[Path]) -> Table:
                 f"{first.folder} and {other.folder} were evaluated on different data ({first.samples} samples with "
                 f"hash {first.data[:8]}, {other.samples} with {other.data[:8]}); evaluate both on one data set"
             )
+    return found
+
+
+def side_by_side(folders: Sequence[Path]) -> Table:
+    """Return the evaluations of several folders as one table.
+
+    Raises:
+        ConfigError: fewer than two are given, one did not finish, or tasks or data differ.
+        DataError: a file is malformed.
+    """
+    found = read_comparable(folders)
     metrics = dict.fromkeys(name for one in found for name in (*one.scores, *one.absent))
     options = dict.fromkeys(name for one in found for name in one.generation)
     rows: dict[str, list[str | None]] = {name: [_score(one, name) for one in found] for name in metrics}
     rows |= {name: [one.cost[name] for one in found] for name, _ in _COSTS}
     rows |= {name: [str(one.generation[name]) if name in one.generation else None for one in found] for name in options}
-    return Table(first.task, first.samples, [one.folder for one in found], rows)
+    return Table(found[0].task, found[0].samples, [one.folder for one in found], rows)
 
 
 def read_evaluation(folder: Path) -> Evaluated:
@@ -136,6 +166,7 @@ def read_evaluation(folder: Path) -> Evaluated:
             list(scores["absent"]),
             dict(manifest["generation"]),
             {name: read(cost) for name, read in _COSTS},
+            dict(cost),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
