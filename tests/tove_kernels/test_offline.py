@@ -52,6 +52,7 @@ def test_mixes_and_both_forms_of_alignment_are_all_compiled(compiled):
         "normalise_rows",
         "position_statistics",
         "resample_fold",
+        "shrink_rows",
     }
     for operator in ("gated_mix", "gated_activation_mix"):
         assert {"forward", "backward"} <= {name for mine, name in names if mine == operator}

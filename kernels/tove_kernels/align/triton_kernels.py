@@ -86,6 +86,12 @@ def normalise_rows(
 
 
 @triton.jit
+def _sample(place, count, NORM: tl.constexpr):
+    # Behind `position_statistics` from the last sample to the first: what it read last may still be in the cache.
+    return count - 1 - place if NORM == 1 else place
+
+
+@triton.jit
 def _source(fine, tap, starts, weights, on, TAPS: tl.constexpr, ACC: tl.constexpr):
     # One tap of each fine cell: its source cell, its weight and whether it counts. Without taps the axis is kept, and
     # the mask stays free of loaded values: Triton then sees whole vectors in it.
@@ -138,6 +144,7 @@ def resample_fold(
     channel32 = first_channel + tl.arange(0, BLOCK_C)
     sample = place // (across * down)
     place = place - sample * (across * down)
+    sample = _sample(sample, tl.num_programs(0) // (channel_blocks * across * down), NORM)
     token_row = (place // across) * BLOCK_H
     token_column = (place % across) * BLOCK_W
 
@@ -172,6 +179,73 @@ def resample_fold(
         out, total, sample, token_row, token_column, first_channel, grid_rows, grid_columns,
         C, FOLD, CELLS, BLOCK_H, BLOCK_W, BLOCK_C,
     )  # fmt: skip
+
+
+@triton.jit
+def shrink_rows(
+    maps, out, row_starts, row_ends, row_weights, column_starts, column_weights, first, second,
+    grid_rows, grid_columns, columns, strip, cells, stride_b, stride_c, stride_h, stride_w,
+    C: tl.constexpr, ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr, NORM: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Resample to a grid of fewer rows, not folded: out [B, N, C]. A program walks down a strip of the grid's rows.
+
+    Each row of the map is resampled across once and added to the two rows of the grid that it counts for, where
+    `resample_fold` resamples it again for both. NORM as there. `cells` is rows * columns of the map.
+    """
+    channel_blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    across = tl.cdiv(grid_columns, BLOCK_W)
+    strips = tl.cdiv(grid_rows, strip)
+    place = tl.program_id(0) // channel_blocks
+    channel32 = (tl.program_id(0) % channel_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
+    channel_on, channel = channel32 < C, channel32.to(tl.int64)
+    sample = place // (across * strips)
+    place = place - sample * (across * strips)
+    sample = _sample(sample, tl.num_programs(0) // (channel_blocks * across * strips), NORM)
+    top = (place // across) * strip
+    bottom = tl.minimum(top + strip, grid_rows)
+    x = (place % across) * BLOCK_W + tl.arange(0, BLOCK_W)
+    on = x < grid_columns
+    taps = ()
+    for b in tl.static_range(max(COLUMN_TAPS, 1)):
+        taps = taps + (_source(x, b, column_starts, column_weights, on, COLUMN_TAPS, ACC),)
+
+    base = sample.to(tl.int64) * stride_b
+    position = sample.to(tl.int64) * cells
+    if NORM == 2:
+        shift = tl.load(first + channel32, mask=channel_on, other=0.0).to(ACC)
+        spread = tl.load(second + channel32, mask=channel_on, other=1.0).to(ACC)
+    else:
+        shift = first
+    here = tl.zeros([BLOCK_W, BLOCK_C], ACC)
+    below = tl.zeros([BLOCK_W, BLOCK_C], ACC)
+    next_row = tl.load(row_starts + top)
+    for i in range(top, bottom):
+        start = tl.load(row_starts + i)
+        end = tl.load(row_ends + i)
+        start_below = tl.load(row_starts + i + 1, mask=i + 1 < bottom, other=end)
+        for row in range(next_row, end):
+            source = tl.full([1], 0, tl.int32) + row  # a tensor in the interpreter too, whose loops count in Python
+            line = tl.zeros([BLOCK_W, BLOCK_C], ACC)
+            for b in tl.static_range(max(COLUMN_TAPS, 1)):
+                column, weight, live = taps[b]
+                line = _add_tap(
+                    line, source, column, weight, live, maps, base, channel, channel_on, shift, second, position,
+                    columns, stride_c, stride_h, stride_w, NORM, CHANNELS_LAST, ACC,
+                )  # fmt: skip
+            here += tl.load(row_weights + i * ROW_TAPS + row - start) * line
+            tap = row - start_below
+            below += tl.load(row_weights + (i + 1) * ROW_TAPS + tap, mask=tap >= 0, other=0.0) * line
+        next_row = end
+        values = here / spread[None, :] if NORM == 2 else here
+        to = ((sample.to(tl.int64) * grid_rows + i) * grid_columns + x) * C
+        tl.store(
+            out + to[:, None] + channel[None, :],
+            values.to(out.dtype.element_ty),
+            mask=on[:, None] & channel_on[None, :],
+        )
+        here = below
+        below = tl.zeros([BLOCK_W, BLOCK_C], ACC)
 
 
 @triton.jit

@@ -10,14 +10,17 @@ import triton.language as tl
 from torch import Tensor
 
 from tove_kernels.align import triton_kernels as kernels
-from tove_kernels.align.axis import axis_taps
+from tove_kernels.align.axis import axis_ends, axis_taps
 from tove_kernels.align.reference import EPS
+from tove_kernels.blocks import PROGRAMS
 from tove_kernels.gating.reference import accumulator
 
 NORM_CODES = {"none": 0, "position": 1, "fixed": 2}
 SUMS = {torch.float32: tl.float32, torch.float64: tl.float64}
 TILE = 4096  # elements of a program's tile: two or four 16-byte loads of bf16 per thread
 ROW_LIMIT = 8192  # channels a program of `normalise_rows` can hold
+STRIP_TILE = 1024  # elements of a program's tile of `shrink_rows`, which holds three of them
+SHORTEST_STRIP = 4  # rows of the grid; the first of a strip costs as much as two
 UNROLLED_TAPS = 2  # whose loads are in flight together; more cost registers, and with them blocks that share a core
 
 
@@ -55,7 +58,10 @@ def align_triton(
             (batch, channels, 1, height * width), (*features.stride()[:2], 0, features.stride(3))
         )
         grid = (1, height * width)
-    _resample(features, tokens, grid, fold, norm, first, second)
+    if fold == 1 and features.shape[2] > grid[0] and _channels_last(features):
+        _shrink(features, tokens, grid, norm, first, second)
+    else:
+        _resample(features, tokens, grid, fold, norm, first, second)
     return tokens
 
 
@@ -125,6 +131,28 @@ def _resample(
             8, C=channels, FOLD=fold, CELLS=cells, ROW_TAPS=row_taps, COLUMN_TAPS=column_taps, NORM=NORM_CODES[norm],
             CHANNELS_LAST=last, UNROLLED=max(1, min(unrolled, column_taps)), BLOCK_H=block_h, BLOCK_W=block_w,
             BLOCK_C=block_c, ACC=SUMS[kind],
+        ),
+    )  # fmt: skip
+
+
+def _shrink(
+    features: Tensor, tokens: Tensor, grid: tuple[int, int], norm: str, first: Tensor | None, second: Tensor | None
+) -> None:
+    batch, channels, height, width = features.shape
+    kind = accumulator([features])
+    row_starts, row_weights, row_taps = _taps(features, height, grid[0], kind)
+    column_starts, column_weights, column_taps = _taps(features, width, grid[1], kind)
+    block_c = min(triton.next_power_of_2(channels), 128)
+    block_w = min(STRIP_TILE // block_c, triton.next_power_of_2(grid[1]))
+    beside = batch * triton.cdiv(grid[1], block_w) * triton.cdiv(channels, block_c)
+    strip = max(SHORTEST_STRIP, grid[0] * beside // PROGRAMS)  # longer strips where there are programs enough
+    kernels.shrink_rows[(beside * triton.cdiv(grid[0], strip),)](
+        features, tokens, row_starts, axis_ends(height, grid[0], features.device), row_weights,
+        column_starts, column_weights, features if first is None else first, features if second is None else second,
+        *grid, width, strip, height * width, **_strides(features),
+        **_constants(
+            4, C=channels, ROW_TAPS=row_taps, COLUMN_TAPS=column_taps, NORM=NORM_CODES[norm], CHANNELS_LAST=True,
+            BLOCK_W=block_w, BLOCK_C=block_c, ACC=SUMS[kind],
         ),
     )  # fmt: skip
 

@@ -52,8 +52,14 @@ def _align(
         unrolled = constants["UNROLLED"]
         return (tile * unrolled if wide == "both" else 0), tile
 
+    def shrunk(constants: Mapping[str, Any]) -> tuple[int, int]:
+        tile = constants["BLOCK_W"] * constants["BLOCK_C"]
+        return tile * max(1, constants["COLUMN_TAPS"]), tile
+
     def rows(constants: Mapping[str, Any]) -> tuple[int, int]:
         tile = constants["BLOCK_T"] * constants["BLOCK_C"]
         return tile, tile
 
-    return Case(f"align_tokens, {label}", launch, {"resample_fold": resampled, "normalise_rows": rows})
+    return Case(
+        f"align_tokens, {label}", launch, {"resample_fold": resampled, "shrink_rows": shrunk, "normalise_rows": rows}
+    )

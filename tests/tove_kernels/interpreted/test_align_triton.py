@@ -7,7 +7,7 @@ import torch
 from torch import library
 from torch.nn import functional as F
 from tove_kernels import align_tokens
-from tove_kernels.align.axis import axis_taps
+from tove_kernels.align.axis import axis_ends, axis_taps
 
 CPU = torch.device("cpu")
 DEVICE = os.environ.get("TOVE_TEST_DEVICE", "cpu")
@@ -92,6 +92,11 @@ CASES = [
     (768, (4, 5), (4, 5), 1, "position", "cropped"),
     (768, (4, 5), (6, 7), 1, "position", "channels"),
     (1152, (4, 3), (4, 3), 1, "position", "channels"),
+    # Fewer rows, channels dense: in strips of four rows of the grid
+    (17, (13, 4), (9, 7), 1, "none", "channels"),  # more columns
+    (33, (19, 5), (11, 5), 1, "fixed", "cropped"),  # as many columns, and a last strip of three rows
+    (129, (7, 9), (5, 3), 1, "position", "channels"),
+    (3, (31, 31), (1, 1), 1, "fixed", "channels"),
 ]
 
 
@@ -105,6 +110,23 @@ def test_tokens_agree_with_interpolate_in_float64(channels, size, grid, fold, no
     got = align_tokens(maps, grid, norm=norm, fold=fold, dtype=dtype, **given)
     assert got.dtype == dtype and got.is_contiguous()
     assert off_by(got, expected(maps, grid, norm, fold=fold, **given)) < LIMITS[dtype]
+
+
+@pytest.mark.parametrize("programs", [1, 10**6])
+def test_strips_of_any_length_give_the_same_bits(programs, monkeypatch):
+    maps = laid_out(draw(3, 33, 14, 9).float(), "channels")
+    got = align_tokens(maps, (9, 5), norm="position")
+    monkeypatch.setattr("tove_kernels.align.triton_launch.PROGRAMS", programs)
+    assert torch.equal(align_tokens(maps, (9, 5), norm="position"), got)
+
+
+def test_what_lies_in_other_cells_does_not_reach_a_token():
+    maps = laid_out(draw(1, 17, 27, 27).float(), "channels")
+    want = align_tokens(maps, (15, 15)).unflatten(1, (15, 15))
+    maps[..., 13:, :] = maps[..., 13:] = float("nan")
+    got = align_tokens(maps, (15, 15)).unflatten(1, (15, 15))
+    # Token 6 ends with cell 12 (6.5 * 1.8 + 1.8 = 13.5 reaches no further than the centre of cell 13, with weight 0).
+    assert torch.equal(got[:, :7, :7], want[:, :7, :7]) and got[:, 7:].isnan().all() and got[:, :, 7:].isnan().all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -169,6 +191,16 @@ def test_taps_are_those_of_interpolate(size, wanted):
     each = torch.eye(size, dtype=torch.float64)[:, None, None, :]
     want = F.interpolate(each, (1, wanted), mode="bilinear", align_corners=False, antialias=size > wanted)[:, 0, 0]
     torch.testing.assert_close(dense[:, :size].T, want, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(4, 1), (27, 15), (64, 24), (37, 24), (3, 2), (101, 100)])
+def test_a_cell_counts_for_at_most_two_outputs_that_follow_each_other(size, wanted):
+    starts, weights = axis_taps(size, wanted, torch.float64, CPU)
+    ends = axis_ends(size, wanted, CPU)
+    assert starts[0] == 0 and ends[-1] == size
+    assert (ends.diff() > 0).all() and (starts[1:] <= ends[:-1]).all() and (starts[2:] >= ends[:-2]).all()
+    for row, count in zip(weights, ends - starts, strict=True):
+        assert (row[:count] > 0).all() and not row[count:].any()
 
 
 def test_the_operator_passes_pytorchs_own_checks():
