@@ -194,6 +194,7 @@ def shrink_rows(
     `resample_fold` resamples it again for both. NORM as there. `cells` is rows * columns of the map.
     """
     channel_blocks: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    count: tl.constexpr = COLUMN_TAPS if COLUMN_TAPS > 0 else 1
     across = tl.cdiv(grid_columns, BLOCK_W)
     strips = tl.cdiv(grid_rows, strip)
     place = tl.program_id(0) // channel_blocks
@@ -207,7 +208,7 @@ def shrink_rows(
     x = (place % across) * BLOCK_W + tl.arange(0, BLOCK_W)
     on = x < grid_columns
     taps = ()
-    for b in tl.static_range(max(COLUMN_TAPS, 1)):
+    for b in tl.static_range(count):
         taps = taps + (_source(x, b, column_starts, column_weights, on, COLUMN_TAPS, ACC),)
 
     base = sample.to(tl.int64) * stride_b
@@ -227,7 +228,7 @@ def shrink_rows(
         for row in range(next_row, end):
             source = tl.full([1], 0, tl.int32) + row  # a tensor in the interpreter too, whose loops count in Python
             line = tl.zeros([BLOCK_W, BLOCK_C], ACC)
-            for b in tl.static_range(max(COLUMN_TAPS, 1)):
+            for b in tl.static_range(count):
                 column, weight, live = taps[b]
                 line = _add_tap(
                     line, source, column, weight, live, maps, base, channel, channel_on, shift, second, position,
