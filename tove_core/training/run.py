@@ -28,6 +28,7 @@ from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
 from tove_core.model import ToveModel
+from tove_core.places import with_clip_in
 from tove_core.run_folder import CONFIG, STATE, go_on, states
 from tove_core.settings import read_config, write_config
 from tove_core.training import refusals
@@ -295,7 +296,9 @@ def describe_run(source: Path, folder: Path, model: ToveModel, data: DataConfig 
     """Let a folder made from a run be used like one: its data are the run's if not `data`, its model is `model`."""
     if (source / CONFIG).is_file():
         config = read_config(RunConfig, source / CONFIG)
-        changes = {"model": model.config, "growth": None, "start": None, "output": folder, "data": data or config.data}
+        # A tower that was trained by merging is nowhere but in the folder itself.
+        built = with_clip_in(model.config, folder) if model.origin.own_tower else model.config
+        changes = {"model": built, "growth": None, "start": None, "output": folder, "data": data or config.data}
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 
