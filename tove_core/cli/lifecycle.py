@@ -94,7 +94,7 @@ def detach(
     saved = read_manifest(place)
     gone = saved.off | dict.fromkeys(experts, chosen or saved.config.fusion.rule)
     model = load(place, without=gone)  # type: ignore[arg-type]
-    model.save_pretrained(out)
+    model.save_pretrained(out, full=saved.full)
     describe_run(place, out, model)
     rules = ", ".join(f"{name} by {gone[name]}" for name in experts)
     print(f"wrote {out}, without {rules}, with {', '.join(model.active_experts) or 'no experts'}")
@@ -128,6 +128,7 @@ def select(
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Learn from CLIP's tokens which experts an image deserves, under a budget; compare that with fixed choices."""
+    from tove_core.checkpoint import read_manifest
     from tove_core.errors import ConfigError
     from tove_core.folders import require_new, require_writable
     from tove_core.model import ToveModel
@@ -154,7 +155,7 @@ def select(
     examples = run_examples(place, model, wanted, samples, cache=cache, quiet=quiet)
     options = {"steps": steps, "batch_size": batch_size, "seed": seed}
     report = learn_to_select(model, examples, budget, costs=costs, quiet=quiet, **options)
-    model.save_pretrained(out)
+    model.save_pretrained(out, full=read_manifest(place).full)
     describe_run(place, out, model)
     write_config(report.model_copy(update={"run": place, "limit": limit}), out / SELECTION)
     print(report)
