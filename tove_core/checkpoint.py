@@ -287,7 +287,7 @@ def _require_same_experts(manifest: Manifest, model: ToveModel, folder: Path) ->
     """Refuse a start with other experts in words of experts; tensors say the same in words nobody wrote.
 
     Raises:
-        CheckpointError: the checkpoint lacks one or has one more.
+        CheckpointError: the checkpoint lacks one or has one more, or one whose gate stands elsewhere.
     """
     own, asked = [expert.key for expert in manifest.config.experts], [expert.key for expert in model.config.experts]
     told = [f"it also has expert {name!r}; name it among model.experts" for name in own if name not in asked]
@@ -295,6 +295,12 @@ def _require_same_experts(manifest: Manifest, model: ToveModel, folder: Path) ->
         f"it lacks expert {name!r}; leave it out of model.experts, and let it join with 'tove train RUN --add' later"
         for name in asked
         if name not in own
+    ]
+    gates = {expert.key: expert.gate for expert in model.config.experts}
+    told += [
+        f"the gate of {one.key!r} is {one.gate!r} there and {gates[one.key]!r} here; set its gate in model.experts"
+        for one in manifest.config.experts
+        if gates.get(one.key, one.gate) != one.gate
     ]
     if told:
         raise CheckpointError(f"{folder} has other experts than this run: {told[0]}")
