@@ -57,6 +57,21 @@ def test_training_it_alone_leaves_every_other_tensor_bit_for_bit(toy: Any, train
     assert [n for n, p in trained.named_parameters() if p.requires_grad] == trainable, "all may be trained again"
 
 
+def test_it_learns_beside_the_old_gates_as_they_are_whatever_temperature_they_were_trained_from(toy: Any) -> None:
+    gate = {"hidden": 6, "temperature_start": 4.0}
+    model = toy.build(["toy-fine", "toy-wide"], fusion={"kind": "gate", "gate": gate})
+    fit(model, toy.examples(model), FEW, quiet=True)
+    model.add_expert("toy-whole")
+    features, apart = model.encode(toy.pictures()), []
+    old = model.fuse(features).gates
+
+    def compare(step: int) -> None:
+        apart.append((model.fuse(features).gates - old)[..., :2].abs().max().item())
+
+    fit(model, toy.examples(model), FEW, quiet=True, only=["toy-whole"], after_step=compare)
+    assert apart == [0.0] * FEW.steps
+
+
 def test_statistics_of_a_new_expert_are_measured_as_calibrating_would(toy: Any) -> None:
     whole = toy.build(["toy-whole", "toy-fine"], decoder=None)
     whole.calibrate(toy.pictures(7))

@@ -87,6 +87,18 @@ def test_an_expert_whose_plugin_is_gone_can_be_detached(toy: Any, tove: Any, tmp
     assert list(less.experts) == ["toy-wide"] and less.fusion.ghosts == ["toy-whole"]
 
 
+def test_what_is_off_already_leaves_by_its_rule_and_this_is_said(toy: Any, tove: Any, tmp_path: Path) -> None:
+    model = moved(toy)
+    model.detach("toy-fine", "renormalise")
+    folder, want = model.save_pretrained(tmp_path / "it"), model.tokens(toy.pictures())
+    assert "without toy-fine by renormalise," in tove("detach", folder, "toy-fine", "--out", tmp_path / "one").out
+    assert torch.equal(ToveModel.from_pretrained(tmp_path / "one").tokens(toy.pictures()), want)
+    done = tove("detach", folder, "toy-wide", "--out", tmp_path / "both")
+    assert "without toy-fine by renormalise, toy-wide by zero," in done.out
+    done = tove("detach", folder, "toy-fine", "--rule", "zero", "--out", tmp_path / "by-zero")
+    assert "without toy-fine by zero," in done.out
+
+
 def test_a_selector_loses_the_rows_of_experts_that_leave(toy: Any, tmp_path: Path) -> None:
     model = moved(toy, *toy.experts, OWN)
     costs = {"toy-fine": 0.2, "toy-wide": 0.5, "toy-whole": 0.3}

@@ -28,8 +28,8 @@ from tove_core.hub.state import copied_to_cpu, tensors_of
 from tove_core.hub.weights import read_safetensors, sha256
 from tove_core.leaving import manifest_without, tensors_without
 from tove_core.model import ToveModel
-from tove_core.places import with_absolute_places
-from tove_core.provenance import Origin, Provenance
+from tove_core.places import with_absolute_places, with_clip_in
+from tove_core.provenance import Origin, PartProvenance, Provenance
 from tove_core.recall import warn_of_other_versions
 from tove_core.restorable import as_written, require_restorable
 from tove_core.run_folder import no_checkpoint
@@ -37,6 +37,7 @@ from tove_core.selecting import SELECT_ANEW
 from tove_core.settings import describe
 from tove_core.spec import Frozen
 from tove_core.tower.base import Tower
+from tove_core.tower.source import sha256_of
 
 
 class Manifest(Frozen):
@@ -249,8 +250,12 @@ def start_from(model: ToveModel, place: str | Path) -> None:
     folder = find_checkpoint(open_checkpoint(place))
     manifest = read_manifest(folder)
     _verify(folder / TENSORS, manifest.files.get(TENSORS, ""))
-    if found := manifest.provenance.differences(model.provenance):
-        raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; start from another run")
+    if found := _trained_on(manifest, folder).differences(model.provenance):
+        cure = "start from another run"
+        if manifest.origin.own_tower:
+            inside = with_clip_in(manifest.config, folder / FROZEN / "clip").clip.name
+            cure = f"its CLIP was trained by merging, so set model.clip.name to {inside}"
+        raise CheckpointError(f"{folder} was trained on other frozen parts: {'; '.join(found)}; {cure}")
     warn_of_other_versions(manifest.provenance.experts, model.provenance.experts, stacklevel=2)
     if manifest.off or manifest.ghosts:
         raise CheckpointError(f"{folder} had experts detached, which a new run cannot start from; give the run before")
@@ -269,11 +274,20 @@ def start_from(model: ToveModel, place: str | Path) -> None:
     model.calibrated, model.trained = manifest.calibrated, manifest.trained
 
 
+def _trained_on(manifest: Manifest, folder: Path) -> Provenance:
+    """Return the frozen parts a checkpoint's tensors belong to: of a merged one the CLIP inside, not the one it was."""
+    known = manifest.provenance
+    if not manifest.origin.own_tower:
+        return known
+    digest = sha256_of(sorted((folder / FROZEN / "clip").glob("*.safetensors")))
+    return known.model_copy(update={"clip": PartProvenance(reference=known.clip.reference, sha256=digest)})
+
+
 def _require_same_experts(manifest: Manifest, model: ToveModel, folder: Path) -> None:
     """Refuse a start with other experts in words of experts; tensors say the same in words nobody wrote.
 
     Raises:
-        CheckpointError: the checkpoint lacks one or has one more.
+        CheckpointError: the checkpoint lacks one or has one more, or one whose gate stands elsewhere.
     """
     own, asked = [expert.key for expert in manifest.config.experts], [expert.key for expert in model.config.experts]
     told = [f"it also has expert {name!r}; name it among model.experts" for name in own if name not in asked]
@@ -281,6 +295,12 @@ def _require_same_experts(manifest: Manifest, model: ToveModel, folder: Path) ->
         f"it lacks expert {name!r}; leave it out of model.experts, and let it join with 'tove train RUN --add' later"
         for name in asked
         if name not in own
+    ]
+    gates = {expert.key: expert.gate for expert in model.config.experts}
+    told += [
+        f"the gate of {one.key!r} is {one.gate!r} there and {gates[one.key]!r} here; set its gate in model.experts"
+        for one in manifest.config.experts
+        if gates.get(one.key, one.gate) != one.gate
     ]
     if told:
         raise CheckpointError(f"{folder} has other experts than this run: {told[0]}")
@@ -346,10 +366,10 @@ def _described(manifest: Manifest, folder: Path) -> ModelConfig:
     if not manifest.full:
         return config
     place = folder / FROZEN
-    scheme = "hf" if (place / "clip" / "config.json").is_file() else "local-dir"
-    clip = config.clip.model_copy(update={"name": f"{scheme}:{place / 'clip'}"})
-    decoder = config.decoder and config.decoder.model_copy(update={"name": str(place / "decoder")})
-    # The policy knows CLIP and language model by the names they had before they were copied here.
-    moved = {config.clip.name: clip.name} | ({config.decoder.name: decoder.name} if config.decoder and decoder else {})
-    licenses = config.licenses and config.licenses.renamed(moved)
-    return config.model_copy(update={"clip": clip, "decoder": decoder, "licenses": licenses})
+    config = with_clip_in(config, place / "clip")
+    if config.decoder is None:
+        return config
+    decoder = config.decoder.model_copy(update={"name": str(place / "decoder")})
+    # The policy knows the language model, as CLIP, by the name it had before it was copied here.
+    licenses = config.licenses and config.licenses.renamed({config.decoder.name: decoder.name})
+    return config.model_copy(update={"decoder": decoder, "licenses": licenses})

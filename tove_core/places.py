@@ -36,6 +36,17 @@ def with_absolute_places(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"clip": clip, "decoder": decoder, "licenses": licenses})
 
 
+def with_clip_in(config: ModelConfig, folder: Path) -> ModelConfig:
+    """Return the configuration with the CLIP that tove wrote into a folder, whichever library reads it there.
+
+    The licence policy goes on to know it by the name it had.
+    """
+    scheme = "hf" if (folder / "config.json").is_file() else "local-dir"
+    clip = config.clip.model_copy(update={"name": f"{scheme}:{folder.absolute()}"})
+    licenses = config.licenses and config.licenses.renamed({config.clip.name: clip.name})
+    return config.model_copy(update={"clip": clip, "licenses": licenses})
+
+
 def with_absolute_member(wanted: ExpertConfig, found: Resolved) -> tuple[ExpertConfig, Resolved]:
     """Return both with the member of a family that a folder describes, `hf-backbone:./x`, named by the absolute one.
 

@@ -72,6 +72,20 @@ def test_experts_join_a_run_that_began_with_a_checkpoint(tove: Tove, run: Path, 
     assert "would change the model" in tove("train", run, "--add", "toy-fine", "--set", "start=null").error
 
 
+def test_a_run_that_starts_from_a_grown_one_is_told_of_gates_that_stand_apart(
+    tove: Tove, run: Path, tmp_path: Path
+) -> None:
+    assert tove("train", run, "--add", "toy-fine", "--out", tmp_path / "grown", "--quiet").code == 0
+    grown = yaml.safe_load((tmp_path / "grown" / "config.yaml").read_text())
+    names = [one["name"] for one in grown["model"]["experts"]]
+    words = ("train", run / "config.yaml", "--quiet", "--set", f"start={tmp_path / 'grown'}")
+    words += ("--set", f"output={tmp_path / 'next'}", "--set", f"model.experts=[{', '.join(names)}]")
+    said = "the gate of 'toy-fine' is 'own' there and 'shared' here; set its gate in model.experts"
+    assert said in tove(*words).error
+    apart = f"model.experts=[{', '.join(names[:-1])}, {{name: toy-fine, gate: own}}]"
+    assert tove(*words[:-1], apart).code == 0
+
+
 def test_the_report_is_about_the_old_model(tove: Tove, run: Path, tmp_path: Path) -> None:
     assert tove("train", run, "--add", "toy-whole", "--out", tmp_path / "new", "--quiet").code == 0
     scores = json.loads((tmp_path / "new" / "growth.json").read_text())["scores"]

@@ -144,6 +144,7 @@ def test_the_region_that_is_seen_is_written_into_the_processor(toy: Any, tmp_pat
         ("{image}{prompt}", None, True),
         ("Sieh 'das' \\ \u00fc\U0001f600 {image} an:\n\n {prompt}  Antwort:", None, False),
         ("Q: {prompt} {image}\n", None, False),
+        ("BREAK {image} REMARK: {prompt}\n", None, True),
         ("auto", CHATML, False),
         ("auto", CHATML, True),
         ("auto", PARTS, True),

@@ -80,7 +80,9 @@ def detach(
     run: Run,
     experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="names of experts to take out")],
     out: Out,
-    rule: Annotated[str | None, typer.Option(help="zero or renormalise; as the run's when not given")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="zero or renormalise; if not given, as it is off already, else as the run's")
+    ] = None,
 ) -> None:
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
     from tove_core.checkpoint import load, read_manifest
@@ -92,11 +94,12 @@ def detach(
     require_writable(out)
     place = opened(run)
     saved = read_manifest(place)
-    gone = saved.off | dict.fromkeys(experts, chosen or saved.config.fusion.rule)
+    # What is off already leaves too, by the rule it is off by.
+    gone = saved.off | {name: chosen or saved.off.get(name, saved.config.fusion.rule) for name in experts}
     model = load(place, without=gone)  # type: ignore[arg-type]
-    model.save_pretrained(out)
+    model.save_pretrained(out, full=saved.full)
     describe_run(place, out, model)
-    rules = ", ".join(f"{name} by {gone[name]}" for name in experts)
+    rules = ", ".join(f"{name} by {rule}" for name, rule in gone.items())
     print(f"wrote {out}, without {rules}, with {', '.join(model.active_experts) or 'no experts'}")
 
 
@@ -128,6 +131,7 @@ def select(
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Learn from CLIP's tokens which experts an image deserves, under a budget; compare that with fixed choices."""
+    from tove_core.checkpoint import read_manifest
     from tove_core.errors import ConfigError
     from tove_core.folders import require_new, require_writable
     from tove_core.model import ToveModel
@@ -154,7 +158,7 @@ def select(
     examples = run_examples(place, model, wanted, samples, cache=cache, quiet=quiet)
     options = {"steps": steps, "batch_size": batch_size, "seed": seed}
     report = learn_to_select(model, examples, budget, costs=costs, quiet=quiet, **options)
-    model.save_pretrained(out)
+    model.save_pretrained(out, full=read_manifest(place).full)
     describe_run(place, out, model)
     write_config(report.model_copy(update={"run": place, "limit": limit}), out / SELECTION)
     print(report)

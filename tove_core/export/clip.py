@@ -11,7 +11,7 @@ from tove_core.export.llava import require_plain
 from tove_core.export.open_clip_dir import write_open_clip
 from tove_core.hub.view import View
 from tove_core.model import ToveModel
-from tove_core.tower.base import ResizeMode
+from tove_core.tower.base import ResizeMode, Tower
 from tove_core.tower.open_clip import OpenClipTower
 
 _MODES: dict[View, ResizeMode] = {"squash": "squash", "crop": "shortest", "pad": "longest"}
@@ -38,5 +38,16 @@ def write_clip(
         raise ConfigError(
             f"the model sees images with view 'pad', and transformers' CLIP processor cannot pad; export it {others}"
         )
+    if not transformers and stretches(model.tower, model.config.view):
+        height, width = model.tower.input.size
+        raise ConfigError(
+            f"the model sees a square of each image (view {model.config.view!r}) stretched to {height}x{width} pixels, "
+            "which open_clip's transform cannot; export it --to onnx, whose tove_onnx.json says how images are prepared"
+        )
     write = write_hf if transformers else write_open_clip
     return write(model.tower, folder, resize_mode=_MODES[model.config.view], overwrite=overwrite)
+
+
+def stretches(tower: Tower, view: View) -> bool:
+    """Tell whether a square of an image is brought to a size that is not square, which no processor of others does."""
+    return view != "squash" and len(set(tower.input.size)) > 1

@@ -82,11 +82,12 @@ def chat_template(layout: PromptLayout) -> str:
 
 
 def _filled(lines: str, **values: str) -> str:
-    lines = lines.replace("GATHER", _GATHER)
+    # Before the values, which may hold these words.
+    lines = lines.replace("GATHER", _GATHER).replace("MARK", _quoted(IMAGE)).replace("BREAK", _quoted("\n"))
     # Longer names first: some begin with others.
     for name in sorted(values, key=len, reverse=True):
         lines = lines.replace(f"{{{{- {name} -}}}}", f"{{{{- {values[name]} -}}}}")
-    return lines.replace("MARK", _quoted(IMAGE)).replace("BREAK", _quoted("\n"))
+    return lines
 
 
 def _shown(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 
 from tove_core.errors import ConfigError
+from tove_core.export.clip import stretches
 from tove_core.export.compare import REPORT_FILE, versions
 from tove_core.export.llava import require_plain
 from tove_core.export.onnx_card import CARD_FILE, IMAGE_FILE, card
@@ -150,10 +151,10 @@ def _fill(inside: Path, stored: Tower, tower: Tower, model: ToveModel, dtype: Pr
 def _describe(inside: Path, tower: Tower, view: View, dtype: str, clip: str, texts: TextSide | None) -> None:
     from tove_core.export.llava_processor import image_settings
 
-    for name, content in (
-        (IMAGE_FILE, image_settings(tower, view)),
-        (CARD_FILE, card(inside, tower, view, dtype, clip, texts)),
-    ):
+    files = {CARD_FILE: card(inside, tower, view, dtype, clip, texts)}
+    if not stretches(tower, view):
+        files[IMAGE_FILE] = image_settings(tower, view)
+    for name, content in files.items():
         (inside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

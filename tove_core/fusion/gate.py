@@ -29,7 +29,7 @@ class Gate(nn.Module):
         super().__init__()
         self.config = config
         self.heat = 1.0
-        """Factor on the temperature, which training lets fall to 1."""
+        """Factor on the temperature of rows that learn, which training lets fall to 1."""
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, config.hidden)
         self.rows = nn.ModuleDict({name: self._row() for name in experts})
@@ -76,7 +76,9 @@ class Gate(nn.Module):
         weight = torch.cat([row.weight for row in rows])  # type: ignore[misc]
         bias = torch.cat([row.bias for row in rows])  # type: ignore[misc]
         features = self.features(tokens) if features is None else features
-        logits = F.linear(features, weight, bias) / (self.config.temperature * self.heat)
+        # Rows that are frozen, beside which an expert that joined learns, stay as they were trained.
+        heat = self.heat if any(p.requires_grad for p in self.rows.parameters()) else 1.0
+        logits = F.linear(features, weight, bias) / (self.config.temperature * heat)
         if noise > 0 and keys is not None:
             logits = logits + noise * sample_noise(keys, logits.shape[1:], logits.device)
         return logits

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tove_core.builder import assemble
 from tove_core.calibration import drawn
-from tove_core.checkpoint import load, start_from
+from tove_core.checkpoint import load, read_manifest, start_from
 from tove_core.checks import path_given
 from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
@@ -28,6 +28,7 @@ from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
 from tove_core.model import ToveModel
+from tove_core.places import with_clip_in
 from tove_core.run_folder import CONFIG, STATE, go_on, states
 from tove_core.settings import read_config, write_config
 from tove_core.training import refusals
@@ -138,8 +139,9 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     refusals.require_fitting(samples, config.training)
     state = config.output / STATE if resume else None
     model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
-    joining = None
+    joining, full = None, False
     if config.growth is not None:
+        full = read_manifest(config.growth.source).full  # what needs nothing outside goes on to need nothing
         joining = [expert.key for expert in config.growth.experts]
         config = config.model_copy(update={"model": model.config})
         require_shardable(config.training, model.config.decoder, together.num_processes)
@@ -163,7 +165,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     fit(model, examples, config.training, **settings, validation=validation, warn=False)
     with all_told():  # nobody reads the checkpoint before it is there
         if together.is_main_process:
-            _end(model, config.output)
+            _end(model, config.output, full)
     return model
 
 
@@ -182,14 +184,14 @@ def _joining_source(config: RunConfig) -> str:
     return f"{_source(growth.source, config.data)} {shlex.join(added)}"
 
 
-def _end(model: ToveModel, output: Path) -> None:
+def _end(model: ToveModel, output: Path, full: bool) -> None:
     """Write the checkpoint that a run ends with.
 
     Raises:
         CheckpointError: it cannot be written.
     """
     try:
-        model.save_pretrained(output / CHECKPOINT)
+        model.save_pretrained(output / CHECKPOINT, full=full)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; then end the run with {go_on(output)}") from error
 
@@ -295,7 +297,9 @@ def describe_run(source: Path, folder: Path, model: ToveModel, data: DataConfig 
     """Let a folder made from a run be used like one: its data are the run's if not `data`, its model is `model`."""
     if (source / CONFIG).is_file():
         config = read_config(RunConfig, source / CONFIG)
-        changes = {"model": model.config, "growth": None, "start": None, "output": folder, "data": data or config.data}
+        # A tower that was trained by merging is nowhere but in the folder itself.
+        built = with_clip_in(model.config, folder) if model.origin.own_tower else model.config
+        changes = {"model": built, "growth": None, "start": None, "output": folder, "data": data or config.data}
         write_config(config.model_copy(update=changes), folder / CONFIG)
 
 
