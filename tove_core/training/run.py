@@ -125,6 +125,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         refusals.warn_of_parts(config.training, together.num_processes)
         refusals.warn_of_no_effect(config)
         refusals.warn_of_casts(config)
+        if not resume:
+            refusals.warn_of_stage(config)
     samples = read(config.data)
     if config.validation is not None and not resume:
         with all_told():
