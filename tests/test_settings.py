@@ -138,12 +138,21 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one(override, suggestion):
         ),
         ("model.decoder.name=5", r"model.decoder.name: wanted text \(got 5\); YAML .* quotes, .*\"'5'\"$"),
         ("model.decoder.prompt=hm", "model.decoder.prompt: prompt 'hm' must hold"),
+        ("training.cache=null", r"training\.cache: wanted a path; or it should be a valid boolean \(got None\)$"),
+        ("data.path=2024", r"data\.path: wanted text \(got 2024\); YAML .* quotes, .*\"'2024'\"$"),
+        ("start=7", r"start: wanted text \(got 7\); YAML .* quotes, .*\"'7'\"$"),
+        (
+            "model.experts=[{name: a, micro_batch: 0}]",
+            r"model\.experts\.0\.micro_batch: it .* than 0; or there is no 0;",
+        ),
+        ("model.decoder.lora.targets=q", r"model\.decoder\.lora\.targets: wanted a list, such as \[q\]; or there is "),
         (f"training.steps={'x' * 500}", r"training.steps: it should be .*x\.\.\.\)$"),
     ],
 )
 def test_a_value_that_does_not_fit_is_told_without_words_of_python(override, wanted):
     with pytest.raises(ConfigError, match=f"^{wanted}") as it:
         read_config(RunConfig, None, [override])
+    assert len(str(it.value).splitlines()) == 1 and "Path" not in str(it.value)
     assert not {"tuple", "dictionary", "Config(", "Value error", "Input"} & set(
         str(it.value).replace("(", "( ").split()
     )

@@ -36,6 +36,7 @@ from tove_core.run_folder import no_checkpoint
 from tove_core.selecting import SELECT_ANEW
 from tove_core.settings import describe
 from tove_core.spec import Frozen
+from tove_core.starting import other_meanings, other_shapes
 from tove_core.tower.base import Tower
 from tove_core.tower.source import sha256_of
 
@@ -236,7 +237,8 @@ def _restore(model: ToveModel, tensors: dict[str, Tensor], folder: Path) -> None
 def start_from(model: ToveModel, place: str | Path) -> None:
     """Give a model the trained tensors of a checkpoint, whatever else it is trained on next.
 
-    The experts, their projectors and the decoder must be the same. Parameters of the language model that the
+    The experts, their projectors and the decoder must be the same; of settings by which the tensors do something else,
+    such as CLIP's layer, a warning tells. Parameters of the language model that the
     checkpoint did not train stay as they were loaded. A selector is left behind, with a warning: what experts save
     changes in training.
 
@@ -266,7 +268,16 @@ def start_from(model: ToveModel, place: str | Path) -> None:
         warnings.warn(f"{folder} selects experts, which the new run does not: {SELECT_ANEW}", stacklevel=2)
     untrained = {name: t for name, t in wanted.items() if name.startswith("decoder.language_model.")}
     if problems := _misfits(wanted, untrained | given):
-        raise CheckpointError(f"{folder / TENSORS} does not fit this run's model: {'; '.join(problems)}")
+        others = other_shapes(manifest.config, model.config)
+        cure = f"; set {', '.join(others)} as there" if others else ""
+        told = problems[:1] if others else problems
+        raise CheckpointError(f"{folder / TENSORS} does not fit this run's model: {'; '.join(told)}{cure}")
+    if others := other_meanings(manifest.config, model.config):
+        warnings.warn(
+            f"{folder} was trained with other settings than this run's: {', '.join(others)}, so that what it starts "
+            "from does something else here; set them as there, unless that is wanted",
+            stacklevel=2,
+        )
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for name, tensor in given.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,6 +16,8 @@ from tove_core.folders import write_file
 from tove_core.yaml_text import parse_yaml
 
 T = TypeVar("T", bound=BaseModel)
+_FORM = re.compile(r"bool|str|int|float|constrained-\w+|[a-z-]+\[.*\]", re.DOTALL)
+"""How pydantic calls one of the forms that a value may have, behind its key: `training.cache.bool`."""
 
 
 def read_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
@@ -69,39 +71,56 @@ def describe(error: ValidationError, kind: type[BaseModel] | None = None) -> str
     Args:
         kind: what was to be read. The key of one that says its `section`, as parts of a model do, begins with that.
     """
-    lines = []
+    said: dict[str, list[tuple[str, str]]] = {}
     section = [word] if (word := getattr(kind, "section", None)) else []
     for problem in error.errors(include_url=False):
-        key = ".".join([*section, *map(str, problem["loc"])]) or error.title
+        key = ".".join([*section, *_named(problem["loc"])]) or error.title
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: there is no such key{_suggest(kind, problem['loc'])}")
+            told = f"there is no such key{_suggest(kind, problem['loc'])}", ""
         else:
-            lines.append(f"{key}: {_said(problem['type'], problem['msg'], problem['input'])}")
-    return "\n".join(lines)
+            told = _said(problem["type"], problem["msg"], problem["input"])
+        if told not in said.setdefault(key, []):
+            said[key].append(told)
+    return "\n".join(f"{key}: {_either(told)}" for key, told in said.items())
 
 
-def _said(kind: str, message: str, given: Any) -> str:
-    """Return what is wrong with a value, in tove's words where pydantic's are about Python."""
+def _named(location: tuple[int | str, ...]) -> Iterator[str]:
+    """Yield the parts of a key, without pydantic's names of the forms that a value may have."""
+    return (str(part) for part in location if isinstance(part, int) or not _FORM.fullmatch(part))
+
+
+def _either(told: Sequence[tuple[str, str]]) -> str:
+    """Return what was wanted in any of the forms that a value may have, and then, once, what was given."""
+    rest = list(dict.fromkeys(rest for _, rest in told if rest))
+    return "; or ".join(wanted for wanted, _ in told) + max(rest, key=len, default="")
+
+
+def _said(kind: str, message: str, given: Any) -> tuple[str, str]:
+    """Return what is wrong with a value, in tove's words where pydantic's are about Python, and what was given."""
+    got = f" (got {_short(given)})"
     if kind == "value_error":  # one of tove's own, which name what was given
-        return message.removeprefix("Value error, ")
+        return message.removeprefix("Value error, "), ""
     if kind == "missing":
-        return "is missing; give it"
+        return "is missing; give it", ""
     if kind == "literal_error":
         choices = message.removeprefix("Input should be ")
         nearest = _nearest(given, re.findall("'([^']*)'", choices))
-        return f"there is no {_short(given)}; choose {choices}{nearest}"
-    if kind == "string_type" and given is not None:
+        return f"there is no {_short(given)}; choose {choices}{nearest}", ""
+    if kind == "path_type" and (given is None or isinstance(given, (list, dict))):
+        return "wanted a path", got
+    if kind in ("string_type", "path_type") and given is not None:
         written = yaml.safe_dump(given, default_flow_style=True).splitlines()[0].replace(": null", "")
         return (
-            f"wanted text (got {_short(given)}); YAML takes it for something else unless it stands in quotes, which a "
-            f"shell takes away where there are no others around them: \"'{_short(written, quoted=False)}'\""
+            "wanted text",
+            f"{got}; YAML takes it for something else unless it stands in quotes, which a shell takes away where there "
+            f"are no others around them: \"'{_short(written, quoted=False)}'\"",
         )
     if kind in ("tuple_type", "list_type"):
         example = f", such as [{given}]" if isinstance(given, str) else ""
-        return f"wanted a list{example} (got {_short(given)})"
+        return f"wanted a list{example}", got
     if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return f"wanted a mapping of keys to values (got {_short(given)})"
-    return f"{message.replace('Input should', 'it should', 1)} (got {_short(given)})"
+        return "wanted a mapping of keys to values", got
+    return message.replace("Input should", "it should", 1), got
 
 
 def _short(value: Any, most: int = 80, *, quoted: bool = True) -> str:

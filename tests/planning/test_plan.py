@@ -185,14 +185,15 @@ def test_open_clip_names_need_no_file() -> None:
         tove_core.plan(["no-such-expert"], clip="ViT-B-32/random", decoder=None)
 
 
-def test_transformers_towers_and_decoders_that_look_at_the_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pad", [None, 0])  # given one, transformers looks for padding in ids without a mask
+def test_transformers_towers_and_decoders_that_look_at_the_image(tmp_path: Path, pad: int | None) -> None:
     from transformers import CLIPVisionConfig, GPT2Config
 
     sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 2}
     CLIPVisionConfig(**sizes, patch_size=8, image_size=32).save_pretrained(tmp_path / "clip")
     preprocess = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
     (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(preprocess))
-    GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2).save_pretrained(tmp_path / "gpt2")
+    GPT2Config(vocab_size=61, n_embd=16, n_layer=2, n_head=2, pad_token_id=pad).save_pretrained(tmp_path / "gpt2")
     decoder = {"name": str(tmp_path / "gpt2"), "kind": "cross-attention", "train": "cross-attention"}
     planned = tove_core.plan([], clip=f"hf:{tmp_path / 'clip'}", decoder=decoder, training=True)
     clip, language = planned.parts

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tove_core.config import RunConfig
-from tove_core.training.refusals import warn_of_casts
+from tove_core.config import GrowthConfig, RunConfig
+from tove_core.training.refusals import warn_of_casts, warn_of_stage
 
 
 def configured(decoder: dict[str, Any], **training: Any) -> RunConfig:
@@ -36,3 +36,24 @@ def test_one_that_is_not_is_not(decoder: dict[str, Any], training: dict[str, Any
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_casts(configured(decoder, **training))
+
+
+@pytest.mark.parametrize("stage", ["transfer", "finetune"])
+def test_a_stage_beside_the_resolved_configuration_of_another_run_is_told_to_change_nothing(stage: str) -> None:
+    first = configured({}).model_dump(mode="json")
+    again = RunConfig.model_validate(first | {"training": first["training"] | {"stage": stage}})
+    with pytest.warns(UserWarning, match=rf"stage {stage} changes nothing.*training\.warmup 50.*leave the stage out"):
+        warn_of_stage(again)
+    grown = again.model_copy(update={"growth": GrowthConfig.model_validate({"source": "run", "experts": ["eye"]})})
+    with pytest.warns(UserWarning, match=r"changes nothing, because [^)]*\(training\.[^(]*\)") as told:
+        warn_of_stage(grown)
+    assert "model.fusion" not in str(told[0].message)
+
+
+@pytest.mark.parametrize("given", [{}, {"stage": "transfer"}, {"stage": "finetune", "warmup": 7, "learning_rate": 1.0}])
+def test_a_stage_of_which_something_holds_is_not_told_of(given: dict[str, Any]) -> None:
+    own = configured({}, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_stage(own)
+        warn_of_stage(RunConfig.model_validate(own.model_dump(mode="json")))

@@ -75,7 +75,8 @@ class DecoderOutline(nn.Module):
         ids = torch.zeros(len(tokens), length, dtype=torch.long, device=tokens.device)
         # With a cache no mask is looked into, which meta could not do; what it holds the backward pass keeps anyway.
         keep = {"use_cache": True} | ({"logits_to_keep": answer or length} if self._selects else {})
-        if not self.prefix:
-            return self.language_model(input_ids=ids, encoder_hidden_states=image, **keep).logits
+        # Embedded already: given ids, some look for padding among their values, which meta does not have.
         text = self.language_model.get_input_embeddings()(ids)
+        if not self.prefix:
+            return self.language_model(inputs_embeds=text, encoder_hidden_states=image, **keep).logits
         return self.language_model(inputs_embeds=torch.cat([image, text], 1), **keep).logits

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -116,6 +117,38 @@ def warn_of_no_effect(config: RunConfig) -> None:
             verb, them = ("is", "it does") if len(keys) == 1 else ("are", "they do")
             told = f"{', '.join(keys)} {verb} set, and with model.{beside} {them} nothing"
             warnings.warn(f"{told}; leave out one or the other", stacklevel=3)
+
+
+def warn_of_stage(config: RunConfig) -> None:
+    """Warn of a stage of which nothing holds: the configuration of a run that was trained gives every key itself."""
+    stage, plain, default = config.training.stage, config.model_dump(), RunConfig().model_dump()
+    if stage is None:
+        return
+    changes = [(path, value) for path, value in _leaves(STAGES[stage]) if _at(default, path) != value]
+    if config.growth is not None:  # its model is another's
+        changes = [(path, value) for path, value in changes if path[0] == "training"]
+    if any(_at(plain, path) == value for path, value in changes):
+        return
+    values = [(path, _at(plain, path)) for path, _ in changes]
+    given = ", ".join(f"{'.'.join(path)} {'null' if value is None else value}" for path, value in values)
+    warnings.warn(
+        f"training.stage {stage} changes nothing, because the configuration gives its keys itself ({given}); take them "
+        "out of the file, set them, or leave the stage out",
+        stacklevel=3,
+    )
+
+
+def _leaves(recipe: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the keys of a recipe, each by its path, with their values."""
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
+    return reduce(lambda part, key: part[key], path, tree)
 
 
 def warn_of_casts(config: RunConfig) -> None:

@@ -26,15 +26,15 @@ from tove_core.data.readers import WITH_SPLITS, read
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
-from tove_core.hub.checkpoints import CHECKPOINT, MANIFEST, find_checkpoint
+from tove_core.hub.checkpoints import CHECKPOINT, find_checkpoint
 from tove_core.model import ToveModel
 from tove_core.places import with_clip_in
 from tove_core.run_folder import CONFIG, STATE, go_on, states
 from tove_core.settings import read_config, write_config
 from tove_core.training import refusals
 from tove_core.training.examples import Examples
+from tove_core.training.finished import finished_steps, is_finished, note_finished
 from tove_core.training.loop import fit
-from tove_core.training.metrics import METRICS, last_step
 from tove_core.training.only import only_experts
 from tove_core.training.processes import all_told, join, own_device
 from tove_core.training.shard import require_shardable
@@ -86,7 +86,7 @@ def resume(
     config = read_config(RunConfig, folder / CONFIG).model_copy(update={"output": folder})
     begun = bool(states(folder / STATE))
     # One whose configuration was given more steps since goes on to them.
-    if is_finished(folder) and (not begun or last_step(folder / METRICS) >= config.training.steps):
+    if is_finished(folder) and (not begun or finished_steps(folder) >= config.training.steps):
         raise CheckpointError(
             f"{folder} is finished and its model is in {find_checkpoint(folder)}, so there is nothing to go on with; "
             "set another output to train anew"
@@ -100,11 +100,6 @@ def resume(
             f"{folder} was stopped before its first state was saved; it begins anew; to lose less, {cure}", stacklevel=2
         )
     return _run(config, resume=begun, device=own_device(device), quiet=quiet)
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a run's folder holds the checkpoint that training ends with."""
-    return (find_checkpoint(folder) / MANIFEST).is_file()
 
 
 def _taken(folder: Path) -> CheckpointError:
@@ -131,6 +126,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
         refusals.warn_of_parts(config.training, together.num_processes)
         refusals.warn_of_no_effect(config)
         refusals.warn_of_casts(config)
+        if not resume:
+            refusals.warn_of_stage(config)
     samples = read(config.data)
     if config.validation is not None and not resume:
         with all_told():
@@ -165,7 +162,7 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     fit(model, examples, config.training, **settings, validation=validation, warn=False)
     with all_told():  # nobody reads the checkpoint before it is there
         if together.is_main_process:
-            _end(model, config.output, full)
+            _end(model, config.output, config.training.steps, full)
     return model
 
 
@@ -184,14 +181,15 @@ def _joining_source(config: RunConfig) -> str:
     return f"{_source(growth.source, config.data)} {shlex.join(added)}"
 
 
-def _end(model: ToveModel, output: Path, full: bool) -> None:
-    """Write the checkpoint that a run ends with.
+def _end(model: ToveModel, output: Path, steps: int, full: bool) -> None:
+    """Write the checkpoint that a run ends with after so many steps.
 
     Raises:
         CheckpointError: it cannot be written.
     """
     try:
         model.save_pretrained(output / CHECKPOINT, full=full)
+        note_finished(output, steps)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; then end the run with {go_on(output)}") from error
 
