@@ -138,6 +138,22 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, record
 
 
+def is_one_document(path: Path) -> bool:
+    """Return whether a file is one JSON list, or one object written over several lines, and so is no JSON lines.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    filled = (line.strip() for line in _lines(path) if not line.isspace())
+    first, second = next(filled, ""), next(filled, "")
+    if first in ("[", "{"):
+        return second.startswith("{" if first == "[" else '"')
+    try:
+        return first.startswith("[") and isinstance(parse(first), list)
+    except json.JSONDecodeError:
+        return first.startswith("[{") and second.startswith(("{", '"'))
+
+
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         record, end = scan(line)
