@@ -138,6 +138,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     refusals.require_fitting(samples, config.training)
     state = config.output / STATE if resume else None
     model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
+    if together.is_main_process:
+        refusals.warn_of_no_room(model, samples)
     joining = None
     if config.growth is not None:
         joining = [expert.key for expert in config.growth.experts]
