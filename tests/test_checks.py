@@ -76,6 +76,13 @@ def test_what_cannot_be_built_saved_or_loaded_is_refused(toy: Any, bound: Any) -
         refused(ConfigError, f"checkpoint is {wrong}; give", lambda wrong=wrong: bound[0].save_pretrained(wrong))
 
 
+def test_experts_whose_settings_or_order_would_be_lost_are_refused(toy):
+    refused(
+        ConfigError, "experts is a dict; give a list of names", lambda: toy.build({"toy-wide": {"dtype": "bfloat16"}})
+    )
+    refused(ConfigError, "experts is a set; give a list of names", lambda: toy.build({"toy-wide", "toy-fine"}))
+
+
 @pytest.mark.filterwarnings("ignore:this model was never trained")
 def test_answers_refuse_batch_sizes_seeds_and_images_that_cannot_be(toy: Any, bound: Any) -> None:
     model, _ = bound
