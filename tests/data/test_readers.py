@@ -68,6 +68,14 @@ def test_every_reader_says_which_path_it_lacks(name, tmp_path):
         read(DataConfig(reader=name, path=tmp_path / "gone"))
 
 
+def test_a_relative_path_that_leads_nowhere_says_from_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=rf"gone.jsonl does not exist in the working directory {tmp_path}; set data.path"
+    ):
+        read(DataConfig(path="gone.jsonl"))
+
+
 @pytest.mark.parametrize("name", ["coco-captions", "jsonl"])
 def test_a_split_is_refused_where_it_would_do_nothing(name, tmp_path):
     touch(tmp_path, "x.json")

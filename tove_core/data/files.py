@@ -40,7 +40,8 @@ def required_path(config: SourceConfig) -> Path:
     if config.path is None:
         raise DataError(f"reader {config.reader!r} was given no path, but needs one; set {PATH_KEY.get()}")
     if not config.path.exists():
-        raise DataError(f"{config.path} does not exist; set {PATH_KEY.get()} to the {config.reader} data set")
+        where = "" if config.path.is_absolute() else f" in the working directory {Path.cwd()}"
+        raise DataError(f"{config.path} does not exist{where}; set {PATH_KEY.get()} to the {config.reader} data set")
     return config.path
 
 
