@@ -12,6 +12,7 @@ from typing import Any
 from tove_core.config import SourceConfig
 from tove_core.data.malformed import one_row
 from tove_core.errors import DataError
+from tove_core.hub.reference import here
 from tove_core.language.marks import half_character
 
 _DECODER = json.JSONDecoder()
@@ -40,8 +41,8 @@ def required_path(config: SourceConfig) -> Path:
     if config.path is None:
         raise DataError(f"reader {config.reader!r} was given no path, but needs one; set {PATH_KEY.get()}")
     if not config.path.exists():
-        where = "" if config.path.is_absolute() else f" in the working directory {Path.cwd()}"
-        raise DataError(f"{config.path} does not exist{where}; set {PATH_KEY.get()} to the {config.reader} data set")
+        where = f"{config.path} does not exist{here(config.path)}"
+        raise DataError(f"{where}; set {PATH_KEY.get()} to the {config.reader} data set")
     return config.path
 
 
