@@ -14,7 +14,7 @@ from tove_core.checks import names_given, path_given, seed_given, whole
 from tove_core.config import DataConfig, MergeConfig, RunConfig, TrainingConfig
 from tove_core.contribution import contributions
 from tove_core.data.sample import Sample
-from tove_core.errors import CheckpointError, ConfigError, DataError, ImageError
+from tove_core.errors import CheckpointError, ConfigError, DataError, ImageError, WeightsError
 from tove_core.evaluation.diagnose import diagnose
 from tove_core.evaluation.evaluate import evaluate
 from tove_core.evaluation.loss import mean_loss
@@ -74,6 +74,27 @@ def test_what_cannot_be_built_saved_or_loaded_is_refused(toy: Any, bound: Any) -
         refused(ConfigError, f"weights is {wrong}; give a path", lambda wrong=wrong: toy.build([], weights=wrong))
         refused(ConfigError, f"checkpoint is {wrong}; give", lambda wrong=wrong: ToveModel.from_pretrained(wrong))
         refused(ConfigError, f"checkpoint is {wrong}; give", lambda wrong=wrong: bound[0].save_pretrained(wrong))
+
+
+def test_experts_whose_settings_or_order_would_be_lost_are_refused(toy):
+    refused(
+        ConfigError, "experts is a dict; give a list of names", lambda: toy.build({"toy-wide": {"dtype": "bfloat16"}})
+    )
+    refused(ConfigError, "experts is a set; give a list of names", lambda: toy.build({"toy-wide", "toy-fine"}))
+
+
+@pytest.mark.parametrize(("part", "name"), [("clip", "hf:mine/clop"), ("decoder", "mine/clop")])
+def test_a_folder_that_reads_like_a_hub_id_may_be_misspelt(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, name: str
+) -> None:
+    monkeypatch.setenv("TOVE_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        toy.build([], **{part: name})
+    assert "folder" not in str(caught.value)
+    (tmp_path / "mine" / "clip").mkdir(parents=True)
+    with pytest.raises(WeightsError, match=r"; if a folder is meant, 'mine' holds none of the name 'clop'$"):
+        toy.build([], **{part: name})
 
 
 @pytest.mark.filterwarnings("ignore:this model was never trained")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -89,6 +89,12 @@ def model_config(
     """
     if isinstance(experts, str):
         raise ConfigError(f"experts is the text {experts!r}; give a list of names, [{experts!r}]")
+    if isinstance(experts, Mapping | Set):  # a mapping's values would be lost, and a set has no order of its own
+        names = ", ".join(repr(name) for name in experts)
+        raise ConfigError(
+            f"experts is a {type(experts).__name__}; give a list of names, [{names}], each of which may be a mapping "
+            "of settings with its name among them: {'name': ..., 'dtype': 'bfloat16'}"
+        )
     if not isinstance(experts, Iterable):
         raise ConfigError(f"experts is {experts!r:.60}; give a list of names, [] for none")
     parts = {

@@ -237,3 +237,21 @@ def test_what_cannot_be_written_or_used_is_said_before_the_work(
     ]:
         assert wanted in tove(*command).error, command
     assert not (tmp_path / "new").exists()
+
+
+def test_a_score_on_what_the_run_was_trained_on_is_told_from_one_on_held_out_data(
+    tove: Tove, run: Path, data: Path, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "was trained on these data"
+    monkeypatch.chdir(toy.data.parent)
+    assert told in tove("evaluate", run, "--quiet").err
+    # However the same file is named, and whatever part of it is scored.
+    assert told in tove("evaluate", run, "--data", toy.data.name, "--limit", 2, "--quiet").err
+    assert told not in tove("evaluate", run, "--data", data, "--quiet").err
+    assert told not in tove("evaluate", run, "--no-score", "--out", tmp_path / "out", "--quiet").err
+    held = tmp_path / "held"
+    shutil.copytree(run, held)
+    whole = yaml.safe_load((run / "config.yaml").read_text())
+    (held / "config.yaml").write_text(yaml.safe_dump(whole | {"validation": {"path": str(data)}}))
+    assert told not in tove("evaluate", held, "--quiet").err
+    assert told not in tove("evaluate", held / "checkpoint", "--data", toy.data, "--quiet").err

@@ -48,6 +48,17 @@ def test_unknown_readers_are_refused_with_the_nearest_name():
         read(DataConfig(reader="zzz"))
 
 
+def test_a_json_list_or_object_given_as_json_lines_is_told_as_a_whole(tmp_path):
+    record = {"image": "a.png", "text": "a"}
+    touch(tmp_path, "a.png")
+    line = json.dumps(record)
+    lists = (f"[{line}]", f"[{line}, {line}]", f"[{line},\n {line}]", f"[\n{line}\n]")
+    for text in (*lists, json.dumps(record, indent=1)):
+        with pytest.raises(DataError, match=r"items.jsonl is one JSON list or object .*every sample on a line"):
+            read(lines(tmp_path, "", text))
+    assert len(read(lines(tmp_path, "", record, record))) == 2
+
+
 @pytest.mark.parametrize("name", ["coco-captions", "easy-vqa", "jsonl"])
 def test_every_reader_says_which_path_it_lacks(name, tmp_path):
     assert name in READERS
@@ -55,6 +66,14 @@ def test_every_reader_says_which_path_it_lacks(name, tmp_path):
         read(DataConfig(reader=name))
     with pytest.raises(DataError, match="does not exist"):
         read(DataConfig(reader=name, path=tmp_path / "gone"))
+
+
+def test_a_relative_path_that_leads_nowhere_says_from_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=rf"gone.jsonl does not exist in the working directory {tmp_path}; set data.path"
+    ):
+        read(DataConfig(path="gone.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["coco-captions", "jsonl"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tove_core.errors import DataError
+from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.references import Reference, check_same_data, write_references
 from tove_core.evaluation.saved import divide, matching, open_predictions, told
 from tove_core.evaluation.tasks import task
@@ -72,3 +72,14 @@ def test_what_was_answered_without_targets_is_compared_by_its_questions() -> Non
     check_same_data([*REFERENCES[:3], Reference("q3", "i2", ("green",), "what?", "colour")], bare, "it")
     with pytest.raises(DataError, match=r"it was made for other questions: 1 of 4 samples differ \(first: 'q1'\)"):
         check_same_data([Reference("q1", "i0", ("red",), "who?"), *REFERENCES[1:]], bare, "it")
+
+
+def test_the_folder_of_a_run_names_the_evaluations_inside_it(tmp_path: Path) -> None:
+    keep(tmp_path / "predictions", {"q1": "red"}, REFERENCES[:1])
+    keep(tmp_path / "test", {"q1": "red"}, REFERENCES[:1])
+    (tmp_path / "checkpoint").mkdir()
+    inside = f"give an evaluation inside it, {tmp_path / 'predictions'} or {tmp_path / 'test'}$"
+    with pytest.raises(ConfigError, match=inside):
+        open_predictions(tmp_path)
+    with pytest.raises(ConfigError, match="that tove evaluate --out wrote"):
+        open_predictions(tmp_path / "checkpoint")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tove_core.config import GrowthConfig, RunConfig
-from tove_core.training.refusals import warn_of_casts, warn_of_stage
+from tove_core.errors import ConfigError
+from tove_core.training.refusals import warn_of_casts, warn_of_no_room, warn_of_stage
 
 
 def configured(decoder: dict[str, Any], **training: Any) -> RunConfig:
@@ -57,3 +58,20 @@ def test_a_stage_of_which_something_holds_is_not_told_of(given: dict[str, Any]) 
         warnings.simplefilter("error")
         warn_of_stage(own)
         warn_of_stage(RunConfig.model_validate(own.model_dump(mode="json")))
+
+
+def test_answers_longer_than_the_language_model_are_told_of_before_it_is_trained(toy: Any) -> None:
+    limit = toy.build().decoder.limit
+    samples = toy.samples()
+    with pytest.warns(UserWarning, match=rf"leave \d+ of the {limit} positions of .*can answer nothing; lower it"):
+        warn_of_no_room(toy.build(decoder={"max_new_tokens": limit - 1}), samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_no_room(toy.build(), samples)
+        warn_of_no_room(toy.build(decoder=None), samples)
+
+
+def test_a_generation_that_is_too_long_names_how_long_its_answer_may_be(toy: Any) -> None:
+    model = toy.build()
+    with pytest.raises(ConfigError, match=r"positions, 5000 of them new tokens, exceeds .*or lower max_new_tokens$"):
+        model.answer(toy.pictures(1), "how many?", max_new_tokens=5000)

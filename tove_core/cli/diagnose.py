@@ -13,6 +13,7 @@ from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.lifecycle import Out, detach_rule
 from tove_core.cli.places import Run, opened
 from tove_core.cli.runs import Cached, Device, evaluation_data
+from tove_core.cli.trained_on import tell_trained_on
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig
@@ -64,6 +65,7 @@ def diagnose(
     require_decoder(place)  # an unknown run is said before its data are looked for
     chosen = detach_rule(rule)
     wanted = evaluation_data(place, data, reader, split, limit, set_, images=images, name=run)
+    tell_trained_on(place, wanted, run)
     other = opened(against) if against is not None else None
     if other is not None and not (data or reader or split):
         _require_same_data(place, other, limit)

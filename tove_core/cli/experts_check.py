@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,6 +58,7 @@ def _run(names: list[str], expected: dict[str, str], *, as_json: bool, quiet: bo
     from tove_core.testing import count, run_checks
 
     results: list[Result] = []
+    told: set[str] = set()
     start = time.monotonic()
     subject = None
     for result in run_checks(*names, expected_failures=expected):
@@ -67,7 +69,8 @@ def _run(names: list[str], expected: dict[str, str], *, as_json: bool, quiet: bo
             subject = result.check.subject
             print(_heading(result))
         if not quiet or not result.ok:
-            print("\n".join(_lines(result, named=quiet)), flush=True)
+            print("\n".join(_lines(result, named=quiet, told=told)), flush=True)
+            told |= {result.detail}
     if as_json:
         print(json.dumps([_record(result) for result in results if not quiet or not result.ok], indent=2))
     else:
@@ -82,9 +85,11 @@ def _heading(result: Result) -> str:
     return f"{subject.name}{source}{part}"
 
 
-def _lines(result: Result, *, named: bool) -> list[str]:
+def _lines(result: Result, *, named: bool, told: Collection[str] = ()) -> list[str]:
+    """Return what is printed of a result; what keeps many checks from looking was `told` by the first of them."""
     name = f"{result.check.subject.name} " if named else ""
-    lines = [f"  {result.status:<19}{name}{result.check.id:<26} {result.detail}".rstrip()]
+    detail = "as above" if result.status == "not run" and result.detail in told else result.detail
+    lines = [f"  {result.status:<19}{name}{result.check.id:<26} {detail}".rstrip()]
     if not result.ok and result.status != "not run":
         lines += [f"    cause: {result.check.definition.cause}", f"    cure: {result.check.definition.cure}"]
     return lines

@@ -11,6 +11,7 @@ import typer
 from tove_core.cli.data_options import DataPath, Images, Reader, SetData, Split
 from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.places import Run, file_of, opened
+from tove_core.cli.trained_on import tell_trained_on
 
 if TYPE_CHECKING:
     from tove_core.config import DataConfig, ModelConfig
@@ -199,8 +200,9 @@ def evaluate(
     """Score a run: answers by exact match with the majority answer beside it, captions by COCO's metrics.
 
     Every score has an interval. Without --data, --reader and --split it is scored on its validation data, where its
-    configuration names some. With --out the folder can be scored again with tove score. A task that is named takes
-    the samples it scores.
+    configuration names some, else on its data set's test split; of a format without splits that is the training data,
+    with a note. With --out the folder can be scored again with tove score. A task that is named takes the samples it
+    scores.
     """
     from tove_core.checkpoint import require_decoder
     from tove_core.data.readers import read_counted
@@ -226,6 +228,8 @@ def evaluate(
     require_decoder(place)  # an unknown run is said before its data are looked for
     tell_unused_gpu(device)
     wanted = evaluation_data(place, data, reader, split, limit, set_, images=images, name=run)
+    if not no_score:
+        tell_trained_on(place, wanted, run)
     samples, missing = read_counted(wanted, inference=no_score, key="--data")
     source = cache_of(place, cache, build_source(place, wanted))
     options = {"device": device, "batch_size": batch_size, "num_beams": beams, "cache": source, "quiet": quiet}

@@ -12,6 +12,7 @@ from typing import Any
 from tove_core.config import SourceConfig
 from tove_core.data.malformed import one_row
 from tove_core.errors import DataError
+from tove_core.hub.reference import here
 from tove_core.language.marks import half_character
 
 _DECODER = json.JSONDecoder()
@@ -40,7 +41,8 @@ def required_path(config: SourceConfig) -> Path:
     if config.path is None:
         raise DataError(f"reader {config.reader!r} was given no path, but needs one; set {PATH_KEY.get()}")
     if not config.path.exists():
-        raise DataError(f"{config.path} does not exist; set {PATH_KEY.get()} to the {config.reader} data set")
+        where = f"{config.path} does not exist{here(config.path)}"
+        raise DataError(f"{where}; set {PATH_KEY.get()} to the {config.reader} data set")
     return config.path
 
 
@@ -136,6 +138,22 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             record = _object(line, path, number)
         if record is not None:
             yield number, record
+
+
+def is_one_document(path: Path) -> bool:
+    """Return whether a file is one JSON list, or one object written over several lines, and so is no JSON lines.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    filled = (line.strip() for line in _lines(path) if not line.isspace())
+    first, second = next(filled, ""), next(filled, "")
+    if first in ("[", "{"):
+        return second.startswith("{" if first == "[" else '"')
+    try:
+        return first.startswith("[") and isinstance(parse(first), list)
+    except json.JSONDecodeError:
+        return first.startswith("[{") and second.startswith(("{", '"'))
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:

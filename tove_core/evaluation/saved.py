@@ -66,10 +66,7 @@ def open_predictions(path: Path) -> Saved:
     folder = path if path.is_dir() else path.parent
     file = path / PREDICTIONS if path.is_dir() else path
     if not file.is_file():
-        more = "its evaluation did not finish; run tove evaluate again" if (folder / REFERENCES).is_file() else (
-            "give a folder that tove evaluate --out wrote, or a file of predictions"
-        )  # fmt: skip
-        raise ConfigError(f"{path} has no predictions to score: {more}")
+        raise ConfigError(f"{path} has no predictions to score: {_where_predictions_are(path, folder)}")
     # Files of somebody else's may lie anywhere: only predictions.jsonl belongs to what is beside it.
     own = file.name == PREDICTIONS and (folder / REFERENCES).is_file()
     manifest = (read_manifest(folder) or {}) if own else {}
@@ -78,6 +75,16 @@ def open_predictions(path: Path) -> Saved:
         return found
     kept = [one for one in read_references(folder / REFERENCES) if one.id not in found.unreadable]
     return Saved(found.said, kept, found.task, manifest)
+
+
+def _where_predictions_are(path: Path, folder: Path) -> str:
+    """Return what to do where a path has no predictions: a run's folder may hold evaluations, each in a folder."""
+    if (folder / REFERENCES).is_file():
+        return "its evaluation did not finish; run tove evaluate again"
+    inside = sorted(str(file.parent) for file in path.glob(f"*/{PREDICTIONS}")) if path.is_dir() else []
+    if inside:
+        return f"give an evaluation inside it, {' or '.join(inside)}"
+    return "give a folder that tove evaluate --out wrote, or a file of predictions"
 
 
 def is_report(path: Path) -> bool:

@@ -32,6 +32,14 @@ def here(path: str | Path) -> str:
     return "" if Path(path).expanduser().is_absolute() else f" in the working directory {Path.cwd()}"
 
 
+def misspelt(reference: str) -> str:
+    """Return the end of a message about a hub id that nothing is known of: where it looks like a folder's name."""
+    parent = Path(reference).parent
+    if reference.count("/") != 1 or not parent.is_dir():
+        return ""
+    return f"; if a folder is meant, {str(parent)!r} holds none of the name {Path(reference).name!r}"
+
+
 def is_hub_id(reference: str) -> bool:
     """Tell whether a reference has the form of a hub id, `owner/name`."""
     return _HUB_ID.fullmatch(reference) is not None

@@ -324,9 +324,10 @@ class Decoder(nn.Module, ABC):
         batch = assemble(texts, image=self._positions(tokens.shape[1]), pad=self.pad, side=side)
         length, limit = batch.ids.shape[1] + new, self._limit
         if limit is not None and length > limit:
+            told, cure = (f", {new} of them new tokens,", ", or lower max_new_tokens") if new else ("", "")
             raise ConfigError(
-                f"a sequence of {length} positions exceeds the {limit} of {self.identity.architecture}; "
-                "use shorter text or fewer image tokens"
+                f"a sequence of {length} positions{told} exceeds the {limit} of {self.identity.architecture}; "
+                f"use shorter text or fewer image tokens{cure}"
             )
         largest = int(batch.ids.max())
         if largest >= self.vocabulary:

@@ -111,14 +111,17 @@ def _source(name: str, revision: str | None) -> tuple[str, str | None]:
     """Return what transformers loads from, and the revision where that is a hub id."""
     if Path(name).is_dir():
         return name, None
-    from tove_core.hub.reference import resolve_folder
+    from tove_core.hub.reference import misspelt, resolve_folder
 
     folder = resolve_folder(name)
     if folder is not None:
         return str(folder), None
     from tove_core.hub.download import pinned_revision
 
-    return name, revision or pinned_revision(name)
+    try:
+        return name, revision or pinned_revision(name)
+    except WeightsError as error:
+        raise WeightsError(f"{error}{misspelt(name)}") from error
 
 
 def _digest(source: str) -> str | None:

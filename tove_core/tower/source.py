@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tove_core.errors import ConfigError, WeightsError
-from tove_core.hub.reference import here, package_parts
+from tove_core.hub.reference import here, misspelt, package_parts
 
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -87,7 +87,10 @@ class Files:
             WeightsError: it is not there.
         """
         if self.folder is None:
-            return fetch(str(self.repo), name, self.revision)
+            try:
+                return fetch(str(self.repo), name, self.revision)
+            except WeightsError as error:
+                raise WeightsError(f"{error}{misspelt(str(self.repo))}") from error
         path = self.folder / name
         if not path.is_file():
             raise WeightsError(f"{self.where} has no file {name!r}; give a folder that holds it")

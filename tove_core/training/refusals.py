@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
@@ -17,6 +18,9 @@ from tove_core.errors import ConfigError, DataError
 from tove_core.stages import STAGES
 from tove_core.training.optimise import inexact
 from tove_core.training.shard import require_even
+
+if TYPE_CHECKING:
+    from tove_core.model import ToveModel
 
 
 def require_trainable(config: RunConfig) -> None:
@@ -161,6 +165,23 @@ def warn_of_casts(config: RunConfig) -> None:
             "model.decoder.dtype is float32, and with training.precision bf16 the frozen language model's weights are "
             "cast anew in every part of every step; model.decoder.dtype bfloat16 spares that, and two thirds of their "
             "memory",
+            stacklevel=3,
+        )
+
+
+def warn_of_no_room(model: ToveModel, samples: Sequence[Sample]) -> None:
+    """Warn of answers so long that none can be generated: training computes the given ones, which are shorter."""
+    decoder = model.decoder
+    if decoder is None or decoder.limit is None or not samples:
+        return
+    new, tokens = decoder.config.max_new_tokens, math.prod(model.tower.grid) * min(len(one.images) for one in samples)
+    text = decoder.encode([decoder.config.caption_prompt], None)[0]
+    if (used := decoder.length(text, tokens)) + new > decoder.limit:
+        left = decoder.limit - used
+        warnings.warn(
+            f"model.decoder.max_new_tokens is {new}, and the image and a short text leave {max(left, 0)} of the "
+            f"{decoder.limit} positions of {decoder.identity.architecture}, so that the trained model can answer "
+            f"nothing; {'lower it' if left > 0 else 'choose another language model, or fewer image tokens'}",
             stacklevel=3,
         )
 

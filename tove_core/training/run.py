@@ -136,6 +136,8 @@ def _run(config: RunConfig, *, resume: bool, device: str | None, quiet: bool) ->
     refusals.require_fitting(samples, config.training)
     state = config.output / STATE if resume else None
     model = starting_model(config, samples, device=device, decoder_device=waiting, state=state)
+    if together.is_main_process:
+        refusals.warn_of_no_room(model, samples)
     joining, full = None, False
     if config.growth is not None:
         full = read_manifest(config.growth.source).full  # what needs nothing outside goes on to need nothing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tove_core.config import SourceConfig
-from tove_core.data.files import read_json_lines, required_path
+from tove_core.data.files import is_one_document, read_json_lines, required_path
 from tove_core.data.formats.records import RecordOptions, Row, with_images
 from tove_core.data.images import open_images
 from tove_core.data.sample import Sample
@@ -25,6 +25,11 @@ def read(config: SourceConfig, options: RecordOptions) -> list[Sample]:
     if "reader" not in config.model_fields_set and path.suffix in (".csv", ".tsv"):
         raise DataError(
             f"{path} is read as jsonl because no reader was given; set reader: {path.suffix[1:]} beside its path"
+        )
+    if is_one_document(path):
+        raise DataError(
+            f"{path} is one JSON list or object over its lines, and reader 'jsonl' wants an object on each line; write "
+            "every sample on a line of its own, or set data.reader to the reader of this format"
         )
     rows = (Row(path, f"line {number}", record) for number, record in read_json_lines(path))
     return with_images(rows, options.columns, open_images(config.images or path.parent))
