@@ -162,6 +162,27 @@ def test_pixels_are_those_of_the_librarys_processor(kind: str, write: Any) -> No
     assert input.interpolation == {2: "bilinear", 3: "bicubic"}[int(processor.resample)]
 
 
+def test_a_model_that_was_trained_on_bgr_sees_bgr(tmp_path: Path) -> None:
+    sizes = {"hidden_sizes": [16, 16, 16], "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 32], "num_attention_heads": 2}
+    T.MobileViTModel(T.MobileViTConfig(image_size=64, **sizes)).save_pretrained(tmp_path)
+    processor = T.MobileViTImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    processor.save_pretrained(tmp_path)
+    spec = plugins.registry().resolve(f"hf-backbone:{tmp_path}").spec
+    expert, seen = load_expert(spec, name="mobilevit")[0], []
+    expert.module.trunk.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    image = Image.merge("RGB", [Image.effect_noise((64, 64), 80) for _ in range(3)])
+    expert(resample(torch.from_numpy(np.array(image)).permute(2, 0, 1), "squash", spec.input)[None])
+    torch.testing.assert_close(seen[0]["pixel_values"], processor(image, return_tensors="pt")["pixel_values"])
+
+
+def test_a_processor_that_does_more_to_pixels_than_is_offered_is_refused(tmp_path: Path) -> None:
+    config = T.EfficientNetConfig(image_size=64, width_coefficient=0.1, hidden_dim=128)
+    T.EfficientNetModel(config).save_pretrained(tmp_path)
+    T.EfficientNetImageProcessor(size={"height": 64, "width": 64}, resample=3).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"EfficientNetImageProcessor\) that does more to pixels"):
+        plugins.registry().resolve(f"hf-backbone:{tmp_path}")
+
+
 @pytest.mark.filterwarnings("ignore:this model was never trained")
 def test_a_folder_works_in_a_model_that_is_saved_and_loaded(toy: Any, write: Any, tmp_path: Path) -> None:
     place, *_ = write("swin")

@@ -25,21 +25,23 @@ class HfBackbone(nn.Module):
     place for (classifiers, text towers) is left out. What it lacks is an error.
     """
 
-    def __init__(self, config: Mapping[str, Any], stride: int) -> None:
+    def __init__(self, config: Mapping[str, Any], stride: int, *, bgr: bool = False) -> None:
         """Build the model with random weights.
 
         Args:
             config: what `to_dict` of a configuration gives.
             stride: pixels per position.
+            bgr: the model was trained on channels in the order B, G, R.
         """
         super().__init__()
+        self.bgr = bgr
         self.trunk = _model(dict(config))
         self.stride = stride
         self.register_load_state_dict_pre_hook(_convert)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the features of the last layer."""
-        state = self.trunk(pixel_values=pixels).last_hidden_state
+        state = self.trunk(pixel_values=pixels.flip(1) if self.bgr else pixels).last_hidden_state
         height, width = pixels.shape[2] // self.stride, pixels.shape[3] // self.stride
         return {"patches": as_map(state, height, width)}
 
@@ -102,7 +104,8 @@ def _quietly() -> Iterator[None]:
 def build(ctx: BuildContext) -> nn.Module:
     """Build the model that option `config` describes; its stride is that of output `patches`."""
     grid = ctx.spec.outputs["patches"]
-    return HfBackbone(ctx.options["config"], grid.stride if isinstance(grid, Grid) else 1)
+    stride = grid.stride if isinstance(grid, Grid) else 1
+    return HfBackbone(ctx.options["config"], stride, bgr=ctx.options.get("bgr", False))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
