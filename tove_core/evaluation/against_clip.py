@@ -12,7 +12,7 @@ from tove_core.evaluation.compare import Comparison, compare_predictions
 from tove_core.evaluation.references import references_of
 from tove_core.evaluation.result import Evaluation
 from tove_core.evaluation.run import evaluate_into
-from tove_core.evaluation.tasks import check_task, task, task_for
+from tove_core.evaluation.tasks import check_task, scored_by, task, task_for
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config
@@ -56,8 +56,8 @@ def run_recipe(
     if not config.model.experts or config.model.fusion.kind == "clip-mlp":
         raise ConfigError("the recipe has no experts, so there is nothing to compare with CLIP alone; name some")
     samples, missing = read_counted(data)  # before hours of training, not after
-    references = references_of(samples)
-    chosen = task(name) if name is not None else task_for(references)
+    chosen = task(name) if name is not None else task_for(samples)
+    references = references_of(scored_by(chosen, samples))
     check_task(chosen, references)
     require_writable(config.output)
     hub = config.model_copy(update={"output": config.output / HUB})
