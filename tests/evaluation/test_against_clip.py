@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -99,4 +100,13 @@ def test_a_recipe_without_held_out_data_or_experts_is_refused_before_training(tm
         run_recipe(bare, quiet=True)
     with pytest.raises(DataError, match="missing"):
         run_recipe(config.model_copy(update={"validation": DataConfig(path=tmp_path / "missing.jsonl")}), quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "goes_on", [{"start": "runs/before"}, {"growth": {"source": "runs/before", "experts": [{"name": "edges"}]}}]
+)
+def test_a_recipe_that_goes_on_from_a_trained_run_is_refused_before_training(tmp_path: Path, goes_on: dict[str, Any]):
+    with pytest.raises(ConfigError, match=rf"goes on from runs/before \({next(iter(goes_on))}\).*trained afresh"):
+        run_recipe(world_config(tmp_path / "out", **goes_on), quiet=True)
     assert not (tmp_path / "out").exists()
