@@ -10,6 +10,7 @@ from typing import Any
 
 from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.manifest import MANIFEST, read_manifest
+from tove_core.evaluation.metrics.score import first_ids
 from tove_core.evaluation.report import SCORES, Row
 
 _CONFIG = "config.yaml"
@@ -32,6 +33,7 @@ class Evaluated:
         task: what was scored.
         data: hash of what is right.
         samples: how many there are.
+        unreadable: ids of those that were left out, because their images could not be read.
         scores: by metric.
         absent: metrics that could not be computed.
         generation: options that decide what is said.
@@ -42,6 +44,7 @@ class Evaluated:
     task: str
     data: str
     samples: int
+    unreadable: frozenset[str]
     scores: Mapping[str, Row]
     absent: Sequence[str]
     generation: Mapping[str, Any]
@@ -87,7 +90,7 @@ def side_by_side(folders: Sequence[Path]) -> Table:
     """Return the evaluations of several folders as one table.
 
     Raises:
-        ConfigError: fewer than two are given, one did not finish, or tasks or data differ.
+        ConfigError: fewer than two are given, one did not finish, or tasks, data or readable images differ.
         DataError: a file is malformed.
     """
     if len(folders) < 2:
@@ -105,12 +108,18 @@ def side_by_side(folders: Sequence[Path]) -> Table:
                 f"{first.folder} and {other.folder} were evaluated on different data ({first.samples} samples with "
                 f"hash {first.data[:8]}, {other.samples} with {other.data[:8]}); evaluate both on one data set"
             )
+        if odd := sorted(other.unreadable ^ first.unreadable):
+            raise ConfigError(
+                f"{first.folder} and {other.folder} scored different samples: the images of {len(odd)} "
+                f"({first_ids(odd)}) could be read for one alone; evaluate again, or compare two by 'tove score A "
+                "--against B', which takes the samples that both answered"
+            )
     metrics = dict.fromkeys(name for one in found for name in (*one.scores, *one.absent))
     options = dict.fromkeys(name for one in found for name in one.generation)
     rows: dict[str, list[str | None]] = {name: [_score(one, name) for one in found] for name in metrics}
     rows |= {name: [one.cost[name] for one in found] for name, _ in _COSTS}
     rows |= {name: [str(one.generation[name]) if name in one.generation else None for one in found] for name in options}
-    return Table(first.task, first.samples, [one.folder for one in found], rows)
+    return Table(first.task, first.samples - len(first.unreadable), [one.folder for one in found], rows)
 
 
 def read_evaluation(folder: Path) -> Evaluated:
@@ -132,6 +141,7 @@ def read_evaluation(folder: Path) -> Evaluated:
             str(manifest["task"]),
             str(manifest["data"]["sha256"]),
             int(manifest["data"]["samples"]),
+            frozenset(manifest.get("unreadable") or ()),
             {name: _row(name, row) for name, row in scores["scores"].items()},
             list(scores["absent"]),
             dict(manifest["generation"]),
