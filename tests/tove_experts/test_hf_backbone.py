@@ -109,6 +109,28 @@ def test_a_folder_of_the_library_gives_the_librarys_features(kind: str, write: A
     assert found.spec.cost.params == sum(p.numel() for p in expert.parameters())
 
 
+@pytest.mark.parametrize("pooled", [3, 2])
+def test_tokens_in_units_are_put_where_they_are_in_the_image(pooled: int, tmp_path: Path) -> None:
+    sizes = {"embed_dim": 16, "image_size": [64, 64], "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 4]}
+    torch.manual_seed(7)
+    model = T.HieraModel(T.HieraConfig(**sizes, num_query_pool=pooled, masked_unit_size=[8, 8])).eval()
+    model.save_pretrained(tmp_path)
+    T.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    spec = plugins.registry().resolve(f"hf-backbone:{tmp_path}").spec
+    expert, _ = load_expert(spec, name="hiera")
+    stride, pixels = spec.outputs["patches"].stride, torch.randn(1, 3, 64, 64)
+    before = expert(pixels)["patches"]
+    with torch.no_grad():
+        tokens = model(pixels).last_hidden_state[0]
+    torch.testing.assert_close(before.flatten(2)[0].T.sort(0).values, tokens.sort(0).values)
+    side = 64 // stride
+    for row, column in ((0, 0), (1, 0), (0, side - 1), (side - 1, side // 2)):
+        changed = pixels.clone()
+        changed[..., row * stride :, column * stride :][..., :stride, :stride] += 3
+        moved = (expert(changed)["patches"] - before).square().sum(1)[0]
+        assert divmod(int(moved.argmax()), side) == (row, column)
+
+
 def uneven(kind: str) -> tuple[Any, Any, int]:
     """Models whose patches of 14 do not divide their 96 pixels: 6x6 of them, and 12 pixels that nothing reads."""
     sizes = {**BASE, "image_size": 96, "patch_size": 14}
