@@ -71,6 +71,29 @@ def test_clip_score_reads_an_evaluations_folder_or_any_file(
     assert "answered 4 samples and 12 are asked here" in other
 
 
+def test_samples_of_unreadable_images_are_left_out_as_far_as_the_data_allow(
+    tove: Tove, toy: Any, folder: str, told: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in told.read_text().splitlines()]
+    (told.parent / "broken.png").write_text("no image")
+    rows.append({"id": "lost", "image": "broken.png", "text": "nothing"})
+    broken, said = told.with_name("broken.jsonl"), tmp_path / "said.jsonl"
+    broken.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    said.write_text("".join(f"{json.dumps({'id': row['id'], 'prediction': 'a red one'})}\n" for row in rows))
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(row["text"] if isinstance(row["text"], str) else row["text"][0] for row in rows))
+    commands = (("zero-shot", "--classes", classes), ("retrieval",), ("score", said))
+    for command, *more in commands:
+        words = ("clip", command, folder, *more, "--reader", "jsonl", "--data", broken)
+        done = tove(*words, "--set", "max_broken=0.5")
+        assert f"{len(rows) - 1} samples of" in done.out, done.err
+        assert "broken.png is not an image" in done.err and "1 of 5 images so far are left out" in done.err
+        assert "more than data.max_broken (0.001) allows" in tove(*words).error
+    broken.write_text(json.dumps(rows[-1]))
+    alone = tove("clip", "retrieval", folder, "--reader", "jsonl", "--data", broken, "--set", "max_broken=1")
+    assert "none of 1 images can be read" in alone.error
+
+
 def test_what_cannot_be_scored_is_said_in_one_line(tove: Tove, toy: Any, folder: str, tmp_path: Path) -> None:
     asking = tmp_path / "asking.jsonl"
     lines = toy.data.read_text().replace('"image": "', f'"image": "{toy.data.parent}/').splitlines()

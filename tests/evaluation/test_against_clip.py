@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -47,11 +48,19 @@ def written(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def add_a_caption(path: Path) -> None:
+    """Let a file of questions hold another task's sample too."""
+    rows = path.read_text()
+    row = {"id": "told", "image": json.loads(rows.splitlines()[0])["image"], "text": "a scene"}
+    path.write_text(f"{rows}{json.dumps(row)}\n")
+
+
 @pytest.mark.slow
 def test_a_recipe_and_its_control_train_as_many_parameters_and_are_compared_on_the_same_samples(written: Path):
+    add_a_caption(written / "test.jsonl")
     config = world_config(written / "out")
     evaluations: list[Evaluation] = []
-    found = run_recipe(config, quiet=True, tell=evaluations.append)
+    found = run_recipe(config, "exact-match", quiet=True, tell=evaluations.append)
     hub, alone = (ToveModel.from_pretrained(written / "out" / name / "checkpoint") for name in ("hub", "clip-only"))
     sizes = [sum(p.numel() for p in model.fusion.parameters()) for model in (hub, alone)]
     assert alone.active_experts == [] and abs(sizes[0] - sizes[1]) <= sizes[1] / alone.fusion.hidden
@@ -60,12 +69,13 @@ def test_a_recipe_and_its_control_train_as_many_parameters_and_are_compared_on_t
     assert found.samples == 21 and found.differences[0].name == "exact match"
     assert [one.folder.parent.name for one in evaluations if one.folder] == ["hub", "clip-only"]
     assert all("majority answer" in str(one) for one in evaluations)
+    assert [dict(one.left_out) for one in evaluations] == [{"of another task": 1}] * 2
 
     kept = {p: p.stat().st_mtime_ns for p in (written / "out").rglob("checkpoint/*")}
-    again = run_recipe(config, quiet=True)
+    again = run_recipe(config, "exact-match", quiet=True)
     assert again == found and {p: p.stat().st_mtime_ns for p in kept} == kept, "finished runs are not trained again"
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
-        run_recipe(config.model_copy(update={"seed": 5}), quiet=True)
+        run_recipe(config.model_copy(update={"seed": 5}), "exact-match", quiet=True)
 
 
 @pytest.mark.slow
@@ -90,4 +100,13 @@ def test_a_recipe_without_held_out_data_or_experts_is_refused_before_training(tm
         run_recipe(bare, quiet=True)
     with pytest.raises(DataError, match="missing"):
         run_recipe(config.model_copy(update={"validation": DataConfig(path=tmp_path / "missing.jsonl")}), quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "goes_on", [{"start": "runs/before"}, {"growth": {"source": "runs/before", "experts": [{"name": "edges"}]}}]
+)
+def test_a_recipe_that_goes_on_from_a_trained_run_is_refused_before_training(tmp_path: Path, goes_on: dict[str, Any]):
+    with pytest.raises(ConfigError, match=rf"goes on from runs/before \({next(iter(goes_on))}\).*trained afresh"):
+        run_recipe(world_config(tmp_path / "out", **goes_on), quiet=True)
     assert not (tmp_path / "out").exists()

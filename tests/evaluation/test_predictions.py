@@ -54,6 +54,13 @@ def test_predictions_come_back_as_they_were_written(tmp_path):
     assert len((tmp_path / "said.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_behind_a_byte_order_mark_is_read(write, indent):
+    records = [{"image_id": 42, "caption": "a dog"}, {"image_id": 7, "caption": "ein Café"}]
+    content = json.dumps(records, indent=indent, ensure_ascii=False)
+    assert read_predictions(write(content.encode("utf-8-sig"))) == {"42": "a dog", "7": "ein Café"}
+
+
 def test_result_files_of_coco_and_vqa_are_read(write):
     coco = json.dumps([{"image_id": 42, "caption": "a dog"}, {"image_id": 7, "caption": "a cat"}])
     assert read_predictions(write(coco)) == {"42": "a dog", "7": "a cat"}

@@ -87,6 +87,14 @@ def test_other_data_and_other_tasks_are_refused(tmp_path: Path) -> None:
         side_by_side([first])
 
 
+def test_evaluations_that_could_not_read_the_same_images_are_no_longer_on_the_same_samples(tmp_path: Path) -> None:
+    lost = {"unreadable": ["q2", "q3"]}
+    folders = [evaluation(tmp_path / "a", **lost), evaluation(tmp_path / "b", 5, **lost), evaluation(tmp_path / "c")]
+    assert "pope: 12 samples;" in str(side_by_side(folders[:2]))
+    with pytest.raises(ConfigError, match=r"different samples: the images of 2 \(first: 'q2', 'q3'\).*tove score A"):
+        side_by_side(folders)
+
+
 def test_what_is_no_finished_evaluation_is_refused(tmp_path: Path) -> None:
     first, second = evaluation(tmp_path / "a"), evaluation(tmp_path / "b")
     with pytest.raises(ConfigError, match=r"holds no evaluation \(manifest.json is missing\)"):

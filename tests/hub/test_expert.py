@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tove_core.errors import ContractError, PluginError
 from tove_core.hub.expert import FrozenExpert
+from tove_core.hub.load import load_expert
 from tove_core.hub.placement import PlacedExpert, Placement
 from tove_core.hub.regions import RegionBatch
 from tove_core.spec import ExpertSpec, Grid, Input, Regions, Vector
@@ -112,6 +113,41 @@ def test_the_callers_autocast_does_not_decide_the_precision(expert: FrozenExpert
     plain = expert(pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(expert(pixels)["map"], plain["map"])
+
+
+class Turns(nn.Module):
+    """Turns pairs of channels by angles that it keeps as complex numbers, as rotary positions are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 4, 4)
+        self.register_buffer("turn", torch.polar(torch.ones(3), torch.tensor([0.3, 1.0, 2.0])), persistent=False)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        pairs = self.conv(pixels).float().unflatten(1, (3, 2)).movedim(2, -1).contiguous()
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * self.turn[:, None, None])
+        return {"map": turned.movedim(-1, 2).flatten(1, 2)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_complex_numbers_stay_complex_in_every_precision(make_spec: MakeSpec, dtype: torch.dtype) -> None:
+    outputs = {"map": Grid(channels=6, stride=4, norm="fixed")}
+    spec = make_spec(outputs=outputs, input=Input(size=(8, 12), patch=4), factory=f"{__name__}:turns")
+    pixels = torch.randn(2, 3, 8, 12)
+    expert, _ = load_expert(spec, name="tiny", dtype=dtype)
+    placed, _ = load_expert(spec, name="tiny", dtype=dtype, placement=Placement())
+    expected = expert.module.conv(pixels.to(dtype)).float().unflatten(1, (3, 2))
+    x, y = expected.unbind(2)
+    turn = torch.tensor([0.3, 1.0, 2.0])[:, None, None]
+    expected = torch.stack([x * turn.cos() - y * turn.sin(), x * turn.sin() + y * turn.cos()], 2).flatten(1, 2)
+    for one in (expert, placed, nn.Sequential(expert).to(dtype)[0]):
+        assert (one.dtype, one.module.turn.dtype) == (dtype, torch.complex64)
+        torch.testing.assert_close(one(pixels)["map"], expected, rtol=1e-5, atol=1e-5)
+    assert expert.to("meta").module.turn.is_meta
+
+
+def turns(_: object) -> nn.Module:
+    return Turns()
 
 
 def test_the_module_computes_where_it_lies_and_outputs_come_back(spec: ExpertSpec) -> None:

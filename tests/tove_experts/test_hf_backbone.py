@@ -109,6 +109,28 @@ def test_a_folder_of_the_library_gives_the_librarys_features(kind: str, write: A
     assert found.spec.cost.params == sum(p.numel() for p in expert.parameters())
 
 
+@pytest.mark.parametrize("pooled", [3, 2])
+def test_tokens_in_units_are_put_where_they_are_in_the_image(pooled: int, tmp_path: Path) -> None:
+    sizes = {"embed_dim": 16, "image_size": [64, 64], "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 4]}
+    torch.manual_seed(7)
+    model = T.HieraModel(T.HieraConfig(**sizes, num_query_pool=pooled, masked_unit_size=[8, 8])).eval()
+    model.save_pretrained(tmp_path)
+    T.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    spec = plugins.registry().resolve(f"hf-backbone:{tmp_path}").spec
+    expert, _ = load_expert(spec, name="hiera")
+    stride, pixels = spec.outputs["patches"].stride, torch.randn(1, 3, 64, 64)
+    before = expert(pixels)["patches"]
+    with torch.no_grad():
+        tokens = model(pixels).last_hidden_state[0]
+    torch.testing.assert_close(before.flatten(2)[0].T.sort(0).values, tokens.sort(0).values)
+    side = 64 // stride
+    for row, column in ((0, 0), (1, 0), (0, side - 1), (side - 1, side // 2)):
+        changed = pixels.clone()
+        changed[..., row * stride :, column * stride :][..., :stride, :stride] += 3
+        moved = (expert(changed)["patches"] - before).square().sum(1)[0]
+        assert divmod(int(moved.argmax()), side) == (row, column)
+
+
 def uneven(kind: str) -> tuple[Any, Any, int]:
     """Models whose patches of 14 do not divide their 96 pixels: 6x6 of them, and 12 pixels that nothing reads."""
     sizes = {**BASE, "image_size": 96, "patch_size": 14}
@@ -160,6 +182,27 @@ def test_pixels_are_those_of_the_librarys_processor(kind: str, write: Any) -> No
     given = resample(torch.from_numpy(np.array(image)).permute(2, 0, 1), "squash", input)
     torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5)
     assert input.interpolation == {2: "bilinear", 3: "bicubic"}[int(processor.resample)]
+
+
+def test_a_model_that_was_trained_on_bgr_sees_bgr(tmp_path: Path) -> None:
+    sizes = {"hidden_sizes": [16, 16, 16], "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 32], "num_attention_heads": 2}
+    T.MobileViTModel(T.MobileViTConfig(image_size=64, **sizes)).save_pretrained(tmp_path)
+    processor = T.MobileViTImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    processor.save_pretrained(tmp_path)
+    spec = plugins.registry().resolve(f"hf-backbone:{tmp_path}").spec
+    expert, seen = load_expert(spec, name="mobilevit")[0], []
+    expert.module.trunk.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    image = Image.merge("RGB", [Image.effect_noise((64, 64), 80) for _ in range(3)])
+    expert(resample(torch.from_numpy(np.array(image)).permute(2, 0, 1), "squash", spec.input)[None])
+    torch.testing.assert_close(seen[0]["pixel_values"], processor(image, return_tensors="pt")["pixel_values"])
+
+
+def test_a_processor_that_does_more_to_pixels_than_is_offered_is_refused(tmp_path: Path) -> None:
+    config = T.EfficientNetConfig(image_size=64, width_coefficient=0.1, hidden_dim=128)
+    T.EfficientNetModel(config).save_pretrained(tmp_path)
+    T.EfficientNetImageProcessor(size={"height": 64, "width": 64}, resample=3).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"EfficientNetImageProcessor\) that does more to pixels"):
+        plugins.registry().resolve(f"hf-backbone:{tmp_path}")
 
 
 @pytest.mark.filterwarnings("ignore:this model was never trained")

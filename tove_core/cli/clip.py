@@ -14,6 +14,7 @@ from tove_core.cli.device import tell_unused_gpu
 from tove_core.cli.runs import Device, Report, named_data
 
 if TYPE_CHECKING:
+    from tove_core.config import DataConfig
     from tove_core.data.sample import Sample
     from tove_core.evaluation.clip_report import Measure
     from tove_core.hub.view import View
@@ -68,15 +69,17 @@ def classify(
     A sample's class is its first answer or text. Without --template it is "a photo of a {}.".
     """
     from tove_core.errors import ConfigError
-    from tove_core.evaluation.clip_tower import TEMPLATES, check_prompts, zero_shot
+    from tove_core.evaluation.clip_tower import TEMPLATES, check_prompts, readable, zero_shot
 
     if template and templates:
         raise ConfigError("--template and --templates both name the prompts; give one of them")
     _require(report, view, device)
-    samples = _samples(data, reader, split, images, limit, set_, kind)
+    wanted = named_data(reader, data, split, limit, set_, images)
+    samples = _samples(wanted, kind)
     names = _lines(classes, "class") if classes else sorted({sample.targets[0] for sample in samples})
     prompts = _lines(templates, "template") if templates else template or TEMPLATES
     check_prompts(names, prompts)  # before the CLIP is loaded
+    samples = readable(samples, wanted.max_broken)
     tower = _tower(clip, device)
     print(f"{len(names)} classes, {len(prompts)} {'template' if len(prompts) == 1 else 'templates'}")
 
@@ -106,10 +109,12 @@ def retrieve(
 
     Samples that ask a question are left out.
     """
+    from tove_core.evaluation.clip_tower import readable
     from tove_core.evaluation.clip_tower import retrieve as recalls
 
     _require(report, view, device)
-    samples = _captions(_samples(data, reader, split, images, limit, set_, kind))
+    wanted = named_data(reader, data, split, limit, set_, images)
+    samples = readable(_captions(_samples(wanted, kind)), wanted.max_broken)
     tower = _tower(clip, device)
 
     def measure(seen: View | None) -> Any:
@@ -139,7 +144,7 @@ def score(
     An evaluation's folder says which images they are about; else give --data. The CLIP must not be the one whose model
     wrote them.
     """
-    from tove_core.evaluation.clip_tower import score_with_clip
+    from tove_core.evaluation.clip_tower import readable, score_with_clip
     from tove_core.evaluation.predictions import check_predictions
     from tove_core.evaluation.references import check_same_data, references_of
     from tove_core.evaluation.saved import open_predictions
@@ -147,11 +152,12 @@ def score(
     _require(report, view, device)
     saved = open_predictions(predictions)
     kept = saved.manifest.get("data") if not (data or set_ or split or images) else None
-    samples = saved.answered(_kept_samples(kept)) if kept else _samples(data, reader, split, images, limit, set_, None)
+    wanted = _kept_data(kept) if kept else named_data(reader, data, split, limit, set_, images)
+    samples = saved.answered(_samples(wanted)) if kept else _samples(wanted)
     if saved.references is not None:
         check_same_data(references_of(samples), saved.references, str(predictions))
     check_predictions(saved.said, [sample.id for sample in samples])
-    samples = _captions(samples)
+    samples = readable(_captions(samples), wanted.max_broken)
     said = {sample.id: saved.said[sample.id] for sample in samples}
     tower = _tower(clip, device)
     _warn_of_own(tower, saved.manifest)
@@ -222,16 +228,8 @@ def clip_name(text: str) -> str:
     )
 
 
-def _samples(
-    data: Path | None,
-    reader: str,
-    split: str | None,
-    images: Path | None,
-    limit: int | None,
-    changes: list[str] | None,
-    kind: str | None,
-) -> list[Sample]:
-    """Read the data set that options name, or the samples of one kind of it.
+def _samples(wanted: DataConfig, kind: str | None = None) -> list[Sample]:
+    """Read a data set, or the samples of one kind of it.
 
     Raises:
         DataError: it has no samples of that kind.
@@ -239,7 +237,7 @@ def _samples(
     from tove_core.data.readers import read
     from tove_core.errors import DataError
 
-    samples = read(named_data(reader, data, split, limit, changes, images), key="--data")
+    samples = read(wanted, key="--data")
     if kind is None:
         return samples
     found = [sample for sample in samples if sample.kind == kind]
@@ -249,13 +247,11 @@ def _samples(
     return found
 
 
-def _kept_samples(kept: dict[str, Any]) -> list[Sample]:
-    """Read the data that an evaluation's manifest names."""
+def _kept_data(kept: dict[str, Any]) -> DataConfig:
+    """Return the data that an evaluation's manifest names."""
     from tove_core.config import DataConfig
-    from tove_core.data.readers import read
 
-    found = DataConfig.model_validate({k: v for k, v in kept.items() if k in DataConfig.model_fields})
-    return read(found, key="--data")
+    return DataConfig.model_validate({k: v for k, v in kept.items() if k in DataConfig.model_fields})
 
 
 def _captions(samples: list[Sample]) -> list[Sample]:

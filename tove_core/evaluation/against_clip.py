@@ -12,7 +12,7 @@ from tove_core.evaluation.compare import Comparison, compare_predictions
 from tove_core.evaluation.references import references_of
 from tove_core.evaluation.result import Evaluation
 from tove_core.evaluation.run import evaluate_into
-from tove_core.evaluation.tasks import check_task, task, task_for
+from tove_core.evaluation.tasks import check_task, scored_by, task, task_for
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config
@@ -46,7 +46,7 @@ def run_recipe(
         A: the hub, B: CLIP alone; so a gain by the experts is above 0.
 
     Raises:
-        ConfigError: the recipe has no experts, or nothing to be scored on.
+        ConfigError: the recipe has no experts, nothing to be scored on, or goes on from another run.
         CheckpointError: the output holds runs of another recipe.
         DataError: the data cannot be read, or are another task's.
     """
@@ -55,9 +55,10 @@ def run_recipe(
         raise ConfigError("the recipe says nothing to score on: give validation, or a data set that has a test split")
     if not config.model.experts or config.model.fusion.kind == "clip-mlp":
         raise ConfigError("the recipe has no experts, so there is nothing to compare with CLIP alone; name some")
+    _require_afresh(config)
     samples, missing = read_counted(data)  # before hours of training, not after
-    references = references_of(samples)
-    chosen = task(name) if name is not None else task_for(references)
+    chosen = task(name) if name is not None else task_for(samples)
+    references = references_of(scored_by(chosen, samples))
     check_task(chosen, references)
     require_writable(config.output)
     hub = config.model_copy(update={"output": config.output / HUB})
@@ -85,6 +86,20 @@ def clip_alone(model: ModelConfig, parameters: int) -> ModelConfig:
         kind="clip-mlp", parameters=parameters, init=model.fusion.init, residual=model.fusion.residual
     )
     return model.model_copy(update={"experts": (), "fusion": fusion})
+
+
+def _require_afresh(config: RunConfig) -> None:
+    """Refuse a recipe that goes on from a trained run: nothing of that is in a model of CLIP alone.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for key, source in (("start", config.start), ("growth", config.growth and config.growth.source)):
+        if source is not None:
+            raise ConfigError(
+                f"the recipe goes on from {source} ({key}), whose experts and fusion its control without experts "
+                f"cannot have; leave out {key}, so that both are trained afresh"
+            )
 
 
 def _fusion_size(run: Path) -> int:

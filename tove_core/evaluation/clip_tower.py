@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tove_core.checks import whole
+from tove_core.data.broken import BrokenImages, try_image, usable
 from tove_core.data.sample import Sample, distinct_images, load_image
 from tove_core.errors import DataError
 from tove_core.evaluation.metrics.embeddings import class_vectors, clip_score, retrieval, zero_shot_accuracy
@@ -27,6 +28,25 @@ _OWN: Mapping[str, View] = {"shortest": "crop", "longest": "pad", "squash": "squ
 def own_view(tower: Tower) -> View:
     """Return the view of an image that is the tower's own transform; of a padded one `Tower.fill` is the colour."""
     return _OWN[tower.resize_mode]
+
+
+def readable(samples: Sequence[Sample], max_broken: float) -> list[Sample]:
+    """Return the samples whose images can be read; the others are left out, with a warning.
+
+    Args:
+        samples: whose images are decoded, each once.
+        max_broken: share of the images that may be unreadable.
+
+    Raises:
+        DataError: more are, or all.
+    """
+    images, rows = distinct_images(samples)
+    broken = BrokenImages(len(images), max_broken)
+    for row, image in enumerate(images):
+        broken.kept(row, try_image(image))
+    if not (found := usable(samples, rows, broken)):
+        raise DataError(f"none of {len(images)} images can be read; 'tove data check' says why of each")
+    return found
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def _parsed(path: Path, torn: bool) -> Iterator[tuple[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    content = content.removeprefix(BOM_UTF8)  # as editors of Windows put it first
     if torn:
         content = content[: content.rfind(b"\n") + 1]
     if content.lstrip()[:1] == b"[":

@@ -10,6 +10,7 @@ from typing import Any
 
 from tove_core.errors import ConfigError, DataError
 from tove_core.evaluation.manifest import MANIFEST, read_manifest
+from tove_core.evaluation.metrics.score import first_ids
 from tove_core.evaluation.report import SCORES, Row
 
 _CONFIG = "config.yaml"
@@ -32,6 +33,7 @@ class Evaluated:
         task: what was scored.
         data: hash of what is right.
         samples: how many there are.
+        unreadable: ids of those that were left out, because their images could not be read.
         scores: by metric.
         absent: metrics that could not be computed.
         generation: options that decide what is said.
@@ -43,6 +45,7 @@ class Evaluated:
     task: str
     data: str
     samples: int
+    unreadable: frozenset[str]
     scores: Mapping[str, Row]
     absent: Sequence[str]
     generation: Mapping[str, Any]
@@ -60,6 +63,7 @@ class Evaluated:
             "task": self.task,
             "data": self.data,
             "samples": self.samples,
+            "unreadable": sorted(self.unreadable),
             "scores": scores,
             "absent": list(self.absent),
             "generation": dict(self.generation),
@@ -106,7 +110,7 @@ def read_comparable(folders: Sequence[Path]) -> list[Evaluated]:
     """Read the evaluations of several folders, of one task on the same data.
 
     Raises:
-        ConfigError: fewer than two are given, one did not finish, or tasks or data differ.
+        ConfigError: fewer than two are given, one did not finish, or tasks, data or readable images differ.
         DataError: a file is malformed.
     """
     if len(folders) < 2:
@@ -124,6 +128,12 @@ def read_comparable(folders: Sequence[Path]) -> list[Evaluated]:
                 f"{first.folder} and {other.folder} were evaluated on different data ({first.samples} samples with "
                 f"hash {first.data[:8]}, {other.samples} with {other.data[:8]}); evaluate both on one data set"
             )
+        if odd := sorted(other.unreadable ^ first.unreadable):
+            raise ConfigError(
+                f"{first.folder} and {other.folder} scored different samples: the images of {len(odd)} "
+                f"({first_ids(odd)}) could be read for one alone; evaluate again, or compare two by 'tove score A "
+                "--against B', which takes the samples that both answered"
+            )
     return found
 
 
@@ -131,7 +141,7 @@ def side_by_side(folders: Sequence[Path]) -> Table:
     """Return the evaluations of several folders as one table.
 
     Raises:
-        ConfigError: fewer than two are given, one did not finish, or tasks or data differ.
+        ConfigError: fewer than two are given, one did not finish, or tasks, data or readable images differ.
         DataError: a file is malformed.
     """
     found = read_comparable(folders)
@@ -140,7 +150,9 @@ def side_by_side(folders: Sequence[Path]) -> Table:
     rows: dict[str, list[str | None]] = {name: [_score(one, name) for one in found] for name in metrics}
     rows |= {name: [one.cost[name] for one in found] for name, _ in _COSTS}
     rows |= {name: [str(one.generation[name]) if name in one.generation else None for one in found] for name in options}
-    return Table(found[0].task, found[0].samples, [one.folder for one in found], rows)
+    first = found[0]
+    scored = first.samples - len(first.unreadable)
+    return Table(first.task, scored, [one.folder for one in found], rows)
 
 
 def read_evaluation(folder: Path) -> Evaluated:
@@ -162,6 +174,7 @@ def read_evaluation(folder: Path) -> Evaluated:
             str(manifest["task"]),
             str(manifest["data"]["sha256"]),
             int(manifest["data"]["samples"]),
+            frozenset(manifest.get("unreadable") or ()),
             {name: _row(name, row) for name, row in scores["scores"].items()},
             list(scores["absent"]),
             dict(manifest["generation"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Self
 
@@ -46,6 +46,10 @@ class FrozenExpert(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Keep evaluation mode whatever is asked for."""
         return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # In a precision of real numbers a complex tensor, as rotary positions are, would lose its imaginary part.
+        return super()._apply(lambda tensor: _applied(fn, tensor), recurse)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -164,6 +168,13 @@ class FrozenExpert(nn.Module):
         # A copy: an expert may write into the same tensor at its next call, or be in inference mode by itself, whose
         # tensors no trained layer could save.
         return tensor.to(device=pixels.device, dtype=torch.float32, copy=True)
+
+
+def _applied(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Return what a conversion makes of a tensor; a complex one that would become real is only moved."""
+    if not tensor.is_complex() or fn(tensor.new_empty(0)).is_complex():
+        return fn(tensor)
+    return tensor.to(fn(tensor.new_empty(0).real).device)
 
 
 def promised_shape(output: Grid | Vector, pixels: Tensor) -> tuple[int, ...]:

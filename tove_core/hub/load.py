@@ -68,9 +68,10 @@ def load_expert(
         _load(module, read_safetensors(state), name)
     elif files:
         _load(module, _convert(spec, name, read_files(files), seed), name)
+    frozen = FrozenExpert(module, spec, name).to(dtype=dtype)
     if placement is None:
-        return FrozenExpert(module.to(device=device, dtype=dtype), spec, name), digest_of(files)
-    return PlacedExpert(module.to(dtype=dtype), spec, name, placement), digest_of(files)
+        return frozen.to(device=device), digest_of(files)
+    return PlacedExpert(module, spec, name, placement), digest_of(files)
 
 
 def import_function(path: str, expert: str) -> Callable[..., Any]:

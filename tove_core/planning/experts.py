@@ -11,6 +11,7 @@ from torch import nn
 from tove_core.config import ExpertConfig
 from tove_core.errors import PluginError, ToveError
 from tove_core.hub.download import on_disk
+from tove_core.hub.expert import FrozenExpert
 from tove_core.hub.isolation import isolated
 from tove_core.hub.load import import_function
 from tove_core.licenses import shown
@@ -72,7 +73,7 @@ def outline(spec: ExpertSpec, name: str, dtype: torch.dtype = torch.float32) -> 
     if not isinstance(module, nn.Module):
         raise PluginError(f"{spec.factory} returned {type(module).__name__}, not a torch.nn.Module")
     # Frozen, as the hub freezes it: torch's counter expects a gradient of any output that stands for a parameter.
-    return module.requires_grad_(False).to(device="meta", dtype=dtype).eval()
+    return FrozenExpert(module, spec, spec.name).to(device="meta", dtype=dtype).module
 
 
 def _measured(spec: ExpertSpec, wanted: ExpertConfig, batch: int) -> tuple[Figure, Figure, Run | str]:

@@ -17,6 +17,9 @@ from tove_core.spec import BuildContext, Grid
 POOLED_BY_HEAD = frozenset({"siglip_vision_model"})
 """Types of models whose pooling is no argument of the class but a switch of the configuration."""
 
+UNIT_BY_UNIT = frozenset({"hiera"})
+"""Types of models whose tokens follow each other mask unit by mask unit, row by row only among their hidden states."""
+
 
 class HfBackbone(nn.Module):
     """Pixels [B, 3, H, W] to `patches` [B, C, H / stride, W / stride], from `last_hidden_state`.
@@ -25,20 +28,27 @@ class HfBackbone(nn.Module):
     place for (classifiers, text towers) is left out. What it lacks is an error.
     """
 
-    def __init__(self, config: Mapping[str, Any], stride: int) -> None:
+    def __init__(self, config: Mapping[str, Any], stride: int, *, bgr: bool = False) -> None:
         """Build the model with random weights.
 
         Args:
             config: what `to_dict` of a configuration gives.
             stride: pixels per position.
+            bgr: the model was trained on channels in the order B, G, R.
         """
         super().__init__()
+        self.bgr = bgr
+        self.unit_by_unit = config.get("model_type") in UNIT_BY_UNIT
         self.trunk = _model(dict(config))
         self.stride = stride
         self.register_load_state_dict_pre_hook(_convert)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the features of the last layer."""
+        pixels = pixels.flip(1) if self.bgr else pixels
+        if self.unit_by_unit:
+            states = self.trunk(pixel_values=pixels, output_hidden_states=True).reshaped_hidden_states
+            return {"patches": states[-1].movedim(-1, 1)}
         state = self.trunk(pixel_values=pixels).last_hidden_state
         height, width = pixels.shape[2] // self.stride, pixels.shape[3] // self.stride
         return {"patches": as_map(state, height, width)}
@@ -102,7 +112,8 @@ def _quietly() -> Iterator[None]:
 def build(ctx: BuildContext) -> nn.Module:
     """Build the model that option `config` describes; its stride is that of output `patches`."""
     grid = ctx.spec.outputs["patches"]
-    return HfBackbone(ctx.options["config"], grid.stride if isinstance(grid, Grid) else 1)
+    stride = grid.stride if isinstance(grid, Grid) else 1
+    return HfBackbone(ctx.options["config"], stride, bgr=ctx.options.get("bgr", False))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tove_core.errors import ConfigError
 from tove_core.hub.download import fetch_file
 from tove_core.hub.reference import resolve_folder
+from tove_core.hub.view import resample
 from tove_core.spec import Cost, Grid, Input, Variant, Weights
 from tove_experts.adapters.hf_backbone import HfBackbone
 
@@ -38,7 +40,9 @@ def member(name: str) -> Variant:
     folder = resolve_folder(name)
     place = folder if folder is not None else _fetched(name)
     config = _in_whole_patches(_config(name, place))
-    input = _input(name, place, config)
+    processor = _processor(name, place)
+    input = _input(name, processor, config)
+    bgr = {"bgr": True} if _wants_bgr(name, processor, input) else {}
     outputs, cost = _measure(name, config, input)
     terms: dict[str, Any] = {"license": "LicenseRef-unknown"}  # a configuration does not state one
     if folder is None:
@@ -51,7 +55,7 @@ def member(name: str) -> Variant:
         outputs=outputs,
         weights=weights,
         cost=cost,
-        options={"config": config},
+        options={"config": config, **bgr},
     )
 
 
@@ -98,14 +102,15 @@ def _whole(side: int, patch: int) -> int:
     return max(1, side // patch) * patch
 
 
-def _input(name: str, place: Path, config: dict[str, Any]) -> Input:
+def _processor(name: str, place: Path) -> Any:
     if not (place / "preprocessor_config.json").is_file():
         raise ConfigError(
             f"{name!r} has no preprocessor_config.json, which tells the normalisation; save its image processor there"
         )
-    processor: Any = transformers.AutoImageProcessor.from_pretrained(
-        place, local_files_only=True, trust_remote_code=False
-    )
+    return transformers.AutoImageProcessor.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+
+
+def _input(name: str, processor: Any, config: dict[str, Any]) -> Input:
     resample = getattr(processor, "resample", None)
     if int(resample if resample is not None else -1) not in INTERPOLATION:
         raise ConfigError(f"{name!r} is resampled by {resample!r}; only bilinear (2) and bicubic (3) are offered")
@@ -116,6 +121,33 @@ def _input(name: str, place: Path, config: dict[str, Any]) -> Input:
         std=tuple(processor.image_std) if normalised else (1.0, 1.0, 1.0),
         range=(0.0, round(255 * processor.rescale_factor, 6) if processor.do_rescale else 255.0),
         interpolation=INTERPOLATION[int(resample)],  # type: ignore[arg-type]  # the two names Input allows
+    )
+
+
+def _wants_bgr(name: str, processor: Any, input: Input) -> bool:
+    """Return whether a model's own processor gives it the channels in the order B, G, R, as MobileViT's does.
+
+    A processor may do more to pixels than the keys say that `_input` reads, so it is asked for those of an image.
+
+    Raises:
+        ConfigError: they are others than `input` gives, in either order.
+    """
+    height, width = input.size
+    image = (torch.arange(height * width * 3) * 7 % 256).to(torch.uint8).reshape(height, width, 3)
+    try:
+        given = processor(
+            Image.fromarray(image.numpy()), do_resize=False, do_center_crop=False, do_pad=False, return_tensors="pt"
+        )["pixel_values"]
+    except Exception:  # one that gives something else than images, which its model then shows to be no backbone
+        return False
+    seen, far = resample(image.permute(2, 0, 1), "squash", input)[None], 1e-3 * input.range[1]
+    if given.shape != seen.shape or torch.allclose(given, seen, rtol=1e-3, atol=far):
+        return False
+    if torch.allclose(given, seen.flip(1), rtol=1e-3, atol=far):
+        return True
+    raise ConfigError(
+        f"{name!r} has an image processor ({type(processor).__name__}) that does more to pixels than to rescale and "
+        "normalise them, which is not offered; choose another backbone, or one of 'timm:NAME'"
     )
 
 
