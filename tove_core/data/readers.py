@@ -106,7 +106,9 @@ def read_counted(config: DataConfig, *, inference: bool = False, key: str = "dat
         _check(present, part.where, inference, key)
         samples = present if part.limit is None else present[: part.limit]
         if len(present) < len(part.samples):
-            missing += _until(part.samples, samples[-1]) - len(samples)
+            full = part.limit is not None and len(present) >= part.limit
+            looked_at = _until(part.samples, samples[-1]) if full else len(part.samples)
+            missing += looked_at - len(samples)
         found = found + samples if found else samples
     return Found(found, missing)
 
