@@ -41,6 +41,17 @@ def test_a_changed_file_keeps_its_key_but_not_its_digest(tmp_path):
     assert image_digest(sample.image) != digest
 
 
+def test_the_name_of_a_file_as_text_is_its_path_alone_and_among_several(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    name, path = str(tmp_path / "a"), tmp_path / "a"
+    alone, several = Sample("1", name), Sample("2", (name, b"abc", path))
+    assert alone.image == path and several.image == (path, b"abc", path)
+    assert image_digest(alone.image) == image_digest(b"abc")
+    assert distinct_images([alone, several, Sample("3", path)])[1] == [(0,), (0, 1, 0), (0,)]
+    shared = (path, path)
+    assert Sample("4", shared).image is shared
+
+
 def test_equality_ignores_pixels_and_samples_survive_pickling():
     sample = Sample("1", torch.zeros(3, 2, 2), "what?", ("a", "b"), "shape", {"n": 1})
     assert sample == Sample("1", torch.ones(3, 2, 2), "what?", ("a", "b"), "shape", {"n": 1})

@@ -32,7 +32,8 @@ class Sample(_Kept):
 
     Attributes:
         id: unique within its data set; errors and per-sample scores use it.
-        image: where the pixels are; a tuple for several images, whose tokens follow each other in that order.
+        image: where the pixels are; a tuple for several images, whose tokens follow each other in that order. The name
+            of a file, given as text, becomes a `Path`.
         prompt: the question, or None for a caption.
         targets: every text that is right (five captions, ten answers); empty only where nothing is trained or scored.
         kind: group that scores are broken down by (kind of question); "" for none.
@@ -74,6 +75,8 @@ class Sample(_Kept):
                 raise _says_nothing(id, text)
         if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
             raise _says_nothing(id, prompt)
+        if isinstance(image, (str, tuple)):
+            image = _with_paths(image)
         # The way in which dataclasses set what is frozen takes twice as long, and a data set has millions of samples.
         _set_id(self, id)
         _set_image(self, image)
@@ -118,6 +121,15 @@ class Sample(_Kept):
 _set_id, _set_image, _set_prompt, _set_targets, _set_kind, _set_meta, _set_source, _set_weight = (
     getattr(Sample, one.name).__set__ for one in fields(Sample)
 )
+
+
+def _with_paths(image: str | tuple[ImageRef, ...]) -> ImageRef | tuple[ImageRef, ...]:
+    """Return an image, or several, with files as paths: of a text the digest would be that of the name."""
+    if isinstance(image, str):
+        return Path(image)
+    if not any(isinstance(one, str) for one in image):
+        return image  # itself, which samples may share
+    return tuple([Path(one) if isinstance(one, str) else one for one in image])
 
 
 def _says_nothing(identifier: str, text: object) -> DataError:
