@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from tove_core.data.sample import Sample, distinct_images, image_digest
-from tove_core.errors import DataError
+from tove_core.errors import DataError, ImageError
 
 
 def test_samples_of_one_image_share_its_row_and_keep_their_order():
@@ -25,6 +26,25 @@ def test_equal_pixels_are_one_image_and_shape_and_type_count():
     _, rows = distinct_images([Sample(str(n), image) for n, image in enumerate((pixels, same, turned, wider))])
     assert rows == [(0,), (0,), (1,), (2,)]
     assert image_digest(pixels) == image_digest(pixels.numpy()) == image_digest(np.asfortranarray(pixels.numpy()))
+
+
+def test_pillow_images_are_told_apart_by_what_is_seen():
+    red, green, turned = Image.new("P", (4, 4)), Image.new("P", (4, 4)), Image.new("RGB", (8, 4), (255, 0, 0))
+    red.putpalette([255, 0, 0] * 256)
+    green.putpalette([0, 255, 0] * 256)
+    turned.getexif()[ExifTags.Base.Orientation] = 6
+    printed, clear = (Image.new(mode, (4, 4), (9, 9, 9, 9)) for mode in ("CMYK", "RGBA"))
+    images = (red, green, printed, clear, turned, Image.new("RGB", (8, 4), (255, 0, 0)))
+    assert len({image_digest(image) for image in images}) == len(images)
+    plain = red.convert("RGB")
+    assert image_digest(red) == image_digest(plain) == image_digest(np.asarray(plain))
+
+
+def test_a_pillow_image_that_cannot_be_decoded_is_said_to_be(tmp_path):
+    Image.effect_noise((64, 64), 99).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
+    with pytest.raises(ImageError, match="the Pillow image is truncated or damaged"):
+        image_digest(Image.open(tmp_path / "b.jpg"))
 
 
 def test_digest_of_a_file_and_of_its_bytes_agree(tmp_path):

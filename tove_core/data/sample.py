@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tove_core.data.collector import without_collector
 from tove_core.data.images import StoredImage
@@ -168,8 +169,11 @@ def image_name(image: ImageRef) -> str:
 def image_digest(image: ImageRef) -> str:
     """Return the sha256 (hex) of an image's encoded bytes, or of its pixels with their shape and type.
 
+    Of a Pillow image they are those that are seen: what it holds is another picture with another mode or palette.
+
     Raises:
         DataError: the file cannot be read, or the object has no pixels in main memory.
+        ImageError: a Pillow image cannot be decoded.
     """
     image = load_image(image)
     if isinstance(image, bytes):
@@ -179,6 +183,8 @@ def image_digest(image: ImageRef) -> str:
             return hashlib.sha256(image.read_bytes()).hexdigest()
         except OSError as error:
             raise DataError(f"image {image} cannot be read ({error.strerror}); check the path") from error
+    if isinstance(image, Image.Image):
+        image = _seen(image)
     try:
         pixels = np.asarray(image)
     except (TypeError, ValueError) as error:
@@ -188,6 +194,13 @@ def image_digest(image: ImageRef) -> str:
     digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()
+
+
+def _seen(image: Image.Image) -> np.ndarray:
+    """Return the pixels [H, W, 3] that a Pillow image stands for, right side up."""
+    from tove_core.hub.images import read_image  # which needs torch, and most images do not need this
+
+    return read_image(image).permute(1, 2, 0).numpy()
 
 
 def distinct_images(samples: Sequence[Sample]) -> tuple[list[ImageRef], list[tuple[int, ...]]]:
