@@ -132,6 +132,14 @@ def test_broken_shards_are_refused(tmp_path, members, words):
         read(tar(tmp_path / "a.tar", *members))
 
 
+def test_a_byte_order_mark_in_a_shard_is_no_part_of_its_texts(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    first, second = ("a.jpg", b"x"), ("b.jpg", b"y")
+    told = (first, ("a.txt", mark + b"a dog"), second, ("b.json", mark + b'{"question": "who?", "answer": "a dog"}'))
+    samples = read(tar(tmp_path / "a.tar", *told))
+    assert [(s.prompt, s.targets) for s in samples] == [(None, ("a dog",)), ("who?", ("a dog",))]
+
+
 def test_compressed_and_truncated_shards_are_refused(tmp_path):
     with pytest.raises(DataError, match="not a readable uncompressed tar archive"):
         read(tar(tmp_path / "a.tar", ("a.jpg", b"x"), ("a.txt", b"x"), mode="w:gz"))
