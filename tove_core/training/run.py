@@ -22,7 +22,7 @@ from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
 from tove_core.data.broken import try_image
 from tove_core.data.cache.folder import SOURCE
-from tove_core.data.readers import WITH_SPLITS, read
+from tove_core.data.readers import WITH_SPLITS, options_for, read
 from tove_core.data.sample import Sample, distinct_images
 from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
@@ -361,7 +361,8 @@ def held_out(config: RunConfig) -> DataConfig | None:
     if config.validation is not None:
         return config.validation
     if config.data.reader in WITH_SPLITS and config.data.split != "test":
-        return config.data.model_copy(update={"split": "test", "limit": None})
+        changes = {"split": "test", "limit": None, "options": options_for("test", config.data)}
+        return config.data.model_copy(update=changes)
     return None
 
 
