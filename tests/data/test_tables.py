@@ -229,6 +229,21 @@ def test_folders_of_images_are_read_with_their_metadata(hub, tmp_path):
     assert sorted(told(samples)) == [(0, ("grey 0",)), (40, ("grey 1",))]
 
 
+def test_further_columns_of_images_are_neither_decoded_nor_kept(hub, tmp_path, monkeypatch):
+    datasets, made = hub
+    of = {**made.features, "mask": datasets.Image(), "views": [datasets.Image()]}
+    cells = made.cast_column("image", datasets.Image(decode=False)).to_dict()
+    cells |= {"mask": cells["image"], "views": [[cell] for cell in cells["image"]]}
+    datasets.Dataset.from_dict(cells, features=datasets.Features(of)).to_parquet(str(tmp_path / "a.parquet"))
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("no need"))
+    samples = read(DataConfig(reader="datasets", path=tmp_path / "a.parquet"))
+    made.cast_column("image", datasets.Image(decode=False)).save_to_disk(str(tmp_path / "encoded"))
+    assert told(read(DataConfig(reader="datasets", path=tmp_path / "encoded"))) == ROWS
+    assert told(samples) == ROWS and [s.meta for s in samples] == [{"note": "x"}, {}, {"note": "y"}]
+    with pytest.raises(DataError, match=r"column 'views' of .* is of the type .*, but one image per row is wanted"):
+        read(DataConfig(reader="datasets", path=tmp_path / "a.parquet", options={"columns": {"image": "views"}}))
+
+
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(hub, tmp_path):
     _, made = hub
     made.save_to_disk(str(tmp_path / "one"))
