@@ -244,6 +244,13 @@ def test_further_columns_of_images_are_neither_decoded_nor_kept(hub, tmp_path, m
         read(DataConfig(reader="datasets", path=tmp_path / "a.parquet", options={"columns": {"image": "views"}}))
 
 
+def test_a_folder_of_images_is_refused_beside_a_column_of_images(hub, tmp_path):
+    _, made = hub
+    made.save_to_disk(str(tmp_path / "one"))
+    with pytest.raises(DataError, match=r"data\.images was given, but column 'image' .* leave it out"):
+        read(DataConfig(reader="datasets", path=tmp_path / "one", images=tmp_path))
+
+
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(hub, tmp_path):
     _, made = hub
     made.save_to_disk(str(tmp_path / "one"))

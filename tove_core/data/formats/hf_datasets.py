@@ -102,6 +102,8 @@ def read(config: SourceConfig, options: HubOptions) -> list[Sample]:
             f"column {column!r} of {config.path} is of the type {kind:.80}, but one image per row is wanted, or paths; "
             "convert it, or name another column in data.options.columns.image"
         )
+    if config.images is not None:
+        raise DataError(f"data.images was given, but column {column!r} of {config.path} holds its images; leave it out")
     images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     others = _rows(config, table, plain)
     # The fingerprint of datasets says what the table holds and how it was made.
