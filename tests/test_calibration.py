@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tove_core.calibration import drawn, measure
 from tove_core.config import RunConfig, TrainingConfig
@@ -73,6 +74,25 @@ def test_others_are_drawn_in_place_of_unreadable_images(tmp_path: Path, monkeypa
     assert len(found) == len(good) == 4 and all(any(map(one.equal, [s.image for s in samples])) for one in found)
     with pytest.raises(run.DataError, match=r"none of 6 images can be used to calibrate on: .*cannot be read"):
         calibration_images(broken)
+
+
+def test_large_images_are_not_all_kept_decoded_and_measure_the_same(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = []
+    for number, sample in enumerate(halves(dark=0, light=6)):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(path)
+        samples.append(Sample(sample.id, path, targets=("a",)))
+    whole, frugal = toy.build(decoder=None), toy.build(decoder=None)
+    prepare(whole, samples)
+    monkeypatch.setattr(run, "CALIBRATION_BYTES", 2 * 3 * 9 * 11)
+    found = calibration_images(samples)
+    assert [isinstance(one, torch.Tensor) for one in found] == [True] * 2 + [False] * 4
+    assert found[2:] == [sample.image for sample in samples[2:]]
+    prepare(frugal, samples)
+    wanted = whole.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in frugal.state_dict().items())
 
 
 FEW = TrainingConfig(steps=3, batch_size=6, warmup=1)

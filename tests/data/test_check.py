@@ -11,7 +11,7 @@ from tove_core.cli.main import app
 from tove_core.config import DataConfig
 from tove_core.data.broken import BrokenImages, try_image
 from tove_core.data.check import check
-from tove_core.data.readers import collect, read
+from tove_core.data.readers import collect, read, read_counted
 from tove_core.errors import DataError
 
 
@@ -72,6 +72,19 @@ def test_the_command_looks_at_data_and_validation_of_a_run(faulty, tmp_path, cap
     run_file.write_text(f"data: {{path: {faulty}, limit: 2}}\nvalidation: {{path: {faulty}, limit: 3}}\n")
     assert run(str(run_file), "--json") == 0
     assert [(r["data"], r["samples"]) for r in json.loads(capsys.readouterr().out)] == [("data", 2), ("validation", 3)]
+
+
+@pytest.mark.parametrize(("limit", "read_samples", "missing"), [(None, 3, 2), (4, 3, 2), (3, 3, 1), (1, 1, 0)])
+def test_missing_images_behind_the_last_sample_are_counted_unless_the_limit_ends_before(
+    tmp_path, limit, read_samples, missing
+):
+    for name in ("a", "c", "d"):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    rows = [json.dumps({"image": f"{name}.png", "text": name}) for name in "abcde"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match="2 of 5 images are not in"):
+        found = read_counted(DataConfig(path=tmp_path / "rows.jsonl", max_broken=0.5, limit=limit))
+    assert (len(found.samples), found.missing) == (read_samples, missing)
 
 
 def test_missing_images_are_left_out_with_a_warning_up_to_the_limit(faulty):

@@ -52,6 +52,12 @@ def test_endings_are_options(tmp_path: Path) -> None:
         told(tmp_path, image=["gif"])
 
 
+def test_only_line_ends_part_captions(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_bytes("an ape\u2028asleep\r\na\x0cbear\x85\rit sits".encode())
+    assert told(tmp_path) == [("a.jpg", ("an ape\u2028asleep", "a\x0cbear", "it sits"))]
+
+
 def test_captions_without_an_image_are_told(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("an ape")

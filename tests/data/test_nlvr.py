@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tove_core.config import DataConfig
+from tove_core.cli import lifecycle
+from tove_core.cli.runs import evaluation_data
+from tove_core.config import DataConfig, RunConfig
 from tove_core.data.parts import ImagePart
 from tove_core.data.readers import read
 from tove_core.data.sample import distinct_images
 from tove_core.errors import DataError
+from tove_core.settings import write_config
+from tove_core.training.run import held_out
 
 
 def strip(first: int) -> Image.Image:
@@ -65,6 +69,22 @@ def test_what_another_split_holds_is_left_out(nlvr):
     assert [s.id for s in read(nlvr(disjoint_from="test"))] == ["dev-1-0-0", "dev-2-0-0", "dev-2-0-1"]
     strict = read(nlvr(disjoint_from="test", strict=True))
     assert [s.id for s in strict] == ["dev-1-0-0"], "sentences are compared without case, blanks and full stop"
+
+
+def test_a_run_that_was_kept_apart_from_a_split_is_scored_on_all_of_it(nlvr, tmp_path):
+    run = RunConfig(data=nlvr(disjoint_from="test", strict=True), output=tmp_path / "run")
+    run.output.mkdir()
+    write_config(run, run.output / "config.yaml")
+    every = [sample.id for sample in read(nlvr("test"))]
+    by_option = evaluation_data(run.output, None, None, "test", None)
+    default = held_out(run)
+    assert default is not None
+    for data in (by_option, default):
+        assert data.options == {"permutations": 2} and [sample.id for sample in read(data)] == every
+    _, measured = lifecycle._samples(run.output, None, None, "test", None, None, None)
+    assert [sample.id for sample in measured] == every
+    own = evaluation_data(run.output, None, None, "dev", None)
+    assert [sample.id for sample in read(own)] == [sample.id for sample in read(run.data)] == ["dev-1-0-0"]
 
 
 @pytest.mark.parametrize(

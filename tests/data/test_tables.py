@@ -132,6 +132,14 @@ def test_broken_shards_are_refused(tmp_path, members, words):
         read(tar(tmp_path / "a.tar", *members))
 
 
+def test_a_byte_order_mark_in_a_shard_is_no_part_of_its_texts(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    first, second = ("a.jpg", b"x"), ("b.jpg", b"y")
+    told = (first, ("a.txt", mark + b"a dog"), second, ("b.json", mark + b'{"question": "who?", "answer": "a dog"}'))
+    samples = read(tar(tmp_path / "a.tar", *told))
+    assert [(s.prompt, s.targets) for s in samples] == [(None, ("a dog",)), ("who?", ("a dog",))]
+
+
 def test_compressed_and_truncated_shards_are_refused(tmp_path):
     with pytest.raises(DataError, match="not a readable uncompressed tar archive"):
         read(tar(tmp_path / "a.tar", ("a.jpg", b"x"), ("a.txt", b"x"), mode="w:gz"))
@@ -219,6 +227,28 @@ def test_folders_of_images_are_read_with_their_metadata(hub, tmp_path):
     (folder / "metadata.jsonl").write_text("\n".join(lines))
     samples = read(DataConfig(reader="datasets", path=folder))
     assert sorted(told(samples)) == [(0, ("grey 0",)), (40, ("grey 1",))]
+
+
+def test_further_columns_of_images_are_neither_decoded_nor_kept(hub, tmp_path, monkeypatch):
+    datasets, made = hub
+    of = {**made.features, "mask": datasets.Image(), "views": [datasets.Image()]}
+    cells = made.cast_column("image", datasets.Image(decode=False)).to_dict()
+    cells |= {"mask": cells["image"], "views": [[cell] for cell in cells["image"]]}
+    datasets.Dataset.from_dict(cells, features=datasets.Features(of)).to_parquet(str(tmp_path / "a.parquet"))
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("no need"))
+    samples = read(DataConfig(reader="datasets", path=tmp_path / "a.parquet"))
+    made.cast_column("image", datasets.Image(decode=False)).save_to_disk(str(tmp_path / "encoded"))
+    assert told(read(DataConfig(reader="datasets", path=tmp_path / "encoded"))) == ROWS
+    assert told(samples) == ROWS and [s.meta for s in samples] == [{"note": "x"}, {}, {"note": "y"}]
+    with pytest.raises(DataError, match=r"column 'views' of .* is of the type .*, but one image per row is wanted"):
+        read(DataConfig(reader="datasets", path=tmp_path / "a.parquet", options={"columns": {"image": "views"}}))
+
+
+def test_a_folder_of_images_is_refused_beside_a_column_of_images(hub, tmp_path):
+    _, made = hub
+    made.save_to_disk(str(tmp_path / "one"))
+    with pytest.raises(DataError, match=r"data\.images was given, but column 'image' .* leave it out"):
+        read(DataConfig(reader="datasets", path=tmp_path / "one", images=tmp_path))
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(hub, tmp_path):

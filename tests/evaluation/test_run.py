@@ -237,6 +237,21 @@ def test_unreadable_images_count_among_all_and_are_named_in_the_manifest(toy: An
     assert saved.references is not None and [one.id for one in saved.references] == list(wanted)
 
 
+def test_a_stop_for_too_many_unreadable_images_goes_on_with_a_larger_limit_and_keeps_what_was_said(
+    checkpoint: Path, questions: list[Sample], toy: Any, tmp_path: Path
+) -> None:
+    samples = [*questions[:-1], replace(questions[-1], image=b"no image")]
+    data, options = DataConfig(path=toy.data, max_broken=0.01), {"quiet": True}
+    with pytest.raises(DataError, match=r"more than data.max_broken .0.01. allows"):
+        evaluate_into(tmp_path, checkpoint, data, samples, **options)
+    (tmp_path / "part-00000.jsonl").write_text(json.dumps({"id": samples[0].id, "prediction": "said before"}) + "\n")
+    larger = data.model_copy(update={"max_broken": 0.5})
+    found = evaluate_into(tmp_path, checkpoint, larger, samples, **options)
+    assert len(found.said) == 7 and found.said[samples[0].id] == "said before"
+    evaluate_into(tmp_path, checkpoint, data, samples, **options)  # nothing is left to do
+    assert json.loads((tmp_path / "manifest.json").read_text())["data"]["max_broken"] == 0.5
+
+
 def test_what_could_not_be_read_is_tried_again_after_a_stop(toy: Any, model: Any, tmp_path: Path) -> None:
     begin(tmp_path, MANIFEST, toy.samples())
     (tmp_path / "part-00003.jsonl").write_text('{"id": "s2", "prediction": null}\n{"id": "s5", "prediction": "x"}\n')

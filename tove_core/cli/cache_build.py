@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,6 +88,11 @@ def build(
     model, samples = _subject(source, set_ or [], add or [], held_out, own_device(device))
     builder = cache_builder(model, samples, out, dtypes=own, default=default, rank=rank, world=world, dry=estimate)
     needed = _together(gather_object([builder.estimate()]))  # all have looked before the first one writes
+    if not needed.fits:
+        if rank == 0:
+            print("there may be too little room, so images that are new or were moved are read first", file=sys.stderr)
+        builder.look()
+        needed = _together(gather_object([builder.estimate()]))
     if rank == 0:
         _show_estimate(needed, out)
     needed.require_room(out)

@@ -254,13 +254,14 @@ def _samples(
         DataError: they cannot be read.
     """
     from tove_core.config import DataConfig, RunConfig
-    from tove_core.data.readers import read
+    from tove_core.data.readers import options_for, read
     from tove_core.settings import read_config
     from tove_core.training.run import CONFIG, run_data
 
     wanted = run_data(run, limit, train=train)
     if data or reader or split or images:
-        own = {"options": wanted.options, "tiles": wanted.tiles, "split": wanted.split}
+        options = options_for(split or wanted.split, wanted)
+        own = {"options": options, "tiles": wanted.tiles, "split": wanted.split}
         kept = own if reader in (None, wanted.reader) else {}
         kept |= {"split": split} if split else {}
         place = images or (wanted.images if data is None else None)  # another data set's images lie elsewhere

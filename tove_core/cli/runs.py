@@ -267,7 +267,7 @@ def evaluation_data(
         ConfigError: one of `changes`, `key=value`, does not fit, or nothing says which data.
     """
     from tove_core.config import DataConfig, RunConfig
-    from tove_core.data.readers import WITH_SPLITS
+    from tove_core.data.readers import WITH_SPLITS, options_for
     from tove_core.errors import ConfigError
     from tove_core.settings import read_config
     from tove_core.training.run import CONFIG
@@ -281,9 +281,9 @@ def evaluation_data(
         changed = {"limit": limit or found.limit, "images": images or found.images}
         return changed_data(found.model_copy(update=changed), changes)
     chosen = reader or own.reader
-    # Options and tiles are those of the run's own reader; another one starts with none.
-    kept = {"options": own.options, "tiles": own.tiles} if chosen == own.reader else {}
     split = split or ("test" if chosen in WITH_SPLITS else own.split)
+    # Options and tiles are those of the run's own reader; another one starts with none.
+    kept = {"options": options_for(split, own), "tiles": own.tiles} if chosen == own.reader else {}
     wanted = DataConfig(
         reader=chosen,
         path=data or own.path,

@@ -31,6 +31,7 @@ class Format:
         test: whether there is a split called "test" with answers, which a run is scored on when nothing else is said.
         images: name of the module's function that says how many images a sample has, where the format alone decides
             it; it is called with the checked options where there are any. None: the data decide.
+        apart: names of options that set a split apart from another one, and say nothing of any other split.
     """
 
     place: str
@@ -38,6 +39,7 @@ class Format:
     splits: bool = False
     test: bool = False
     images: str | None = None
+    apart: tuple[str, ...] = ()
 
     def read(self, config: SourceConfig) -> list[Sample]:
         """Return what the reader finds, unchecked.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tove_core.config import DataConfig, SourceConfig
 from tove_core.data.collector import without_collector
@@ -34,7 +34,14 @@ READERS: dict[str, Format] = {
     "jsonl": Format(f"{_HERE}.jsonl:read", "RecordOptions"),
     "karpathy": Format(f"{_HERE}.caption_lists:read_karpathy", "KarpathyOptions", splits=True, test=True),
     "llava": Format(f"{_HERE}.llava:read", "LlavaOptions"),
-    "nlvr": Format(f"{_HERE}.nlvr:read", "NlvrOptions", splits=True, test=True, images="images_of"),
+    "nlvr": Format(
+        f"{_HERE}.nlvr:read",
+        "NlvrOptions",
+        splits=True,
+        test=True,
+        images="images_of",
+        apart=("disjoint_from", "strict"),
+    ),
     "nocaps": Format(f"{_HERE}.coco_captions:read_nocaps"),
     "pope": Format(f"{_HERE}.questions:read_pope"),
     "tsv": Format(f"{_HERE}.delimited:read", "TableOptions"),
@@ -60,6 +67,13 @@ def reader(name: str) -> Format:
     near = difflib.get_close_matches(name, READERS, n=1)
     advice = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(READERS))}"
     raise ConfigError(f"there is no data reader {name!r}; {advice}")
+
+
+def options_for(split: str, data: SourceConfig) -> dict[str, Any]:
+    """Return a data set's options for a split of it: what keeps its own split apart from another holds there alone."""
+    if split == data.split or data.reader not in READERS:
+        return data.options
+    return {name: value for name, value in data.options.items() if name not in READERS[data.reader].apart}
 
 
 class Part(NamedTuple):
@@ -106,7 +120,9 @@ def read_counted(config: DataConfig, *, inference: bool = False, key: str = "dat
         _check(present, part.where, inference, key)
         samples = present if part.limit is None else present[: part.limit]
         if len(present) < len(part.samples):
-            missing += _until(part.samples, samples[-1]) - len(samples)
+            full = part.limit is not None and len(present) >= part.limit
+            looked_at = _until(part.samples, samples[-1]) if full else len(part.samples)
+            missing += looked_at - len(samples)
         found = found + samples if found else samples
     return Found(found, missing)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tove_core.data.collector import without_collector
 from tove_core.data.images import StoredImage
@@ -32,7 +33,8 @@ class Sample(_Kept):
 
     Attributes:
         id: unique within its data set; errors and per-sample scores use it.
-        image: where the pixels are; a tuple for several images, whose tokens follow each other in that order.
+        image: where the pixels are; a tuple for several images, whose tokens follow each other in that order. The name
+            of a file, given as text, becomes a `Path`.
         prompt: the question, or None for a caption.
         targets: every text that is right (five captions, ten answers); empty only where nothing is trained or scored.
         kind: group that scores are broken down by (kind of question); "" for none.
@@ -74,6 +76,8 @@ class Sample(_Kept):
                 raise _says_nothing(id, text)
         if prompt is not None and (not isinstance(prompt, str) or not prompt.strip()):
             raise _says_nothing(id, prompt)
+        if isinstance(image, (str, tuple)):
+            image = _with_paths(image)
         # The way in which dataclasses set what is frozen takes twice as long, and a data set has millions of samples.
         _set_id(self, id)
         _set_image(self, image)
@@ -120,6 +124,15 @@ _set_id, _set_image, _set_prompt, _set_targets, _set_kind, _set_meta, _set_sourc
 )
 
 
+def _with_paths(image: str | tuple[ImageRef, ...]) -> ImageRef | tuple[ImageRef, ...]:
+    """Return an image, or several, with files as paths: of a text the digest would be that of the name."""
+    if isinstance(image, str):
+        return Path(image)
+    if not any(isinstance(one, str) for one in image):
+        return image  # itself, which samples may share
+    return tuple([Path(one) if isinstance(one, str) else one for one in image])
+
+
 def _says_nothing(identifier: str, text: object) -> DataError:
     return DataError(f"sample {identifier!r} has the text {text!r}, but prompt and targets must say something")
 
@@ -156,8 +169,11 @@ def image_name(image: ImageRef) -> str:
 def image_digest(image: ImageRef) -> str:
     """Return the sha256 (hex) of an image's encoded bytes, or of its pixels with their shape and type.
 
+    Of a Pillow image they are those that are seen: what it holds is another picture with another mode or palette.
+
     Raises:
         DataError: the file cannot be read, or the object has no pixels in main memory.
+        ImageError: a Pillow image cannot be decoded.
     """
     image = load_image(image)
     if isinstance(image, bytes):
@@ -167,6 +183,8 @@ def image_digest(image: ImageRef) -> str:
             return hashlib.sha256(image.read_bytes()).hexdigest()
         except OSError as error:
             raise DataError(f"image {image} cannot be read ({error.strerror}); check the path") from error
+    if isinstance(image, Image.Image):
+        image = _seen(image)
     try:
         pixels = np.asarray(image)
     except (TypeError, ValueError) as error:
@@ -176,6 +194,13 @@ def image_digest(image: ImageRef) -> str:
     digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
     return digest.hexdigest()
+
+
+def _seen(image: Image.Image) -> np.ndarray:
+    """Return the pixels [H, W, 3] that a Pillow image stands for, right side up."""
+    from tove_core.hub.images import read_image  # which needs torch, and most images do not need this
+
+    return read_image(image).permute(1, 2, 0).numpy()
 
 
 def distinct_images(samples: Sequence[Sample]) -> tuple[list[ImageRef], list[tuple[int, ...]]]:

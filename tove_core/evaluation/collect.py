@@ -65,9 +65,12 @@ def begin(folder: Path, manifest: Mapping[str, Any], samples: Sequence[Sample]) 
     if state.is_main_process:
         with _told(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        if read_manifest(folder) is None:
+        found = read_manifest(folder)
+        if found is None:
             write_references(folder / REFERENCES, references_of(samples))
             write_manifest(folder, manifest)
+        elif found.get("data") != manifest.get("data") and not (folder / PREDICTIONS).is_file():
+            write_manifest(folder, {**found, "data": manifest["data"]})  # another `max_broken`
         _gather(folder)
     state.wait_for_everyone()
 

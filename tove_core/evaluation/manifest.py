@@ -103,9 +103,17 @@ def check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
     found = read_manifest(folder)
     if found is None:
         return
-    plain = json.loads(json.dumps(wanted, default=str))
-    other = [key for key in _DECISIVE if found.get(key) != plain.get(key)]
+    there, here = _decisive(found), _decisive(json.loads(json.dumps(wanted, default=str)))
+    other = [key for key in _DECISIVE if there[key] != here[key]]
     if other:
         raise ConfigError(
             f"{folder} holds the evaluation of another {' and '.join(other)}; give another --out, or remove it"
         )
+
+
+def _decisive(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two parts must agree on; which samples there are, the sha256 says, and no `max_broken`."""
+    found = {key: manifest.get(key) for key in _DECISIVE}
+    if isinstance(data := found["data"], Mapping):
+        found["data"] = {key: value for key, value in data.items() if key != "max_broken"}
+    return found

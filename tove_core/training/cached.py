@@ -123,6 +123,9 @@ def estimate(builder: Builder, world: int = 1) -> Estimate:
         DataError: it has not.
     """
     found = builder.estimate(world)
+    if not found.fits:
+        builder.look()  # images that were moved may be there
+        found = builder.estimate(world)
     found.require_room(builder.folder)
     return found
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from tove_core.builder import assemble
 from tove_core.calibration import drawn
@@ -22,8 +21,8 @@ from tove_core.config import DataConfig, ExpertConfig, GrowthConfig, RunConfig
 from tove_core.data.batches import require_shares
 from tove_core.data.broken import try_image
 from tove_core.data.cache.folder import SOURCE
-from tove_core.data.readers import WITH_SPLITS, read
-from tove_core.data.sample import Sample, distinct_images
+from tove_core.data.readers import WITH_SPLITS, options_for, read
+from tove_core.data.sample import Sample, distinct_images, load_image
 from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.hub.checkpoints import CHECKPOINT, find_checkpoint
@@ -45,6 +44,8 @@ from tove_core.training.validation import validation_of
 
 CALIBRATION_IMAGES = 256
 """How many are measured; fewer where there are fewer."""
+CALIBRATION_BYTES = 1 << 30
+"""So much of them is kept decoded; what is beyond is decoded again when it is measured, as of large photographs."""
 
 
 def train(
@@ -271,7 +272,7 @@ def prepare(model: ToveModel, samples: Iterable[Sample]) -> None:
     model.calibrate(calibration_images(list(samples)))
 
 
-def calibration_images(samples: list[Sample]) -> list[Tensor]:
+def calibration_images(samples: list[Sample]) -> list[Any]:
     """Return images of training samples, on which what is fixed is measured: all that are distinct, or a draw of them.
 
     Raises:
@@ -279,13 +280,14 @@ def calibration_images(samples: list[Sample]) -> list[Tensor]:
     """
     images, _ = distinct_images(samples)
     tried = drawn(len(images), CALIBRATION_IMAGES)[: CALIBRATION_IMAGES * 16]
-    read: list[Tensor] = []
-    reason = None
+    read: list[Any] = []
+    reason, kept = None, 0
     for row in tried:
         pixels, fault = try_image(images[row])  # whoever reads the data for training counts the faults
         reason = reason or fault
         if pixels is not None:
-            read.append(pixels)
+            kept += pixels.nbytes
+            read.append(pixels if kept <= CALIBRATION_BYTES else load_image(images[row]))
         if len(read) == CALIBRATION_IMAGES:
             break
     if not read:
@@ -365,7 +367,8 @@ def held_out(config: RunConfig) -> DataConfig | None:
     if config.validation is not None:
         return config.validation
     if config.data.reader in WITH_SPLITS and config.data.split != "test":
-        return config.data.model_copy(update={"split": "test", "limit": None})
+        changes = {"split": "test", "limit": None, "options": options_for("test", config.data)}
+        return config.data.model_copy(update=changes)
     return None
 
 

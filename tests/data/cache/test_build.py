@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tove_core.data.cache import build
 from tove_core.data.cache.folder import FeatureCache, LackingImages
@@ -237,6 +238,26 @@ def test_what_the_disk_cannot_hold_is_refused_before_anything_is_computed(filler
         builder.estimate(processes=2).require_room(filler.folder)
     filler.build(pictures)
     assert filler.builder(pictures).estimate().nbytes == 0
+
+
+def test_images_that_were_moved_are_found_by_their_contents_where_there_is_little_room(
+    filler, pictures, tmp_path, monkeypatch
+):
+    filler.build(pictures)
+    moved = [tmp_path / path.name for path in (*pictures[:3], Path("gone.png"), Path("new.png"))]
+    for path, content in zip(moved[:3], pictures, strict=False):
+        path.write_bytes(content.read_bytes())
+    Image.new("RGB", (5, 5)).save(moved[4])
+    builder = filler.builder(moved)
+    assert builder.estimate().missing == {"clip": 5, "edges": 5}
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2 * 200}))
+    assert not builder.estimate().fits
+    builder.look()
+    assert builder.estimate().missing == {"clip": 2, "edges": 2} and builder.estimate().fits
+    report = builder.run(filler.encode, read_image)
+    assert (report.present, report.computed, len(report.broken)) == (3, {"clip": 1, "edges": 1}, 1)
+    assert Places(filler.folder).known(moved)[1].tolist() == [True, True, True, False, True]
+    check(filler, [moved[0], moved[4]])
 
 
 def test_two_processes_may_build_one_cache_at_once(filler, pictures):

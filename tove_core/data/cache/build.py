@@ -47,13 +47,18 @@ class Estimate:
     nbytes: int
     free: int
 
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for it."""
+        return self.nbytes * _HEADROOM <= self.free
+
     def require_room(self, folder: Path) -> None:
         """Refuse to begin what cannot end.
 
         Raises:
             DataError: the disk has too little room.
         """
-        if self.nbytes * _HEADROOM > self.free:
+        if not self.fits:
             raise DataError(
                 f"the features of {self.images:,} images need {self.nbytes:,} bytes in {folder}, whose disk has "
                 f"{self.free:,} free; make room, choose another --out, or a smaller --dtype"
@@ -113,8 +118,8 @@ class Builder:
         self.folder, self.stores, self.images = folder, stores, images
         self.places = Places(folder)
         self.writer = Writer(stores, self.places, shard_bytes=shard_bytes, shard_seconds=shard_seconds)
-        digests, known = self.places.known(images)
-        self._missing = {name: ~known | (store.index.rows(digests) < 0) for name, store in stores.items()}
+        digests, self._known = self.places.known(images)
+        self._missing = {name: ~self._known | (store.index.rows(digests) < 0) for name, store in stores.items()}
 
     def estimate(self, processes: int = 1) -> Estimate:
         """Return what is left to do; `processes` share the work evenly and the disk."""
@@ -124,6 +129,20 @@ class Builder:
         place = self.folder.absolute()
         nearest = next(one for one in (place, *place.parents) if one.exists())
         return Estimate(len(self.images) * processes, missing, nbytes, shutil.disk_usage(nearest).free)
+
+    def look(self) -> None:
+        """Read the images that are not known by their places, and find what is there of their contents.
+
+        Those that were moved or copied count as missing before; for an estimate that decides it must be known.
+        """
+        rows = np.flatnonzero(~self._known).tolist()
+        images = [self.images[row] for row in rows]
+        digests, faults = self.places.digests(images)
+        for number, image in enumerate(images):
+            if number not in faults:
+                self.places.remember(image, digests[number].tobytes())
+        for name, store in self.stores.items():
+            self._missing[name][rows] = store.index.rows(digests) < 0  # of those that cannot be read nothing is there
 
     def run(
         self, encode: Encode, read: Read, *, batch_size: int = 64, workers: int = 4, progress: Progress | None = None

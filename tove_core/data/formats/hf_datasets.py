@@ -71,7 +71,8 @@ def read(config: SourceConfig, options: HubOptions) -> list[Sample]:
     """Read one sample per row, with id "row N" where no column gives one; columns are as the keys of "jsonl".
 
     `path` is a folder written by `save_to_disk`, a file, or a folder of images; `split` picks one of several splits.
-    A column of class labels is read as their names. Images are a column of the type Image, or paths.
+    A column of class labels is read as their names. Images are a column of the type Image, or paths. Other columns of
+    images, sound or video are left alone: no sample could hold what they decode to.
 
     Raises:
         ConfigError: `datasets` is not installed.
@@ -79,6 +80,7 @@ def read(config: SourceConfig, options: HubOptions) -> list[Sample]:
     """
     table = _open(config, required_path(config), options.builder)
     import datasets
+    from datasets.features.features import require_decoding
 
     column = options.columns.image
     if column not in table.column_names:
@@ -86,14 +88,24 @@ def read(config: SourceConfig, options: HubOptions) -> list[Sample]:
             f"{config.path} has the columns {', '.join(table.column_names)} but no {column!r}; "
             "set data.options.columns.image"
         )
-    if not isinstance(table.features[column], datasets.Image):
+    media = {name for name, one in table.features.items() if require_decoding(one, ignore_decode_attribute=True)}
+    plain = [name for name in table.column_names if name not in media]
+    if column not in media:
         folder = config.images or (
             config.path if config.path and config.path.is_dir() else required_path(config).parent
         )
-        rows = (row for _, row in _rows(config, table, table.column_names))
+        rows = (row for _, row in _rows(config, table, plain))
         return with_images(rows, options.columns, open_images(folder))
+    if not isinstance(table.features[column], datasets.Image):
+        kind = " ".join(str(table.features[column]).split())
+        raise DataError(
+            f"column {column!r} of {config.path} is of the type {kind:.80}, but one image per row is wanted, or paths; "
+            "convert it, or name another column in data.options.columns.image"
+        )
+    if config.images is not None:
+        raise DataError(f"data.images was given, but column {column!r} of {config.path} holds its images; leave it out")
     images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    others = _rows(config, table, [name for name in table.column_names if name != column])
+    others = _rows(config, table, plain)
     # The fingerprint of datasets says what the table holds and how it was made.
     name = table._fingerprint
     samples = []

@@ -97,7 +97,8 @@ def _refuse_shared(images: list[str], texts: dict[str, str], options: FolderOpti
 
 
 def _captions(path: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in read_text(path).splitlines()]
+    # At line feeds alone, which all kinds of line ends have become: captions may hold U+2028 and others.
+    lines = [line.strip() for line in read_text(path).split("\n")]
     captions = tuple(line for line in lines if line)
     if not captions:
         raise DataError(f"{path} is empty, but a caption is wanted; write one, or remove the file")

@@ -53,7 +53,10 @@ def read(config: SourceConfig, options: NlvrOptions) -> list[Sample]:
     if options.strict and options.disjoint_from is None:
         raise DataError("data.options.strict was set without disjoint_from; name the split that is scored on")
     if options.disjoint_from == config.split:
-        raise DataError(f"split {config.split!r} cannot be disjoint from itself; name the split that is scored on")
+        raise DataError(
+            f"split {config.split!r} cannot be disjoint from itself; disjoint_from is of the split that is trained on "
+            "and names the one that is scored on, whose own options leave it out"
+        )
     found = _strips(folder, config.split, options.permutations)
     if options.disjoint_from is not None:
         found = _without(found, _strips(folder, options.disjoint_from, 6), options.strict)

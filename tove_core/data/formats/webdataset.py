@@ -128,7 +128,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _decoded(content: bytes, where: str) -> str:
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")  # as in `read_text`
     except UnicodeDecodeError as error:
         raise DataError(f"{where} has a text that is not UTF-8 (byte {error.start}); convert it") from error
 
