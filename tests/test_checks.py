@@ -25,7 +25,7 @@ from tove_core.model import ToveModel
 from tove_core.training import fit, resume, train
 from tove_core.training.examples import Examples
 from tove_core.training.processes import own_device
-from tove_core.training.run import run_data, run_examples, run_samples
+from tove_core.training.run_data import run_data, run_examples, run_samples
 from tove_core.training.source import make_examples
 
 ONE_STEP = TrainingConfig(steps=1, batch_size=2, warmup=0)

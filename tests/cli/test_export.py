@@ -25,7 +25,7 @@ def merged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tove_core.data.readers import read
     from tove_core.merging import merge
     from tove_core.merging.write import write_merged
-    from tove_core.training.run import run_data
+    from tove_core.training.run_data import run_data
     from tove_core.training.source import make_examples
 
     model = ToveModel.from_pretrained(run)

@@ -52,7 +52,7 @@ def test_select_writes_a_run_that_selects_and_says_how_it_does(tove: Tove, run: 
 
 
 def full_pictures(run: Path) -> list[Any]:
-    from tove_core.training.run import run_samples
+    from tove_core.training.run_data import run_samples
 
     return [one.image for one in run_samples(run, 2)]
 

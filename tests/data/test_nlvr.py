@@ -14,7 +14,7 @@ from tove_core.data.readers import read
 from tove_core.data.sample import distinct_images
 from tove_core.errors import DataError
 from tove_core.settings import write_config
-from tove_core.training.run import held_out
+from tove_core.training.run_data import held_out
 
 
 def strip(first: int) -> Image.Image:

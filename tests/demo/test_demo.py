@@ -20,7 +20,7 @@ from tove_core.demo.world import Size, World
 from tove_core.errors import DataError
 from tove_core.evaluation.evaluate import Scores
 from tove_core.model import CLIP, ToveModel
-from tove_core.training.run import run_data
+from tove_core.training.run_data import run_data
 
 TINY = Size(train=60, validation=20, test=20, questions=3, steps=3, batch=8, merge_steps=2)
 

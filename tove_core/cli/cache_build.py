@@ -165,7 +165,7 @@ def _require_same_model(run: Path, overrides: Sequence[str]) -> None:
 
 def _held_out(config: RunConfig, source: Path) -> DataConfig:
     from tove_core.errors import ConfigError
-    from tove_core.training.run import held_out
+    from tove_core.training.run_data import held_out
 
     found = held_out(config)
     if found is None:

@@ -56,7 +56,7 @@ def diagnose(
     from tove_core.folders import require_new, require_writable
     from tove_core.model import ToveModel
     from tove_core.report.diagnosis_page import FIGURES, write_diagnosis
-    from tove_core.training.run import build_source
+    from tove_core.training.run_data import build_source
     from tove_core.training.source import Offer, cache_of
 
     require_new(out)

@@ -71,7 +71,7 @@ def held_out_samples(config: RunConfig, limit: int | None) -> HeldOut | None:
         None where no experts join, there are no such data, or another process measures.
     """
     from tove_core.data.readers import read
-    from tove_core.training.run import held_out
+    from tove_core.training.run_data import held_out
 
     data = None if config.growth is None or environment.rank() else held_out(config)
     if data is None:
@@ -86,7 +86,7 @@ def report_growth(config: RunConfig, model: ToveModel, held: HeldOut | None, *, 
 
     from tove_core.evaluation.gain import measure_gain
     from tove_core.folders import write_file
-    from tove_core.training.run import run_examples
+    from tove_core.training.run_data import run_examples
 
     if config.growth is None or not PartialState().is_main_process:
         return

@@ -54,7 +54,7 @@ def contributions(
     from tove_core.contribution import require_measurable
     from tove_core.model import ToveModel
     from tove_core.training.refusals import require_targets
-    from tove_core.training.run import run_examples
+    from tove_core.training.run_data import run_examples
 
     place, chosen = own_run(run, "tove contributions"), detach_rule(rule)
     tell_unused_gpu(device)
@@ -87,7 +87,7 @@ def detach(
     """Take experts out of a run: they are unloaded and their tensors leave the checkpoint."""
     from tove_core.checkpoint import load, read_manifest
     from tove_core.folders import require_new, require_writable
-    from tove_core.training.run import describe_run
+    from tove_core.training.run_data import describe_run
 
     chosen = detach_rule(rule)
     require_new(out)
@@ -141,7 +141,7 @@ def select(
     from tove_core.selection.parts import require_images
     from tove_core.selection.report import SELECTION
     from tove_core.settings import write_config
-    from tove_core.training.run import describe_run, run_examples
+    from tove_core.training.run_data import describe_run, run_examples
 
     costs = _costs(cost or [])
     if not 0 < budget < 1:
@@ -210,7 +210,7 @@ def merge(
     from tove_core.model import ToveModel
     from tove_core.settings import read_config
     from tove_core.training.refusals import require_targets
-    from tove_core.training.run import describe_run, run_examples
+    from tove_core.training.run_data import describe_run, run_examples
 
     of_data = [text.strip()[len("data.") :] for text in set_ or [] if text.strip().startswith("data.")]
     of_merging = [text for text in set_ or [] if not text.strip().startswith("data.")]
@@ -256,7 +256,8 @@ def _samples(
     from tove_core.config import DataConfig, RunConfig
     from tove_core.data.readers import options_for, read
     from tove_core.settings import read_config
-    from tove_core.training.run import CONFIG, run_data
+    from tove_core.training.run import CONFIG
+    from tove_core.training.run_data import run_data
 
     wanted = run_data(run, limit, train=train)
     if data or reader or split or images:

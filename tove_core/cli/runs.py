@@ -214,7 +214,7 @@ def evaluate(
     from tove_core.folders import require_own_folder, require_place, require_writable
     from tove_core.hub.placement import usable_device
     from tove_core.training.processes import is_first, own_device
-    from tove_core.training.run import build_source
+    from tove_core.training.run_data import build_source
     from tove_core.training.source import cache_of, workers_of
 
     require_place(predictions, "--predictions", is_predictions)

@@ -23,7 +23,7 @@ from tove_core.run_folder import CONFIG
 from tove_core.settings import write_config
 from tove_core.training.examples import Examples
 from tove_core.training.loop import fit
-from tove_core.training.run import describe_run
+from tove_core.training.run_data import describe_run
 
 Say = Callable[[str], None]
 

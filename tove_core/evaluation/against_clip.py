@@ -16,7 +16,8 @@ from tove_core.evaluation.tasks import check_task, scored_by, task, task_for
 from tove_core.folders import require_writable
 from tove_core.model import ToveModel
 from tove_core.settings import read_config
-from tove_core.training.run import CONFIG, held_out, is_finished, resume, train
+from tove_core.training.run import CONFIG, is_finished, resume, train
+from tove_core.training.run_data import held_out
 
 HUB, CLIP_ONLY, PREDICTIONS = "hub", "clip-only", "predictions"
 """Folders below the recipe's output: two runs, each with its predictions inside."""
