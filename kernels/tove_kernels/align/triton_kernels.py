@@ -4,6 +4,9 @@ A tile is a block of fine cells times a block of channels. Loads run along the a
 (channels-last) or columns (NCHW); stores always along the tokens' channels.
 """
 
+# Triton's language is not Python to a type checker: it iterates over static_range, and tuples grow.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportAssignmentType=false
+
 from __future__ import annotations
 
 import triton
