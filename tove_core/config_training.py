@@ -60,7 +60,9 @@ class TrainingConfig(Frozen):
         default=None,
         description="steps between two measurements of the answer loss on `validation`, and after the last; None: none",
     )
-    validate_limit: Positive = Field(default=500, description="measure it on the first so many samples at most")
+    validate_limit: Positive = Field(
+        default=500, description="measure it on the first so many samples at most, in a mixture of each part"
+    )
     save_every: Positive | None = Field(
         default=None, description="steps between two states to resume from; None: no state is kept"
     )

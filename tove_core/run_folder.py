@@ -20,6 +20,12 @@ def states(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True)
 
 
+def step_of(state: Path) -> int:
+    """Return after which step a state was saved, by the name of its folder; 0 for a name of another form."""
+    digits = state.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else 0
+
+
 def go_on(output: Path) -> str:
     """Return the command that goes on with the run in a folder, quoted."""
     return f"'tove train {shlex.quote(str(output))} --resume'"
@@ -52,5 +58,4 @@ def _how_far(run: Path) -> str:
         steps = f" of {content['training']['steps']}"
     except (OSError, ValueError, KeyError, TypeError):
         steps = ""
-    step = newest.name.removeprefix("step-").lstrip("0")
-    return f"its last state is of step {step}{steps}, and it has no checkpoint yet"
+    return f"its last state is of step {step_of(newest)}{steps}, and it has no checkpoint yet"

@@ -28,7 +28,7 @@ def test_more_steps_whose_model_could_not_be_written_are_not_taken_for_the_finis
     train(run(toy, tmp_path, save_every=2), quiet=True)
     write_config(run(toy, tmp_path, save_every=2, steps=5), tmp_path / "config.yaml")
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise CheckpointError("no room")
 
     with monkeypatch.context() as patch:
@@ -54,3 +54,19 @@ def test_runs_of_older_versions_are_as_far_as_their_metrics(toy: Any, tmp_path: 
 def test_a_run_without_states_keeps_no_note(toy: Any, tmp_path: Path) -> None:
     train(run(toy, tmp_path), quiet=True)
     assert not (tmp_path / STATE).exists()
+
+
+def test_a_run_that_has_gone_further_than_its_configuration_says_is_not_ended_with_that_model(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise CheckpointError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToveModel, "save_pretrained", full)
+        with pytest.raises(CheckpointError, match="no room"):
+            train(run(toy, tmp_path, save_every=2, steps=5), quiet=True)
+    write_config(run(toy, tmp_path, save_every=2, steps=3), tmp_path / "config.yaml")
+    with pytest.raises(CheckpointError, match=r"has gone 5 steps, and training\.steps in its config\.yaml says 3; set"):
+        resume(tmp_path, quiet=True)
+    assert not (tmp_path / "checkpoint").exists()

@@ -19,5 +19,5 @@ def new_expert(
     print(f"wrote {folder}, an expert named {name} that works; next:\n")
     print(f"  pip install -e {folder}")
     print(f"  tove experts check {name}")
-    print(f"  pytest {folder}")
+    print(f"  pip install pytest && pytest {folder}")
     print(f"\nthen make {folder}/src/tove_expert_{name.replace('-', '_')}/adapter.py yours")

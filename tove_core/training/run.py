@@ -26,7 +26,7 @@ from tove_core.errors import CheckpointError, ConfigError, DataError
 from tove_core.folders import require_writable
 from tove_core.hub.checkpoints import CHECKPOINT, find_checkpoint
 from tove_core.model import ToveModel
-from tove_core.run_folder import CONFIG, STATE, go_on, states
+from tove_core.run_folder import CONFIG, STATE, go_on, states, step_of
 from tove_core.settings import read_config, write_config
 from tove_core.training import refusals
 from tove_core.training.finished import finished_steps, is_finished, note_finished
@@ -89,6 +89,12 @@ def resume(
         raise CheckpointError(
             f"{folder} is finished and its model is in {find_checkpoint(folder)}, so there is nothing to go on with; "
             "set another output to train anew"
+        )
+    newest = max((step_of(state) for state in states(folder / STATE)), default=0)
+    if newest > config.training.steps:
+        raise CheckpointError(
+            f"{folder} has gone {newest:,} steps, and training.steps in its {CONFIG} says {config.training.steps:,}; "
+            f"set it to {newest:,} or more, or remove the later states in {folder / STATE}"
         )
     join(device, processes).wait_for_everyone()  # all have looked before the first process writes there
     require_writable(folder)
