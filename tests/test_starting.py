@@ -72,7 +72,7 @@ def test_a_start_that_only_trains_otherwise_is_not_told_of(toy: Any, tmp_path: P
         ({"fusion": "uniform"}, r"set model\.fusion\.kind \(gate there, uniform here\) as there"),
         (
             {"experts": [{"name": "toy-fine", "gate": "own"}, "toy-wide", "toy-whole"]},
-            r"set gate of expert 'toy-fine' \(shared there, own here\) as there",
+            r"the gate of 'toy-fine' is 'shared' there and 'own' here; set its gate in model.experts",
         ),
     ],
 )

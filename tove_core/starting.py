@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tove_core.config import ModelConfig
@@ -20,7 +20,7 @@ _MEANING_LORA = ("decoder.lora.alpha",)
 def other_shapes(was: ModelConfig, now: ModelConfig) -> list[str]:
     """Return the settings for which a checkpoint may hold other tensors than a run trains, with both values."""
     keys = [*_SHAPING, *_SHAPING_GATE * _both_gated(was, now), *_SHAPING_LORA * _both_adapted(was, now)]
-    return [*_differing(was, now, keys), *_gates(was, now)]
+    return _differing(was, now, keys)
 
 
 def other_meanings(was: ModelConfig, now: ModelConfig) -> list[str]:
@@ -32,13 +32,6 @@ def other_meanings(was: ModelConfig, now: ModelConfig) -> list[str]:
 def _differing(was: ModelConfig, now: ModelConfig, keys: Sequence[str]) -> list[str]:
     found = [(key, _at(was, key), _at(now, key)) for key in keys]
     return [f"model.{key} ({_word(there)} there, {_word(here)} here)" for key, there, here in found if there != here]
-
-
-def _gates(was: ModelConfig, now: ModelConfig) -> Iterator[str]:
-    here = {expert.key: expert.gate for expert in now.experts}
-    for expert in was.experts:
-        if here.get(expert.key, expert.gate) != expert.gate:
-            yield f"gate of expert {expert.key!r} ({expert.gate} there, {here[expert.key]} here)"
 
 
 def _both_gated(was: ModelConfig, now: ModelConfig) -> bool:

@@ -75,9 +75,10 @@ def test_samples_of_unreadable_images_are_left_out_as_far_as_the_data_allow(
     tove: Tove, toy: Any, folder: str, told: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in told.read_text().splitlines()]
-    (told.parent / "broken.png").write_text("no image")
+    rows = [row | {"image": str(told.parent / row["image"])} for row in rows]
+    (tmp_path / "broken.png").write_text("no image")
     rows.append({"id": "lost", "image": "broken.png", "text": "nothing"})
-    broken, said = told.with_name("broken.jsonl"), tmp_path / "said.jsonl"
+    broken, said = tmp_path / "broken.jsonl", tmp_path / "said.jsonl"
     broken.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     said.write_text("".join(f"{json.dumps({'id': row['id'], 'prediction': 'a red one'})}\n" for row in rows))
     classes = tmp_path / "classes.txt"

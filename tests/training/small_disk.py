@@ -71,7 +71,7 @@ def go() -> dict[str, Any]:
     found = {"whole": tove("whole", *start("whole", save_every=10))}
     model = (whole / "checkpoint" / "model.safetensors").read_bytes()
     config, metrics = pages(whole / "config.yaml"), pages(whole / "metrics.jsonl")
-    state = pages(next((whole / "state").iterdir()))
+    state = pages(next((whole / "state").glob("step-*")))
     shutil.rmtree(whole)
     leave(0)
     found["config"] = tove("config", *start("config"))

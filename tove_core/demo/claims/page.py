@@ -77,7 +77,7 @@ def about(found: Found) -> str:
     what = "scenes" if found.data == WORLD else "samples"
     text = (
         f"{size.train:,} {what} to train on at most, {size.test:,} to test on; {size.steps} steps of {size.batch} "
-        f"samples, then {size.merge_steps} of merging; seeds {', '.join(str(seed) for seed in seeds) or 'none yet'}."
+        f"samples, then {size.merge_steps:,} of merging; seeds {', '.join(str(seed) for seed in seeds) or 'none yet'}."
     )
     return text + (f" Not finished: {len(found.missing)} results are missing." if found.missing else "")
 
@@ -193,7 +193,7 @@ def _merged(found: Found) -> str:
     for label, results in rows:
         some = [results[seed] for seed in sorted(results.keys() & runs.keys())]
         lines.append(f"| {label} | {spread(x['accuracy'] for x in some)} | {spread(x['loss'] for x in some)} |")
-    after = f"Merging for {found.size.merge_steps} steps, and its controls for as many:"
+    after = f"Merging for {found.size.merge_steps:,} steps, and its controls for as many:"
     return f"{after}\n\n" + "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ WORLD, EASY_VQA, NLVR = "world", "easy-vqa", "nlvr"
 DATA: tuple[str, ...] = (WORLD, EASY_VQA, NLVR)
 
 SIZES: dict[str, Size] = {
-    WORLD: Size(validation=100, test=500, steps=400),
+    WORLD: Size(validation=100, test=500, steps=400, merge_steps=1000),
     EASY_VQA: Size(train=38_575, test=4_000, steps=300, merge_steps=200),
     NLVR: Size(train=5_934, test=5_940, steps=200, batch=16, merge_steps=100),
 }
