@@ -33,3 +33,12 @@ def test_a_laptop_recipe_is_trained_with_its_control_scored_and_compared(
         folder = tmp_path / "run" / run
         assert (folder / "checkpoint" / "tove.json").is_file()
         assert (folder / "predictions" / "scores.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [("0,x", "is not a comma list"), ("-1,0", "whole numbers from 0"), ("4", "are no spread")]
+)
+def test_seeds_that_are_none_are_refused(tove: Callable[..., Any], tmp_path: Path, seeds: str, said: str) -> None:
+    output = f"output={tmp_path / 'run'}"
+    assert said in tove("bench", "recipe", RECIPES / "easy-vqa.yaml", "--set", output, "--seeds", seeds).error
+    assert not (tmp_path / "run").exists()

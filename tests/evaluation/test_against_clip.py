@@ -15,7 +15,7 @@ from tove_core.demo.reader import samples
 from tove_core.demo.splits import TEST, TRAIN
 from tove_core.demo.world import model_config
 from tove_core.errors import ConfigError, DataError
-from tove_core.evaluation.against_clip import run_recipe
+from tove_core.evaluation.against_clip import run_recipe, run_seeds
 from tove_core.evaluation.result import Evaluation
 from tove_core.model import ToveModel
 from tove_core.settings import read_config
@@ -109,4 +109,23 @@ def test_a_recipe_without_held_out_data_or_experts_is_refused_before_training(tm
 def test_a_recipe_that_goes_on_from_a_trained_run_is_refused_before_training(tmp_path: Path, goes_on: dict[str, Any]):
     with pytest.raises(ConfigError, match=rf"goes on from runs/before \({next(iter(goes_on))}\).*trained afresh"):
         run_recipe(world_config(tmp_path / "out", **goes_on), quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_seeds_have_runs_of_their_own_and_are_brought_together(written: Path):
+    config = world_config(written / "out")
+    found = run_seeds(config, [3, 1], quiet=True)
+    assert found.seeds == (3, 1) and found.samples == 21 and len(found.differences[0].by_seed) == 2
+    for seed, difference in zip(found.seeds, found.differences[0].by_seed, strict=True):
+        own = read_config(RunConfig, written / "out" / f"seed-{seed}" / "hub" / CONFIG)
+        assert own.seed == seed and own.training == config.training
+        alone = run_recipe(config.model_copy(update={"seed": seed, "output": own.output.parent}), quiet=True)
+        assert alone.differences[0].difference == difference
+
+
+@pytest.mark.parametrize("seeds", [[], [0], [1, 2, 1]])
+def test_seeds_that_are_no_spread_are_refused_before_training(tmp_path: Path, seeds: list[int]):
+    with pytest.raises(ConfigError, match="are no spread; give two or more, each once"):
+        run_seeds(world_config(tmp_path / "out"), seeds, quiet=True)
     assert not (tmp_path / "out").exists()

@@ -47,12 +47,7 @@ def claims(
     from tove_core.demo.claims.subjects import DATA, SIZES, TINY
     from tove_core.errors import ConfigError
 
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise ConfigError(f"seeds {seeds!r} is not a comma list of whole numbers such as 0,1,2") from None
-    if min(numbers) < 0:
-        raise ConfigError(f"seed {min(numbers)} was given, but seeds are whole numbers from 0")
+    numbers = _numbers(seeds)
     if not _listed(data):
         raise ConfigError(f"no data set is named; choose from {', '.join(DATA)}")
     sizes = dict.fromkeys(DATA, TINY) if small else SIZES
@@ -80,6 +75,18 @@ def _listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _numbers(seeds: str) -> list[int]:
+    from tove_core.errors import ConfigError
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ConfigError(f"seeds {seeds!r} is not a comma list of whole numbers such as 0,1,2") from None
+    if min(numbers) < 0:
+        raise ConfigError(f"seed {min(numbers)} was given, but seeds are whole numbers from 0")
+    return numbers
+
+
 @app.command()
 def recipe(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a run with experts")],
@@ -87,21 +94,28 @@ def recipe(
     task: Annotated[str | None, typer.Option(help="what is scored, as for tove evaluate; by the data if not given")] = (
         None
     ),
+    seeds: Annotated[
+        str | None, typer.Option(help="comma list of seeds, each trained and scored in a folder of its own")
+    ] = None,
     device: Device = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress")] = False,
 ) -> None:
     """Train a recipe and its control, CLIP alone at equal trainable size and steps; score both on held-out data.
 
-    The folder of the configuration's output gets two runs, hub and clip-only, with their predictions. A stopped
+    The folder of the configuration's output gets two runs, hub and clip-only, with their predictions. With --seeds it
+    gets a folder of both for each seed, and the differences are given over seeds: one seed may be luck. A stopped
     command goes on where it stopped.
     """
     from tove_core.config import RunConfig
-    from tove_core.evaluation.against_clip import run_recipe
+    from tove_core.evaluation.against_clip import run_recipe, run_seeds
     from tove_core.settings import read_config
 
     wanted = read_config(RunConfig, config, set_ or [])
     tell_unused_gpu(device)
-    found = run_recipe(wanted, task, device=device, quiet=quiet, tell=print)
+    if seeds is None:
+        found: object = run_recipe(wanted, task, device=device, quiet=quiet, tell=print)
+    else:
+        found = run_seeds(wanted, _numbers(seeds), task, device=device, quiet=quiet, tell=print)
     print(f"A: the hub of experts, B: CLIP only\n{found}")
 
 

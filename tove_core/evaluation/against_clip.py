@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tove_core.config import FusionConfig, ModelConfig, RunConfig
 from tove_core.data.readers import read_counted
 from tove_core.errors import ConfigError
 from tove_core.evaluation.compare import Comparison, compare_predictions
+from tove_core.evaluation.over_seeds import OverSeeds, over_seeds
 from tove_core.evaluation.references import references_of
 from tove_core.evaluation.result import Evaluation
 from tove_core.evaluation.run import evaluate_into
@@ -79,6 +81,29 @@ def run_recipe(
             tell(found)
     # Images that cannot be read were left out of both, which was said.
     return compare_predictions(chosen, said[HUB], said[CLIP_ONLY], [one for one in references if one.id in said[HUB]])
+
+
+def run_seeds(config: RunConfig, seeds: Sequence[int], name: str | None = None, **options: Any) -> OverSeeds:
+    """Do what `run_recipe` does with each of several seeds, below `config.output/seed-N`, and bring it together.
+
+    Args:
+        config: the hub's run; its own seed is not used.
+        seeds: two or more, each once.
+        name: what is scored; None: by the data.
+        options: as for `run_recipe`.
+
+    Raises:
+        ConfigError: there are fewer than two seeds, or one comes twice; or as for `run_recipe`.
+        CheckpointError: as for `run_recipe`.
+        DataError: as for `run_recipe`; or images could be read for some seeds alone.
+    """
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds {list(seeds)} are no spread; give two or more, each once")
+    found = {}
+    for seed in seeds:
+        own = config.model_dump() | {"seed": seed, "output": config.output / f"seed-{seed}"}
+        found[seed] = run_recipe(RunConfig.model_validate(own), name, **options)
+    return over_seeds(found)
 
 
 def clip_alone(model: ModelConfig, parameters: int) -> ModelConfig:
