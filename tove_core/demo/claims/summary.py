@@ -10,10 +10,9 @@ import numpy as np
 
 from tove_core.demo.claims.measure import Result
 from tove_core.errors import DataError
+from tove_core.evaluation.metrics.student import quantile
 
 _NORMAL = 1.96
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5 % points of Student's t for 1 to 9 degrees of freedom; that of 9 serves for more, where it is a little wide."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def of_seeds(values: Sequence[float]) -> Change:
 def _over_seeds(values: np.ndarray) -> float:
     if len(values) < 2:
         return 0.0
-    return _STUDENT[min(len(values) - 1, len(_STUDENT)) - 1] * _standard_error(values)
+    return quantile(0.95, len(values) - 1) * _standard_error(values)
 
 
 def _standard_error(values: np.ndarray) -> float:
