@@ -175,7 +175,7 @@ def test_an_interval_covers_seeds_as_well_as_images():
     for one in (alike, alone):
         assert one.high - one.low == pytest.approx(2 * 1.96 * error, rel=1e-6), "the textbook interval over images"
     assert alone.verdict == "yes, in this run"
-    over_seeds = 4.303 * 0.1 / 3**0.5  # Student's t, two degrees of freedom, standard deviation 0.1
+    over_seeds = 4.302653 * 0.1 / 3**0.5  # Student's t, two degrees of freedom, standard deviation 0.1
     assert spread_out.high - spread_out.mean == pytest.approx((over_seeds**2 + (1.96 * error) ** 2) ** 0.5, rel=1e-6)
     assert spread_out.high - spread_out.low > 2 * (alike.high - alike.low)
     assert (alike.verdict, spread_out.verdict) == ("yes", "not decided")
