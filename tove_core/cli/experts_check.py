@@ -70,7 +70,7 @@ def _run(names: list[str], expected: dict[str, str], *, as_json: bool, quiet: bo
             print(_heading(result))
         if not quiet or not result.ok:
             print("\n".join(_lines(result, named=quiet, told=told)), flush=True)
-            told |= {result.detail}
+            told.add(result.detail)
     if as_json:
         print(json.dumps([_record(result) for result in results if not quiet or not result.ok], indent=2))
     else:

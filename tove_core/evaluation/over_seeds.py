@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from tove_core.errors import DataError
 from tove_core.evaluation.compare import Comparison
@@ -51,11 +50,6 @@ class OverSeeds:
     samples: int
     seeds: Sequence[int]
     differences: Sequence[SeedsDifference]
-
-    def plain(self) -> dict[str, Any]:
-        """Return what a JSON file holds of it."""
-        rows = {one.name: {**asdict(one), "difference": one.difference} for one in self.differences}
-        return {"task": self.task, "samples": self.samples, "seeds": list(self.seeds), "differences": rows}
 
     def __str__(self) -> str:
         """Return a table."""
